@@ -1,0 +1,61 @@
+# Every target works in the environment .venv, which `make setup` makes from nothing but Python 3.11.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+STEP ?= all
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run ui test test-long lint compile manifests image bench study serve constraints clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP)  ## make the environment .venv
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"calrec needs Python 3.11 or newer, {sys.executable} is {v[0]}.{v[1]}; give another one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	@# torch first and pinned: an unpinned one brings gigabytes of CUDA packages.
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[pipeline,dev]'
+	$(BIN)/python -m pip check
+	@touch $@
+
+run: setup  ## run the whole pipeline on the embedded sample: four categories, two targets
+	$(BIN)/python -m pipelines run --run sample
+
+ui:  ## open the MLflow UI on the local store
+	$(BIN)/mlflow server --backend-store-uri sqlite:///$(CURDIR)/build/mlflow.db --workers 1 --port 5000
+
+test: setup  ## all tests
+	$(BIN)/python -m pytest
+
+test-long: setup  ## the tests that take minutes
+	$(BIN)/python -m pytest -m long
+
+lint: setup  ## ruff, mypy, import contracts, spelling
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/typos
+
+compile: setup  ## write the pipelines as YAML to build/ and check them
+	$(BIN)/python -m pipelines compile --out build
+	$(BIN)/python -m pipelines validate build/*.yaml
+
+bench: setup  ## time a step against its reference: make bench STEP=retrieve
+	$(BIN)/python -m tests.benchmarks $(STEP)
+
+constraints: setup  ## write the installed versions to constraints.txt
+	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu//' > constraints.txt
+
+clean:  ## remove what runs and builds left, not the environment
+	rm -rf build
+
+manifests image study serve:
+	@echo "make $@: not there yet; it comes with a later issue (manifests and image: production on Kubeflow; study: evidence on real data; serve: the model in use)." >&2; exit 1
+manifests: ## (later) build the Kubernetes manifests
+image: ## (later) build the container image
+study: ## (later) the study on real data
+serve: ## (later) serve the champion

@@ -1,0 +1,229 @@
+"""The files that pass between steps: their names, schemas and the manifest that is written last.
+
+A step's output is a folder of Parquet files (or a model) and one `manifest.json`. A folder without a manifest is
+incomplete and is refused, as is one of another kind or schema version.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+MANIFEST = "manifest.json"
+
+INTERACTIONS = pa.schema(
+    [
+        ("user_id", pa.string()),
+        ("item_id", pa.string()),
+        # Milliseconds since 1970 in UTC, or the position in the history when the manifest says time = "order".
+        ("timestamp", pa.int64()),
+        ("domain", pa.string()),
+        # Rating or quantity.
+        ("weight", pa.float32()),
+    ]
+)
+ITEMS = pa.schema([(name, pa.string()) for name in ("item_id", "domain", "title", "category", "brand", "price")])
+REJECTS = pa.schema([("file", pa.string()), ("line", pa.int64()), ("reason", pa.string()), ("raw", pa.string())])
+
+# Row i is item i: every later table speaks of items by this row number.
+ITEM_TEXTS = pa.schema(
+    [
+        ("item_id", pa.string()),
+        ("domain", pa.string()),
+        ("title", pa.string()),
+        ("text", pa.string()),
+        # Items of a domain with one text form a group; numbered by falling training frequency, then by text.
+        ("group", pa.int32()),
+        ("train_count", pa.int32()),
+    ]
+)
+# items[:train_end] is training; items[valid_at] and items[test_at] are held out (-1: none), history is what precedes.
+SEQUENCES = pa.schema(
+    [
+        ("user_id", pa.string()),
+        ("domain", pa.string()),
+        ("items", pa.list_(pa.int32())),
+        ("train_end", pa.int32()),
+        ("valid_at", pa.int32()),
+        ("test_at", pa.int32()),
+    ]
+)
+ITEM_TOKENS = pa.schema([("tokens", pa.list_(pa.int32()))])
+GENERATIONS = pa.schema(
+    [
+        ("user_id", pa.string()),
+        ("text", pa.string()),
+        # Log-probability at temperature 1, end token included; the best of the samples that gave this text.
+        ("logprob", pa.float64()),
+        ("count", pa.int32()),
+        # False when the text was cut at max_new_tokens.
+        ("finished", pa.bool_()),
+    ]
+)
+RECOMMENDATIONS = pa.schema(
+    [
+        ("user_id", pa.string()),
+        ("rank", pa.int32()),
+        ("item_id", pa.string()),
+        ("title", pa.string()),
+        ("score", pa.float64()),
+        # The generated text that put the item here; empty when the item only fills the list.
+        ("reason", pa.string()),
+    ]
+)
+# One row per user and method ("calrec" or a floor); rank 0 means that the target is not in the list.
+RANKS = pa.schema([("user_id", pa.string()), ("method", pa.string()), ("rank", pa.int32()), ("rank_text", pa.int32())])
+USERS = pa.schema(
+    [
+        ("user_id", pa.string()),
+        ("target", pa.string()),
+        ("history_length", pa.int32()),
+        ("target_train_count", pa.int32()),
+        ("target_in_history", pa.bool_()),
+        ("distinct_share", pa.float64()),
+        ("exact_match_share", pa.float64()),
+    ]
+)
+
+# kind of folder → schema version and the files that it must hold
+KINDS: Mapping[str, tuple[int, Mapping[str, pa.Schema | None]]] = {
+    "interactions": (1, {"interactions.parquet": INTERACTIONS, "items.parquet": ITEMS, "rejects.parquet": REJECTS}),
+    "texts": (1, {"items.parquet": ITEM_TEXTS, "sequences.parquet": SEQUENCES}),
+    "tokens": (1, {"items.parquet": ITEM_TOKENS}),
+    "model": (1, {"config.json": None, "tokenizer.json": None}),
+    "generations": (1, {"generations.parquet": GENERATIONS}),
+    "recommendations": (1, {"recommendations.parquet": RECOMMENDATIONS}),
+    "evaluation": (
+        1,
+        {"ranks.parquet": RANKS, "users.parquet": USERS, "report.md": None, "report.html": None, "metrics.json": None},
+    ),
+    "decision": (1, {"decision.md": None}),
+}
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a folder holds and how it came to be; the same inputs give the same manifest, so it has no clock."""
+
+    kind: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """The settings that the step ran with."""
+    counts: Mapping[str, Any] = field(default_factory=dict)
+    """Sizes and rates, for a person and for the tracking server."""
+    rules: tuple[Mapping[str, Any], ...] = ()
+    """What each cleaning rule dropped: {rule, rows_before, rows_after, …}, in the order of application."""
+    notes: tuple[str, ...] = ()
+    """Sentences for a person: what was detected, what was decided."""
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    """Content hash of each input folder."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """sha256 of each file."""
+
+    @property
+    def digest(self) -> str:
+        """Content hash of the folder: of its files' hashes."""
+        return hashlib.sha256(json.dumps(dict(self.files), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file, read in blocks."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[Path]:
+    """A temporary folder beside `out` that takes its place when the block ends well; else the old `out` stays.
+
+    The block must call :func:`finish` last.
+    """
+    out = Path(out)
+    part = out.with_name(out.name + ".partial")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        yield part
+        assert (part / MANIFEST).is_file(), "a step must finish its folder with a manifest"
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    if out.exists():
+        shutil.rmtree(out)
+    part.rename(out)
+
+
+def finish(folder: Path, manifest: Manifest) -> Manifest:
+    """Hash the folder's files and write its manifest, last; returns the manifest with the hashes."""
+    version, names = KINDS[manifest.kind]
+    missing = [name for name in names if not (folder / name).is_file()]
+    assert not missing, f"{manifest.kind} folder lacks {missing}"
+    files = {p.relative_to(folder).as_posix(): file_hash(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+    manifest = Manifest(**{**manifest.__dict__, "files": files})
+    document = {"schema": f"calrec.{manifest.kind}/{version}", "digest": manifest.digest, **manifest.__dict__}
+    document.pop("kind")
+    (folder / MANIFEST).write_text(json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    return manifest
+
+
+def read_manifest(folder: Path, kind: str | None = None) -> Manifest:
+    """The manifest of a step's output.
+
+    Raises:
+        FileNotFoundError: no folder, or no manifest in it (the step that wrote it did not finish).
+        ValueError: another kind of folder, another schema version, or a file is missing.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder; run the step that makes it first")
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder}: no {MANIFEST}, so the step that wrote it did not finish; run it again")
+    try:
+        document = json.loads(path.read_text())
+        schema = str(document.pop("schema"))
+        digest = document.pop("digest")
+    except (json.JSONDecodeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path}: not a calrec manifest ({error!r}); run the step again") from None
+    found = schema.removeprefix("calrec.").partition("/")[0]
+    if kind is not None and found != kind:
+        raise ValueError(f"{folder} holds {found!r}, but {kind!r} is needed here; did you swap two arguments?")
+    if found not in KINDS:
+        raise ValueError(f"{folder}: unknown kind of folder {schema!r}; known: {', '.join(KINDS)}")
+    version, names = KINDS[found]
+    if schema != f"calrec.{found}/{version}":
+        raise ValueError(
+            f"{folder} has schema {schema}, this version of calrec reads calrec.{found}/{version}; "
+            "run the step again with this version"
+        )
+    missing = [name for name in {*names, *document["files"]} if not (folder / name).is_file()]
+    if missing:
+        raise ValueError(f"{folder}: {', '.join(sorted(missing))} missing; the folder was changed after it was written")
+    manifest = Manifest(
+        kind=found, **{**document, "rules": tuple(document["rules"]), "notes": tuple(document["notes"])}
+    )
+    if manifest.digest != digest:
+        raise ValueError(f"{path}: the digest {digest} does not fit its files; the manifest was changed by hand")
+    return manifest
+
+
+def write_table(folder: Path, name: str, table: pa.Table) -> None:
+    """Write `table` as zstd Parquet; its schema must be the one that `KINDS` gives to `name`."""
+    pq.write_table(table, folder / name, compression="zstd")
+
+
+def read_table(folder: Path, name: str, kind: str) -> pa.Table:
+    """A table of a finished folder, its schema checked by name."""
+    read_manifest(folder, kind)
+    expected = KINDS[kind][1][name]
+    assert expected is not None, f"{name} is not a table"
+    table = pq.read_table(Path(folder) / name)
+    if table.schema.names != expected.names or table.schema.types != expected.types:
+        raise ValueError(f"{folder}/{name} has columns {table.schema.names}, expected {expected.names}; run it again")
+    return table

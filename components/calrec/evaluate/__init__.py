@@ -1,0 +1,1 @@
+"""Rankings → metrics against the floors, and a report."""

@@ -1,0 +1,51 @@
+"""KFP face of the evaluate step."""
+
+from kfp import dsl
+
+from calrec.config import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def evaluate(
+    texts: dsl.Input[dsl.Dataset],
+    generations: dsl.Input[dsl.Dataset],
+    recommendations: dsl.Input[dsl.Dataset],
+    target: str,
+    section: dict,
+    evaluation: dsl.Output[dsl.Dataset],
+    metrics: dsl.Output[dsl.Metrics],
+    report: dsl.Output[dsl.HTML],
+    summary: dsl.Output[dsl.Markdown],
+) -> None:
+    """Rankings → metrics against the floors, and a report.
+
+    Args:
+        texts: output of the textify step.
+        generations: output of the generate step.
+        recommendations: output of the retrieve step.
+        target: the category.
+        section: the evaluate section of the configuration.
+        evaluation: ranks and facts per user, metrics.json and the reports.
+        metrics: the metrics for the KFP run view.
+        report: the report as a page.
+        summary: the report as Markdown.
+    """
+    import shutil
+    from pathlib import Path
+
+    from calrec import tracking
+    from calrec.config import EvaluateConfig, from_dict
+    from calrec.evaluate.step import evaluate
+
+    with tracking.step("evaluate", target) as run:
+        done = evaluate(
+            Path(texts.path),
+            Path(generations.path),
+            Path(recommendations.path),
+            Path(evaluation.path),
+            config=from_dict(EvaluateConfig, section),
+        )
+        evaluation.metadata.update(run.record(done, evaluation.path))
+        metrics.metadata.update(done.counts)
+        shutil.copy(Path(evaluation.path) / "report.html", report.path)
+        shutil.copy(Path(evaluation.path) / "report.md", summary.path)

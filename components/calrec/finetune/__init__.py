@@ -1,0 +1,1 @@
+"""Losses and trainer; one component serves stage 1 and stage 2."""

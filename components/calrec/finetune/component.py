@@ -1,0 +1,49 @@
+"""KFP face of the finetune step, used for stage 1 and stage 2."""
+
+from kfp import dsl
+
+from calrec.config import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def finetune(
+    texts: dsl.Input[dsl.Dataset],
+    tokens: dsl.Input[dsl.Dataset],
+    start: dsl.Input[dsl.Model],
+    stage: str,
+    section: dict,
+    model: dict,
+    tuned: dsl.Output[dsl.Model],
+    target: str = "",
+) -> None:
+    """A model → the same model trained with the CALRec loss.
+
+    Args:
+        texts: output of the textify step.
+        tokens: token cache of the base-model step.
+        start: the base model, or the model of stage 1.
+        stage: stage1 or stage2.
+        section: that section of the configuration.
+        model: the model section: full or LoRA.
+        tuned: the trained model.
+        target: the one category to train on; empty means the section's domains.
+    """
+    from pathlib import Path
+
+    from calrec import tracking
+    from calrec.config import ModelConfig, StageConfig, from_dict
+    from calrec.finetune.step import finetune
+
+    with tracking.step(stage, target) as run:
+        done = finetune(
+            Path(texts.path),
+            Path(tokens.path),
+            Path(start.path),
+            Path(tuned.path),
+            stage=from_dict(StageConfig, section, stage),
+            tuning=from_dict(ModelConfig, model),
+            name=stage,
+            domains=[target] if target else [],
+            log=run.metrics,
+        )
+        tuned.metadata.update(run.record(done, tuned.path))

@@ -1,0 +1,1 @@
+"""Prompts → sampled item texts with their log-probabilities."""

@@ -1,0 +1,27 @@
+"""KFP face of the ingest step."""
+
+from kfp import dsl
+
+from calrec.config import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def ingest(domain: str, uri: str, snapshot: str, data: dict, interactions: dsl.Output[dsl.Dataset]) -> None:
+    """Raw log of one category → interactions, items and rejects.
+
+    Args:
+        domain: name of the category.
+        uri: sample:DEPARTMENT, a local folder or a gs:// folder.
+        snapshot: version of the data behind the URI; only there to be part of the cache key.
+        data: the data section of the configuration.
+        interactions: the cleaned log.
+    """
+    from pathlib import Path
+
+    from calrec import storage, tracking
+    from calrec.config import DataConfig, from_dict
+    from calrec.ingest.step import ingest
+
+    with tracking.step("ingest", domain) as run:
+        done = ingest(domain, storage.local(uri), Path(interactions.path), from_dict(DataConfig, data))
+        interactions.metadata.update(run.record(done, interactions.path))

@@ -1,0 +1,31 @@
+"""KFP face of the base-model step."""
+
+from kfp import dsl
+
+from calrec.config import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def base_model(
+    texts: dsl.Input[dsl.Dataset], model: dict, base: dsl.Output[dsl.Model], tokens: dsl.Output[dsl.Dataset]
+) -> None:
+    """A name, a folder, a URI or "scratch" → the base model, and the token ids of every item text.
+
+    Args:
+        texts: output of the textify step.
+        model: the model section of the configuration.
+        base: the model in Hugging Face format.
+        tokens: the token cache.
+    """
+    from pathlib import Path
+
+    from calrec import storage, tracking
+    from calrec.config import ModelConfig, from_dict
+    from calrec.model.step import base_model
+
+    with tracking.step("base_model") as run:
+        section = from_dict(ModelConfig, model)
+        weights = storage.local(section.name)
+        done, of_tokens = base_model(Path(texts.path), Path(base.path), Path(tokens.path), section, weights)
+        base.metadata.update(run.record(done, base.path))
+        tokens.metadata.update(run.record(of_tokens, tokens.path))

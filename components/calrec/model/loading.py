@@ -1,0 +1,79 @@
+"""What a later step opens: the model with the tokens made for its tokenizer, and the users of its categories."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from calrec import artifacts
+from calrec.artifacts import Manifest
+from calrec.model import checkpoint
+from calrec.textify.tokens import TokenCache, encode_phrases
+
+
+@dataclass(frozen=True)
+class Users:
+    """Sequences of some categories, as arrays by user."""
+
+    user_id: list[str]
+    domain: NDArray[Any]
+    items: list[NDArray[np.int32]]
+    train_end: NDArray[np.int64]
+    valid_at: NDArray[np.int64]
+    test_at: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.user_id)
+
+
+def load_users(texts: Path, domains: Sequence[str] = ()) -> Users:
+    """Users of the given categories (all when empty).
+
+    Raises:
+        ValueError: a category that the texts do not hold; lists those that they do.
+    """
+    known = artifacts.read_manifest(texts, "texts").config["domains"]
+    for domain in domains:
+        if domain not in known:
+            raise ValueError(f"unknown category {domain!r}; {texts} holds: {', '.join(known)}")
+    table = artifacts.read_table(texts, "sequences.parquet", "texts")
+    if domains:
+        table = table.filter(pc.is_in(table["domain"], value_set=pa.array(domains)))
+    flat = table["items"].combine_chunks()
+    codes, offsets = flat.flatten().to_numpy(), np.concatenate([[0], np.cumsum(flat.value_lengths().to_numpy())])
+    return Users(
+        user_id=table["user_id"].to_pylist(),
+        domain=np.array(table["domain"].to_pylist(), dtype=object),
+        items=[codes[a:b] for a, b in itertools.pairwise(offsets)],
+        **{name: table[name].to_numpy().astype(np.int64) for name in ("train_end", "valid_at", "test_at")},
+    )
+
+
+def load_model(model: Path, tokens: Path) -> tuple[Any, Any, TokenCache, Manifest]:
+    """(network, tokenizer, token cache, manifest of the model).
+
+    Raises:
+        ValueError: the token cache was made with another tokenizer.
+    """
+    manifest = artifacts.read_manifest(model, "model")
+    of_tokens = artifacts.read_manifest(tokens, "tokens")
+    if of_tokens.config["tokenizer"] != manifest.files["tokenizer.json"]:
+        raise ValueError(f"{tokens} was made with another tokenizer than {model} has; run the base-model step again")
+    network, tokenizer = checkpoint.load(model)
+    table = artifacts.read_table(tokens, "items.parquet", "tokens")["tokens"].combine_chunks()
+    flat, ends = table.flatten().to_numpy(), np.cumsum(table.value_lengths().to_numpy())
+    opening, following = encode_phrases(tokenizer, of_tokens.config["prefix"])
+    cache = TokenCache(
+        opening=opening,
+        next=following,
+        items=np.split(flat, ends[:-1]),
+        end=tokenizer.eos_token_id,
+        max_tokens=int(of_tokens.config["text"]["max_tokens"]),
+    )
+    return network, tokenizer, cache, manifest

@@ -1,0 +1,1 @@
+"""Metrics → the decision whether a model may be used."""

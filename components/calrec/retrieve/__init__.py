@@ -1,0 +1,1 @@
+"""Generated texts → ranked real items: BM25 and fusion."""

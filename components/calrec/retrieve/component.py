@@ -1,0 +1,38 @@
+"""KFP face of the retrieve step."""
+
+from kfp import dsl
+
+from calrec.config import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def retrieve(
+    texts: dsl.Input[dsl.Dataset],
+    generations: dsl.Input[dsl.Dataset],
+    target: str,
+    section: dict,
+    recommendations: dsl.Output[dsl.Dataset],
+) -> None:
+    """Generated texts → ranked real items.
+
+    Args:
+        texts: output of the textify step.
+        generations: output of the generate step.
+        target: the category.
+        section: the retrieve section of the configuration.
+        recommendations: the top items of each user.
+    """
+    from pathlib import Path
+
+    from calrec import tracking
+    from calrec.config import RetrieveConfig, from_dict
+    from calrec.retrieve.step import retrieve
+
+    with tracking.step("retrieve", target) as run:
+        done = retrieve(
+            Path(texts.path),
+            Path(generations.path),
+            Path(recommendations.path),
+            config=from_dict(RetrieveConfig, section),
+        )
+        recommendations.metadata.update(run.record(done, recommendations.path))

@@ -1,0 +1,1 @@
+"""Interactions and items → item texts, token ids, sequences with their split."""

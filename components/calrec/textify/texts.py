@@ -1,0 +1,35 @@
+"""The paper's texts: items, the prompt, and their way back.
+
+Every unit begins with a space and a letter, which is a pre-token boundary of the GPT-2, Llama-3, Qwen and SentencePiece
+tokenizers: the ids of a prompt are then the concatenated ids of its units (tokens.py measures that).
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+
+UNKNOWN = "Unknown"
+
+OPENING = "This is the summary of a user's purchase history. The first item bought is as follows."
+NEXT = "The next item bought is as follows."
+LABELS = ("Title:", "Category:", "Brand:", "Price:")
+
+_LABELS = re.compile("|".join(LABELS))
+_WORDS = re.compile(r"\w+")
+
+
+def item_text(item: Mapping[str, str], attributes: Sequence[str]) -> str:
+    """`Title: … . Category: … .` in the order of `attributes`; a missing value is the word Unknown."""
+    return " ".join(f"{name.capitalize()}: {item[name] or UNKNOWN}." for name in attributes)
+
+
+def prompt(history: Sequence[str]) -> str:
+    """The text that the model continues with the next item's text; an empty history asks for the first item."""
+    return " ".join([OPENING, *(part for text in history for part in (text, NEXT))])
+
+
+def words(text: str) -> list[str]:
+    """Terms of an item text for BM25: lower-cased Unicode words without the field labels.
+
+    With the labels every item would share a term, and the lowest score would no longer be 0.
+    """
+    return _WORDS.findall(_LABELS.sub(" ", text).lower())

@@ -1,0 +1,1 @@
+"""The DAGs that compose the steps of `calrec`; never shipped in an image."""

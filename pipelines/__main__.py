@@ -1,0 +1,122 @@
+"""`python -m pipelines`: compile, validate, run."""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from calrec.config import RUNS, Config, Source, named, override
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0 well, 1 a step or a check failed, 2 the user's mistake."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        return int(options.command(options))
+    except (ValueError, FileNotFoundError) as error:
+        print(f"pipelines: error: {error}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        print(f"pipelines: failed: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("pipelines: interrupted; finished steps are kept, run again to go on", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m pipelines", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    compile_ = commands.add_parser("compile", help="write the pipeline as YAML for Kubeflow")
+    _configured(compile_)
+    compile_.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the YAML")
+    compile_.add_argument("--image", default="", help="image of every step, best by digest; default: calrec:VERSION")
+    compile_.set_defaults(command=_compile)
+
+    validate = commands.add_parser("validate", help="check compiled YAML beyond what the compiler checks")
+    validate.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    validate.set_defaults(command=_validate)
+
+    run = commands.add_parser("run", help="run the pipeline on this machine, with KFP's local runner and MLflow")
+    _configured(run)
+    run.add_argument(
+        "--root",
+        type=Path,
+        default=Path("build"),
+        metavar="DIR",
+        help="artifacts, cache and MLflow store (default: build)",
+    )
+    run.add_argument("--fresh", action="store_true", help="run every step, also what has not changed")
+    run.set_defaults(command=_run)
+    return parser
+
+
+def _configured(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--run", default="sample", choices=list(RUNS), help="named run to start from (default: sample)")
+    parser.add_argument(
+        "--source", action="append", default=[], metavar="NAME=URI",
+        help="a category and its raw log (folder, gs://, sample:DEPARTMENT); the first one replaces the run's sources",
+    )  # fmt: skip
+    parser.add_argument(
+        "--target",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a category to fine-tune for; the first one replaces the run's targets",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="change a setting, for example stage2.steps=200",
+    )
+
+
+def configuration(options: argparse.Namespace) -> Config:
+    """The named run with the command line's sources, targets and settings."""
+    config = named(options.run)
+    sources = tuple(_source(text) for text in options.source) or config.sources
+    targets = tuple(options.target) or (config.targets if not options.source else tuple(s.domain for s in sources))
+    return override(dataclasses.replace(config, sources=sources, targets=targets), options.set)
+
+
+def _source(text: str) -> Source:
+    name, equals, uri = text.partition("=")
+    if not equals:
+        raise ValueError(f"--source takes NAME=URI, got {text!r}; for example --source books=data/books")
+    return Source(name.strip(), uri.strip())
+
+
+def _compile(options: argparse.Namespace) -> int:
+    from pipelines.compiling import compile_training
+
+    print(compile_training(configuration(options), options.out, options.image))
+    return 0
+
+
+def _validate(options: argparse.Namespace) -> int:
+    from pipelines.validation import validate
+
+    faults = 0
+    for path in options.files:
+        found = validate(path)
+        faults += len(found)
+        print(f"{path}: {'sound' if not found else f'{len(found)} faults'}")
+        for fault in found:
+            print(f"  {fault}")
+    return 1 if faults else 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    from pipelines.local_run import run, summary
+
+    print(summary(run(configuration(options), options.root, options.fresh)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,56 @@
+"""Configuration → pipeline parameters → compiled YAML."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from calrec.config import SECTIONS, Config, to_dict
+from kfp import compiler
+
+from pipelines.training import training
+
+
+def parameters(config: Config) -> dict[str, Any]:
+    """One pipeline parameter per section, and the lists that the loops run over."""
+    return {
+        "sources": [dataclasses.asdict(source) for source in config.sources],
+        "targets": list(config.targets),
+        **{section: to_dict(getattr(config, section)) for section in SECTIONS},
+    }
+
+
+def compile_training(config: Config, out: Path, image: str = "") -> Path:
+    """Write the training pipeline with `config` as the defaults of its parameters; the same inputs give the same YAML.
+
+    Args:
+        config: the defaults; each can still be changed at submission.
+        out: folder of the YAML.
+        image: image of every step instead of the default one; give it by digest.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "calrec-training.yaml"
+    compiler.Compiler().compile(training, package_path=str(path), pipeline_parameters=parameters(config))
+    documents = [d for d in yaml.safe_load_all(path.read_text()) if d]
+    if image:
+        for executor in documents[0]["deploymentSpec"]["executors"].values():
+            executor["container"]["image"] = image
+    # Written anew: kfp's comment header prints dictionaries in random order.
+    path.write_text(yaml.safe_dump_all(documents, sort_keys=True, allow_unicode=True, width=120))
+    return path
+
+
+def load(path: Path) -> list[Mapping[str, Any]]:
+    """The YAML documents of a compiled pipeline: the specification, and the platform's if there is one.
+
+    Raises:
+        ValueError: no YAML, or not a pipeline.
+    """
+    try:
+        documents = [d for d in yaml.safe_load_all(path.read_text()) if d]
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{path}: {error}") from None
+    if not documents or not all(isinstance(d, Mapping) for d in documents) or "pipelineInfo" not in documents[0]:
+        raise ValueError(f"{path}: not a compiled pipeline; make one with python -m pipelines compile --out build")
+    return documents

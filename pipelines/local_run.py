@@ -1,0 +1,280 @@
+"""The whole pipeline on this machine: KFP's local runner, a local MLflow store, and a summary for a person."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import signal
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TextIO, TypeVar, cast
+
+import calrec
+import pyarrow.parquet as pq
+from calrec import storage, tracking
+from calrec.config import Config
+from calrec.evaluate.report import METHOD, NAMES
+
+from pipelines.compiling import parameters
+
+T = TypeVar("T")
+
+_STEPS = "ingest|textify|model|tokens|stage1|stage2|generate|retrieve|evaluate|promote|checkpoint|continuing|tracking"
+_OURS = re.compile(rf"^(?:{_STEPS})\b(?!: \w+\()")  # not kfp's own listing, "tokens: Dataset("
+_CACHED = re.compile(r"Task \S*?'?(?:\x1b\[\d+m)?([\w-]+)(?:\x1b\[0m)?'? cache hit")
+_LOGGED = re.compile(r"^\d\d:\d\d:\d\d\.\d+ - ")
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """Where a local run left its things."""
+
+    folder: Path
+    outputs: Mapping[str, list[Path]]
+    """Of each pipeline output, one folder per target."""
+    tracking_uri: str
+    seconds: float
+
+
+def run(config: Config, root: Path, fresh: bool = False) -> Result:
+    """Run the training pipeline step by step in processes of this environment.
+
+    A step whose code, settings and inputs have not changed is not run again, unless `fresh`.
+
+    Raises:
+        ValueError, FileNotFoundError: a source that does not exist.
+        RuntimeError: a step failed; its log is named.
+    """
+    root = root.resolve()
+    config = dataclasses.replace(config, sources=tuple(_with_snapshot(source) for source in config.sources))
+    folder = root / "runs" / time.strftime("%Y%m%d-%H%M%S")
+    folder.mkdir(parents=True, exist_ok=True)
+    uri, files = _use_tracking(root)
+    parent, experiment = _tracked(lambda: tracking.start_parent(" + ".join(config.targets), files)) or ("", "")
+    started = time.perf_counter()
+    log = folder / "pipeline.log"
+    print(
+        f"calrec: {len(config.sources)} categories, targets {', '.join(config.targets)}; the whole log is {log}",
+        flush=True,
+    )
+    try:
+        with (
+            _environment({"CALREC_PARENT_RUN": parent, "MLFLOW_EXPERIMENT_ID": experiment}),
+            _sigterm_as_interrupt(),
+            log.open("w") as stream,
+        ):
+            outputs = _execute(config, root, fresh, _Steps(stream, sys.stdout))
+    except BaseException as error:
+        status, why = "FAILED" if isinstance(error, Exception) else "KILLED", f"{type(error).__name__}: {error}"
+        if parent:
+            _tracked(lambda: tracking.finish_parent(parent, {}, {}, why, status))
+        raise
+    result = Result(folder, outputs, uri, time.perf_counter() - started)
+    if parent:
+        _tracked(lambda: tracking.finish_parent(parent, _headline_params(config), _headline(result), _note(result)))
+    return result
+
+
+def _with_snapshot(source: Any) -> Any:
+    return source if source.snapshot else dataclasses.replace(source, snapshot=storage.snapshot(source.uri))
+
+
+def _execute(config: Config, root: Path, fresh: bool, output: "_Steps") -> dict[str, list[Path]]:
+    from kfp import local
+
+    from pipelines.training import training
+
+    # kfp leaves a folder of each step in the temporary directory.
+    with tempfile.TemporaryDirectory(prefix="calrec-") as scratch, _environment({"TMPDIR": scratch}):
+        tempfile.tempdir = None
+        local.init(
+            runner=local.SubprocessRunner(use_venv=False),
+            pipeline_root=str(root / "artifacts"),
+            enable_caching=not fresh,
+            cache_root=str(root / "cache" / _code_hash()),
+            workspace_root=scratch,
+        )
+        try:
+            with contextlib.redirect_stdout(cast(TextIO, output)), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                task = training(**parameters(config))
+        except Exception as error:
+            raise RuntimeError(f"{_first_line(error)}\n{output.tail}") from None
+        finally:
+            tempfile.tempdir = None
+    return {name: [Path(one.path) for one in artifacts] for name, artifacts in task.outputs.items()}
+
+
+def _first_line(error: Exception) -> str:
+    return re.sub(r"\x1b\[\d+m", "", str(error).strip().splitlines()[0]) if str(error).strip() else repr(error)
+
+
+def _code_hash() -> str:
+    """Hash of the installed package's source: a step of changed code is never taken from the cache."""
+    digest = hashlib.sha256()
+    folder = Path(calrec.__file__).parent
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+class _Steps(contextlib.AbstractContextManager["_Steps"]):
+    """A stream that keeps everything in the log file and lets the steps' own lines through to the terminal."""
+
+    def __init__(self, log: TextIO, terminal: TextIO):
+        self._log, self._terminal = log, terminal
+        self._partial = ""
+        self._last: list[str] = []
+        self.encoding = "utf-8"
+
+    def __exit__(self, *_: object) -> None:
+        self.flush()
+
+    @property
+    def tail(self) -> str:
+        """The last lines that a step printed, for an error message."""
+        return "\n".join(self._last[-25:])
+
+    def write(self, text: str) -> int:
+        """Take any text; whole lines are sorted."""
+        self._log.write(text)
+        *lines, self._partial = (self._partial + text).split("\n")
+        for line in lines:
+            self._line(line.strip())
+        return len(text)
+
+    def _line(self, line: str) -> None:
+        cached = _CACHED.search(line)
+        if cached:
+            print(f"{cached[1]}: unchanged, taken from an earlier run", file=self._terminal, flush=True)
+        elif _OURS.match(line):
+            print(line, file=self._terminal, flush=True)
+        if line and not _LOGGED.match(line) and not line.startswith("[KFP Executor"):
+            self._last = [*self._last[-60:], line]
+
+    def flush(self) -> None:
+        """Part of a stream's interface."""
+        self._log.flush()
+        self._terminal.flush()
+
+    def isatty(self) -> bool:
+        """Part of a stream's interface."""
+        return False
+
+
+# --- environment ------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    old = {name: os.environ.get(name) for name in values}
+    os.environ.update({name: value for name, value in values.items() if value})
+    try:
+        yield
+    finally:
+        for name, value in old.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    old = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, old)
+
+
+def _use_tracking(root: Path) -> tuple[str, Path | None]:
+    """The configured tracking server; without one a local sqlite store below `root` and the folder of its files."""
+    if os.environ.get("MLFLOW_TRACKING_URI"):
+        return os.environ["MLFLOW_TRACKING_URI"], None
+    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{root}/mlflow.db"
+    return os.environ["MLFLOW_TRACKING_URI"], root / "mlartifacts"
+
+
+def _tracked(call: Callable[[], T]) -> T | None:
+    """Tracking at the parent must not fail a run any more than in a step."""
+    try:
+        return call()
+    except Exception as error:
+        tracking.warn(error)
+        return None
+
+
+# --- what a person sees at the end --------------------------------------------------------------------------------
+
+
+def _documents(result: Result) -> list[dict[str, Any]]:
+    return [json.loads((folder / "metrics.json").read_text()) for folder in result.outputs["evaluations"]]
+
+
+def _headline_params(config: Config) -> dict[str, Any]:
+    return {"sources": [f"{s.domain}={s.uri}@{s.snapshot}" for s in config.sources], "targets": config.targets}
+
+
+def _headline(result: Result) -> dict[str, float]:
+    return {
+        f"{document['domain']}/{name}": value
+        for document in _documents(result)
+        for name, value in document["results"][METHOD].items()
+        if not name.endswith("_text")
+    }
+
+
+def _note(result: Result) -> str:
+    from calrec.evaluate.report import markdown_table
+
+    parts = []
+    for document in _documents(result):
+        shown = [name for name in document["results"][METHOD] if not name.endswith("_text")]
+        parts.append(f"### {document['domain']}\n\n{markdown_table(document['results'], shown)}\n")
+    return "\n".join(parts)
+
+
+def summary(result: Result) -> str:
+    """The metrics against the floors, five items for one user next to the history, and where to look further."""
+    lines = []
+    for document in _documents(result):
+        lines += ["", f"{document['domain']}:", *_table(document["results"])]
+    lines += ["", *_one_user(result.outputs["evaluations"][0], result.outputs["recommendations"][0])]
+    look = result.tracking_uri if not result.tracking_uri.startswith("sqlite") else "http://127.0.0.1:5000"
+    lines += [
+        "",
+        f"{result.seconds:.0f} s. Reports: " + ", ".join(str(f / "report.html") for f in result.outputs["evaluations"]),
+        "MLflow UI: make ui" + ("" if look.startswith("http://127") else f" (server {look})") + f", then open {look}",
+    ]
+    return "\n".join(lines)
+
+
+def _table(results: Mapping[str, Mapping[str, float]]) -> list[str]:
+    metrics = [name for name in results[METHOD] if not name.endswith("_text")]
+    rows = [["", *metrics], *([NAMES[m], *(f"{values[n]:.4f}" for n in metrics)] for m, values in results.items())]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  " + "  ".join(c.ljust(w) if not i else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True)))
+        for r in rows
+    ]
+
+
+def _one_user(evaluation: Path, recommendations: Path) -> list[str]:
+    """The first user of the first target: what was bought, what came next, what is recommended."""
+    blocks = (evaluation / "report.md").read_text().split("**User ")[1:]
+    first = re.sub(r"[*]", "", blocks[0]).strip().splitlines()[0].strip()
+    user = first.split(" ", 1)[0]
+    table = pq.read_table(recommendations / "recommendations.parquet", filters=[("user_id", "==", user)]).slice(0, 5)
+    return [f"User {first}", "Recommended:"] + [
+        f"  {row['rank']}. {row['item_id']}  {row['title']}  (score {row['score']:.3f})" for row in table.to_pylist()
+    ]

@@ -1,0 +1,157 @@
+"""The training pipeline: raw logs of several categories → one model, ranked items and a report per target.
+
+The sub-pipeline per target keeps the body of the loop to one task, and takes what it needs as its own parameters:
+inside a loop the compiler loses parameters that only resource settings use.
+"""
+
+from typing import NamedTuple
+
+from calrec.evaluate.component import evaluate
+from calrec.finetune.component import finetune
+from calrec.generate.component import generate
+from calrec.ingest.component import ingest
+from calrec.model.component import base_model
+from calrec.promote.component import promote
+from calrec.retrieve.component import retrieve
+from calrec.textify.component import textify
+from kfp import dsl, kubernetes
+
+# Where the tracking server is, and its credentials: both optional, and neither in the YAML.
+SETTINGS = "calrec"
+_CONFIG = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "CALREC_TRACKING")
+_SECRET = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+
+
+def in_pod(task: dsl.PipelineTask, title: str) -> dsl.PipelineTask:
+    """Name the task for the run view, and give its pod the run's id and the settings of the tracking server."""
+    kubernetes.use_field_path_as_env(task, "KFP_RUN_ID", "metadata.labels['pipeline/runid']")
+    kubernetes.use_config_map_as_env(task, SETTINGS, {name: name for name in _CONFIG}, optional=True)
+    kubernetes.use_secret_as_env(task, SETTINGS, {name: name for name in _SECRET}, optional=True)
+    return task.set_display_name(title)
+
+
+class TargetOutputs(NamedTuple):
+    """What a target's sub-pipeline gives back."""
+
+    model: dsl.Model
+    recommendations: dsl.Dataset
+    evaluation: dsl.Dataset
+
+
+@dsl.pipeline(name="calrec-target", display_name="Target")
+def per_target(
+    target: str,
+    texts: dsl.Input[dsl.Dataset],
+    tokens: dsl.Input[dsl.Dataset],
+    joint: dsl.Input[dsl.Model],
+    model: dict,
+    stage2: dict,
+    generate_: dict,
+    retrieve_: dict,
+    evaluate_: dict,
+    gate: dict,
+) -> TargetOutputs:
+    """One target: stage 2 → generate → retrieve → evaluate → promote."""
+    tuned = in_pod(
+        finetune(texts=texts, tokens=tokens, start=joint, stage="stage2", section=stage2, model=model, target=target),
+        "Stage 2",
+    )
+    texts_of = in_pod(
+        generate(texts=texts, tokens=tokens, model=tuned.outputs["tuned"], target=target, section=generate_), "Generate"
+    )
+    ranked = in_pod(
+        retrieve(texts=texts, generations=texts_of.outputs["generations"], target=target, section=retrieve_), "Retrieve"
+    )
+    judged = in_pod(
+        evaluate(
+            texts=texts,
+            generations=texts_of.outputs["generations"],
+            recommendations=ranked.outputs["recommendations"],
+            target=target,
+            section=evaluate_,
+        ),
+        "Evaluate",
+    ).set_caching_options(False)
+    in_pod(
+        promote(evaluation=judged.outputs["evaluation"], target=target, section=gate), "Promote"
+    ).set_caching_options(False)
+    return TargetOutputs(
+        model=tuned.outputs["tuned"],
+        recommendations=ranked.outputs["recommendations"],
+        evaluation=judged.outputs["evaluation"],
+    )
+
+
+class TrainingOutputs(NamedTuple):
+    """One entry per target, in the order of `targets`."""
+
+    models: list[dsl.Model]
+    recommendations: list[dsl.Dataset]
+    evaluations: list[dsl.Dataset]
+
+
+@dsl.pipeline(name="calrec-training", display_name="CALRec training")
+def training(
+    sources: list,
+    targets: list,
+    data: dict,
+    text: dict,
+    model: dict,
+    stage1: dict,
+    stage2: dict,
+    generate: dict,
+    retrieve: dict,
+    evaluate: dict,
+    gate: dict,
+) -> TrainingOutputs:
+    """CALRec: two-stage contrastive fine-tuning of a causal LM for sequential recommendation.
+
+    Args:
+        sources: categories as {domain, uri, snapshot}; a new snapshot reads the log again.
+        targets: categories to fine-tune for in stage 2; each must be the domain of a source.
+        data: reading and cleaning.
+        text: item texts and prompts.
+        model: base model; full or LoRA.
+        stage1: joint fine-tuning over categories.
+        stage2: fine-tuning per target.
+        generate: sampling of next-item texts.
+        retrieve: BM25 and fusion.
+        evaluate: metrics and floors.
+        gate: what a model must show.
+
+    Returns:
+        per target the model, the recommendations and the evaluation.
+    """
+    with dsl.ParallelFor(sources) as source:
+        log = in_pod(ingest(domain=source.domain, uri=source.uri, snapshot=source.snapshot, data=data), "Ingest")
+    texts = in_pod(textify(data=dsl.Collected(log.outputs["interactions"]), text=text), "Textify")
+    base = in_pod(base_model(texts=texts.outputs["texts"], model=model), "Base model")
+    joint = in_pod(
+        finetune(
+            texts=texts.outputs["texts"],
+            tokens=base.outputs["tokens"],
+            start=base.outputs["base"],
+            stage="stage1",
+            section=stage1,
+            model=model,
+        ),
+        "Stage 1",
+    )
+    with dsl.ParallelFor(targets) as target:
+        result = per_target(
+            target=target,
+            texts=texts.outputs["texts"],
+            tokens=base.outputs["tokens"],
+            joint=joint.outputs["tuned"],
+            model=model,
+            stage2=stage2,
+            generate_=generate,
+            retrieve_=retrieve,
+            evaluate_=evaluate,
+            gate=gate,
+        ).set_display_name("Target")
+    return TrainingOutputs(
+        models=dsl.Collected(result.outputs["model"]),
+        recommendations=dsl.Collected(result.outputs["recommendations"]),
+        evaluations=dsl.Collected(result.outputs["evaluation"]),
+    )
