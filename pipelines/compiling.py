@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from calrec.config import SECTIONS, Config, to_dict
 from kfp import compiler
 
+from calrec.config import SECTIONS, Config, to_dict
 from pipelines.training import training
 
 

@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO, TypeVar, cast
 
-import calrec
 import pyarrow.parquet as pq
+
+import calrec
 from calrec import storage, tracking
 from calrec.config import Config
 from calrec.evaluate.report import METHOD, NAMES
-
 from pipelines.compiling import parameters
 
 T = TypeVar("T")

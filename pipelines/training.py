@@ -6,6 +6,8 @@ inside a loop the compiler loses parameters that only resource settings use.
 
 from typing import NamedTuple
 
+from kfp import dsl, kubernetes
+
 from calrec.evaluate.component import evaluate
 from calrec.finetune.component import finetune
 from calrec.generate.component import generate
@@ -14,7 +16,6 @@ from calrec.model.component import base_model
 from calrec.promote.component import promote
 from calrec.retrieve.component import retrieve
 from calrec.textify.component import textify
-from kfp import dsl, kubernetes
 
 # Where the tracking server is, and its credentials: both optional, and neither in the YAML.
 SETTINGS = "calrec"

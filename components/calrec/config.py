@@ -432,7 +432,7 @@ def sample() -> Config:
         model=ModelConfig(size="small", vocab_size=2048),
         stage1=dataclasses.replace(stage, steps=1000),
         stage2=dataclasses.replace(stage, steps=300, lr=1e-3, threads=1),
-        generate=GenerateConfig(samples=16, max_new_tokens=32, max_users=300, batch_users=8, threads=1),
+        generate=GenerateConfig(max_new_tokens=32, max_users=200, threads=1),
     )
 
 

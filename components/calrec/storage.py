@@ -43,6 +43,8 @@ def snapshot(uri: str) -> str:
         state = [(blob.name, blob.size, blob.generation) for blob in _blobs(uri)[1]]
     else:
         _refuse_other_schemes(uri)
+        if not Path(uri).exists():
+            raise FileNotFoundError(f"source {uri} does not exist")
         paths = sorted(p for p in Path(uri).rglob("*") if p.is_file())
         state = [(str(p.relative_to(uri)), p.stat().st_size, p.stat().st_mtime_ns) for p in paths]
     return hashlib.sha256(json.dumps(state).encode()).hexdigest()[:12]

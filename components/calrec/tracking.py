@@ -160,8 +160,10 @@ def _start(name: str, domain: str) -> Any | None:
     try:
         mlflow = _mlflow()
         tags = {"calrec.step": name, **({"calrec.domain": domain} if domain else {})}
-        if os.environ.get("MLFLOW_RUN_ID"):
-            mlflow.start_run()
+        given = os.environ.get("MLFLOW_RUN_ID")
+        if given:
+            mlflow.set_experiment(experiment_id=mlflow.MlflowClient().get_run(given).info.experiment_id)
+            mlflow.start_run(run_id=given)
             mlflow.set_tags(tags)
             return mlflow
         parent = _parent(mlflow)

@@ -60,7 +60,7 @@ def finetune(
         progress = train(network, Data(users, cache, groups), stage, checkpoints, label, log)
         network = merged(network).to("cpu")
         counts |= {"steps": progress.step, "best_step": progress.best_step}
-        counts |= {"valid_nig": progress.best_nig} if stage.valid_every else {}
+        counts |= {"best_valid_nig": progress.best_nig} if stage.valid_every else {}
     else:
         print(f"{label}: 0 steps, the model passes through", flush=True)
     with artifacts.writing(Path(out)) as folder:

@@ -21,7 +21,7 @@ Bools = NDArray[np.bool_]
 # --- attributes -------------------------------------------------------------------------------------------------
 
 _TAG = re.compile(r"<[^<>]*>")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f​-‏⁠﻿]")
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2060\ufeff]")
 _SPACE = re.compile(r"\s+")
 _PRICE = re.compile(r"^[$€£]?\s*(\d[\d,]*(?:\.\d+)?)(?:\s*-\s*[$€£]?\s*(\d[\d,]*(?:\.\d+)?))?$")
 _BY = re.compile(r"^by\s+", re.IGNORECASE)

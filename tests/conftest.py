@@ -1,0 +1,122 @@
+"""Small real inputs that several tests share: a handful of users and items through the real steps."""
+
+import gzip
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from calrec.config import DataConfig, ModelConfig, TextConfig
+
+REPO = Path(__file__).parents[1]
+# Real data sets that may not be redistributed; tests that need them skip where they are absent.
+SHARED = Path(os.environ.get("CALREC_SHARED", REPO.parent / "shared"))
+
+
+@pytest.fixture(autouse=True)
+def _no_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test writes into a tracking server of the person who runs it."""
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "CALREC_PARENT_RUN", "KFP_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def shared(*parts: str) -> Path:
+    """A shared data set or model, or skip."""
+    path = SHARED.joinpath(*parts)
+    if not path.exists():
+        pytest.skip(f"{path} is not here: real data that may not be redistributed (set CALREC_SHARED)")
+    return path
+
+
+def write_lines(path: Path, rows: list[Any]) -> Path:
+    """A gzip file of JSON lines; a string is written as it is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with gzip.open(path, "wt") as stream:
+        stream.writelines((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
+    return path
+
+
+def write_sequences(folder: Path, users: int = 40, items: int = 12, seed: int = 0) -> Path:
+    """A derived set in which item i is mostly followed by item i + 1."""
+    rng = np.random.default_rng(seed)
+    things = ["lamp", "chair", "desk", "shelf", "sofa", "stool", "rug", "vase", "clock", "frame", "bench", "mirror"]
+    colours = ["red", "blue", "green"]
+    write_lines(
+        folder / "items.jsonl.gz",
+        [
+            {"item_id": f"i{i}", "title": f"{colours[i % 3]} {things[i % 12]} {i // 12}", "brand": f"brand {i % 4}",
+             "categories": ["Home", things[i % 12]]}
+            for i in range(items)
+        ],
+    )  # fmt: skip
+    rows = []
+    for user in range(users):
+        at, history = int(rng.integers(items)), []
+        for _ in range(int(rng.integers(5, 12))):
+            history.append(f"i{at}")
+            at = (at + 1) % items if rng.random() < 0.8 else int(rng.integers(items))
+        rows.append({"user_id": f"u{user}", "items": history})
+    write_lines(folder / "sequences.jsonl.gz", rows)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """Two small categories, their texts, a tiny model from scratch and its token cache."""
+    from calrec.ingest.step import ingest
+    from calrec.model.step import base_model
+    from calrec.textify.step import textify
+
+    root = tmp_path_factory.mktemp("small")
+    for number, domain in enumerate(("home", "garden")):
+        source = write_sequences(root / "raw" / domain, users=40 + 10 * number, seed=number)
+        ingest(domain, str(source), root / domain, DataConfig(min_user=3, min_item=1))
+    textify([root / "home", root / "garden"], root / "texts", TextConfig(max_tokens=128, max_item_tokens=32))
+    model = ModelConfig(size="tiny", vocab_size=400)
+    base_model(root / "texts", root / "base", root / "tokens", model)
+    return SimpleNamespace(root=root, texts=root / "texts", base=root / "base", tokens=root / "tokens", model=model)
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real MLflow server on loopback with an sqlite store; gives its URI."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db",
+        "--artifacts-destination", str(folder / "artifacts"), "--workers", "1", "--port", str(port),
+    ]  # fmt: skip
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    with (folder / "server.log").open("w") as log:
+        server = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
+        try:
+            _wait_for(f"http://127.0.0.1:{port}/health", server, folder / "server.log")
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            os.killpg(server.pid, 15)
+            server.wait(30)
+
+
+def _wait_for(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
+    for _ in range(240):
+        if server.poll() is not None:
+            break
+        try:
+            urllib.request.urlopen(url, timeout=2)
+            return
+        except OSError:
+            time.sleep(0.5)
+    raise RuntimeError(f"the MLflow server did not start: {log.read_text()[-2000:]}")

@@ -1,0 +1,116 @@
+"""Base models: made from scratch, loaded, or refused."""
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from calrec import artifacts
+from calrec.config import ModelConfig, TextConfig
+from calrec.model import checkpoint, scratch
+from calrec.model.loading import load_model
+from calrec.model.step import base_model
+from calrec.textify.step import textify
+from calrec.textify.texts import LABELS, NEXT
+from tests.conftest import shared
+
+TEXTS = [f"Title: thing number {i}. Category: stuff." for i in range(50)]
+
+
+def test_a_scratch_model_is_the_same_for_the_same_seed(small: SimpleNamespace, tmp_path: Path):
+    base_model(small.texts, tmp_path / "again", tmp_path / "tokens", small.model)
+    assert artifacts.read_manifest(tmp_path / "again").digest == artifacts.read_manifest(small.base).digest
+    base_model(small.texts, tmp_path / "other", tmp_path / "tokens", ModelConfig(size="tiny", vocab_size=400, seed=1))
+    assert artifacts.read_manifest(tmp_path / "other").digest != artifacts.read_manifest(small.base).digest
+
+
+def test_a_scratch_tokenizer_round_trips_and_has_the_phrases_as_single_tokens():
+    tokenizer = scratch.train_tokenizer(TEXTS, 400)
+    text = " Title: thing – 日本. Category: stuff."
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+    for phrase in (NEXT, *LABELS):
+        assert len(tokenizer(f" {phrase}")["input_ids"]) == 1
+    assert len(tokenizer) <= 400
+
+
+def test_saved_models_carry_no_decoding_options(small: SimpleNamespace):
+    assert not (small.base / "generation_config.json").exists()
+    assert [p.name for p in small.base.glob("*.safetensors")] == ["model.safetensors"]
+
+
+def test_the_toy_checkpoint_becomes_a_base_model(small: SimpleNamespace, tmp_path: Path):
+    folder = shared("models", "aidreams-260k")
+    textify([small.root / "home"], tmp_path / "texts", TextConfig(max_tokens=80, max_item_tokens=40))
+    made, tokens = base_model(tmp_path / "texts", tmp_path / "m", tmp_path / "t", ModelConfig(name=str(folder)))
+    assert made.counts["vocabulary"] == 512
+    assert tokens.counts["assembled_exact_share"] == 1.0
+
+
+def test_a_model_with_too_few_positions_is_refused_with_the_limit(small: SimpleNamespace, tmp_path: Path):
+    folder = shared("models", "aidreams-260k")
+    with pytest.raises(ValueError, match=r"= 161 tokens, but .* has 128 positions; lower text.max_tokens to 95"):
+        base_model(small.texts, tmp_path / "m", tmp_path / "t", ModelConfig(name=str(folder)))
+
+
+def test_a_local_folder_is_loaded_as_it_is(small: SimpleNamespace, tmp_path: Path):
+    made, _ = base_model(small.texts, tmp_path / "m", tmp_path / "t", ModelConfig(name=str(small.base)))
+    ours, theirs = checkpoint.load(tmp_path / "m")[0], checkpoint.load(small.base)[0]
+    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+    assert made.counts["parameters"] == sum(p.numel() for p in theirs.parameters())
+
+
+def copy_of(small: SimpleNamespace, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(small.base, tmp_path / "model"))
+
+
+def test_pickle_weights_are_refused(small: SimpleNamespace, tmp_path: Path):
+    folder = copy_of(small, tmp_path)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"must be safetensors, found only pickle weights \(pytorch_model.bin\)"):
+        checkpoint.load(folder)
+
+
+def test_code_of_its_own_is_refused(small: SimpleNamespace, tmp_path: Path):
+    folder = copy_of(small, tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModel": "evil.Model"}}))
+    with pytest.raises(ValueError, match="auto_map"):
+        checkpoint.load(folder)
+
+
+def test_a_tokenizer_without_end_token_is_refused(small: SimpleNamespace, tmp_path: Path):
+    folder = copy_of(small, tmp_path)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config.pop("eos_token")
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="no end-of-text token"):
+        checkpoint.load(folder)
+
+
+def test_a_missing_or_empty_folder_is_refused(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        checkpoint.load(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"no config.json"):
+        checkpoint.load(tmp_path / "empty")
+
+
+def test_a_name_that_cannot_be_fetched_says_what_may_be_given(
+    small: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        ValueError, match="model.name='nobody/nothing' is neither a local folder nor a model that can be"
+    ):
+        base_model(small.texts, tmp_path / "m", tmp_path / "t", ModelConfig(name="nobody/nothing"))
+
+
+def test_tokens_of_another_tokenizer_are_refused(small: SimpleNamespace, tmp_path: Path):
+    base_model(small.texts, tmp_path / "m", tmp_path / "t", ModelConfig(size="tiny", vocab_size=350))
+    with pytest.raises(ValueError, match="was made with another tokenizer"):
+        load_model(small.base, tmp_path / "t")

@@ -1,0 +1,144 @@
+"""The real DAG on KFP's local runner, tracked in MLflow: the tiny run of the embedded sample."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPO, shared, write_sequences
+
+
+def run(root: Path, *arguments: str, code: int = 0) -> str:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW")}
+    command = [sys.executable, "-m", "pipelines", "run", "--root", str(root), *arguments]
+    done = subprocess.run(command, cwd=REPO, env=environment, capture_output=True, text=True)
+    assert done.returncode == code, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+def evaluations(root: Path) -> dict[str, dict]:
+    """Domain → metrics.json of the newest run."""
+    newest = max((root / "artifacts").iterdir(), key=lambda p: p.stat().st_mtime)
+    return {(d := json.loads(p.read_text()))["domain"]: d for p in newest.rglob("evaluation/metrics.json")}
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    root = tmp_path_factory.mktemp("run")
+    return root, run(root, "--run", "tiny")
+
+
+def test_a_person_can_follow_and_ends_with_where_to_look(first: tuple[Path, str]):
+    _, shown = first
+    for step in (
+        "ingest pastry:",
+        "textify:",
+        "model scratch:",
+        "stage1:",
+        "stage2 cosmetics:",
+        "generate seafood:",
+        "retrieve",
+        "evaluate",
+    ):
+        assert step in shown
+    assert re.search(r"CALRec +0\.\d{4}.*\n +Popularity +0\.\d{4}", shown)
+    assert "User " in shown and shown.count("(score ") == 5
+    assert "MLflow UI: make ui" in shown
+    assert "Dataset(" not in shown and "Traceback" not in shown
+
+
+def test_the_run_tree_in_mlflow(first: tuple[Path, str]):
+    import mlflow
+
+    root, _ = first
+    client = mlflow.MlflowClient(f"sqlite:///{root}/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("calrec").experiment_id])
+    (parent,) = [r for r in runs if "mlflow.parentRunId" not in r.data.tags]
+    children = {r.info.run_name: r for r in runs if r.info.run_id != parent.info.run_id}
+    targets = [
+        f"{step} · {t}"
+        for step in ("stage 2", "generate", "retrieve", "evaluate", "promote")
+        for t in ("cosmetics", "seafood")
+    ]
+    sources = [f"ingest · {s}" for s in ("cosmetics", "pastry", "seafood")]
+    assert set(children) == {*targets, *sources, "textify", "base model", "stage 1"}
+    assert {r.data.tags["mlflow.parentRunId"] for r in children.values()} == {parent.info.run_id}
+    assert {r.info.status for r in runs} == {"FINISHED"}
+    assert "recall_at_10" in children["evaluate · seafood"].data.metrics
+    assert {"report.html", "report.md", "manifest.json"} <= {
+        f.path for f in client.list_artifacts(children["evaluate · seafood"].info.run_id)
+    }
+    assert children["stage 1"].data.params["stage1.steps"] == "6"
+    assert len(client.get_metric_history(children["stage 1"].info.run_id, "valid_nig")) == 3
+    assert children["textify"].inputs.dataset_inputs and children["ingest · pastry"].inputs.dataset_inputs
+    assert (
+        parent.data.metrics["cosmetics/recall_at_10"] == children["evaluate · cosmetics"].data.metrics["recall_at_10"]
+    )
+
+
+def test_a_rerun_with_another_k1_does_not_train_again(first: tuple[Path, str]):
+    root, _ = first
+    shown = run(root, "--run", "tiny", "--set", "retrieve.k1=0.5")
+    for step in ("ingest", "textify", "base-model", "finetune", "generate"):
+        assert re.search(rf"^{step}(-\d)?: unchanged, taken from an earlier run", shown, re.MULTILINE), step
+    assert "stage1:" not in shown and "stage2 " not in shown
+    assert "retrieve cosmetics:" in shown and "evaluate cosmetics:" in shown
+
+
+def test_the_same_seed_gives_identical_metrics(first: tuple[Path, str], tmp_path: Path):
+    before = evaluations(first[0]) if len(list((first[0] / "artifacts").iterdir())) == 1 else None
+    run(tmp_path, "--run", "tiny")
+    again = evaluations(tmp_path)
+    run(tmp_path, "--run", "tiny", "--fresh")
+    assert evaluations(tmp_path) == again
+    assert before is None or before == again
+
+
+def test_changed_data_are_read_again(tmp_path: Path):
+    source = write_sequences(tmp_path / "raw")
+    small = ["--run", "tiny", "--source", f"home={source}", "--set", "data.min_user=3", "--set", "data.min_item=1"]
+    assert "home: 40 users" in run(tmp_path / "out", *small).replace("ingest home: 40", "home: 40")
+    assert "ingest: unchanged" in run(tmp_path / "out", *small)
+    write_sequences(tmp_path / "raw", users=44)
+    shown = run(tmp_path / "out", *small)
+    assert "ingest home: 44 users" in shown and "stage1:" in shown
+
+
+def test_a_failing_step_says_why_and_where_the_log_is(tmp_path: Path):
+    source = write_sequences(tmp_path / "raw")
+    shown = run(tmp_path / "out", "--run", "tiny", "--source", f"home={source}", "--set", "data.min_user=500", code=1)
+    assert "no user is left after cleaning" in shown and "pipeline.log" in shown
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/out/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("calrec").experiment_id])
+    assert {(r.info.run_name, r.info.status) for r in runs} == {("home", "FAILED"), ("ingest · home", "FAILED")}
+
+
+def test_a_missing_source_is_said_before_anything_starts(tmp_path: Path):
+    shown = run(tmp_path / "out", "--run", "tiny", "--source", f"home={tmp_path}/none", code=2)
+    assert "none does not exist" in shown
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.long
+def test_real_amazon_sets_run_from_end_to_end(tmp_path: Path):
+    small = [
+        "--set",
+        "stage1.steps=5",
+        "--set",
+        "stage2.steps=5",
+        "--set",
+        "generate.max_users=40",
+        "--set",
+        "generate.samples=4",
+    ]
+    sources = [f"{name}={shared('data', name)}" for name in ("scientific2018", "beauty2014", "games2018")]
+    shown = run(tmp_path, *[a for s in sources for a in ("--source", s)], "--target", "scientific2018", *small)
+    assert "evaluate scientific2018:" in shown
+    shown = run(tmp_path, "--source", f"gifts={shared('data', 'amazon2018-gift-cards')}", *small)
+    assert "evaluate gifts:" in shown

@@ -1,0 +1,97 @@
+"""Configuration: what is refused, and that a section survives the way through KFP."""
+
+import json
+
+import pytest
+
+from calrec import config
+from calrec.config import (
+    SECTIONS,
+    Config,
+    EvaluateConfig,
+    GateConfig,
+    RetrieveConfig,
+    Source,
+    StageConfig,
+    TextConfig,
+    from_dict,
+    override,
+    to_dict,
+)
+
+
+def test_named_runs_build_and_have_every_section():
+    for name in config.RUNS:
+        run = config.named(name)
+        assert {section for section in SECTIONS if getattr(run, section) is not None} == set(SECTIONS)
+
+
+def test_a_section_survives_json_with_doubles():
+    section = StageConfig(steps=200, domains=("a", "b"))
+    doubles = {k: float(v) if type(v) is int else v for k, v in json.loads(json.dumps(to_dict(section))).items()}
+    assert from_dict(StageConfig, doubles) == section
+
+
+def test_override_sets_values_of_every_kind():
+    changed = override(
+        config.sample(),
+        ["stage2.steps=7", "retrieve.exclude_seen=true", "stage1.lr=1e-4", "text.attributes=title,brand",
+         "model.name=a/b"],
+    )  # fmt: skip
+    assert (changed.stage2.steps, changed.retrieve.exclude_seen, changed.stage1.lr) == (7, True, 1e-4)
+    assert (changed.text.attributes, changed.model.name) == (("title", "brand"), "a/b")
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("stage2.step=7", r"unknown key of stage2 'step'; did you mean steps\?"),
+        ("stge2.steps=7", r"unknown section 'stge2'; did you mean stage2\?"),
+        ("stage2.steps", r"--set takes section.key=value"),
+        ("stage2.steps=many", r"stage2.steps must be of type int, got 'many'"),
+        ("stage2.steps=1.5", r"stage2.steps must be of type int, got 1.5"),
+        ("retrieve.exclude_seen=1", r"must be of type bool"),
+        ("stage2.batch_size=1", r"--set stage2.batch_size=1: batch_size must be >= 2, got 1: .* raise batch_size"),
+        ("stage1.alpha=0.99", r"alpha \+ \|beta\| < 1, got 0.99 \+ 0.025; lower alpha or beta"),
+        ("stage1.beta=-0.9", r"got 0.125 \+ 0.9"),
+        ("data.dedup=all", r"data.dedup must be one of consecutive, first, none; got 'all'"),
+        ("text.attributes=title,colour", r"text.attributes must be one of .*; got 'colour'"),
+        ("retrieve.k=5", r"evaluate looks at rank 20 but retrieve.k is 5; raise retrieve.k"),
+        ("gate.metric=recall_at_7", r"gate.metric 'recall_at_7' is not computed"),
+        ("stage1.domains=nowhere", r"stage1.domains 'nowhere' is not a category of this run; sources: nutrition"),
+        ("stage2.domains=deli", r"stage2.domains is set by the pipeline"),
+    ],
+)
+def test_a_wrong_setting_is_refused_with_the_remedy(setting: str, message: str):
+    with pytest.raises(ValueError, match=message):
+        override(config.sample(), [setting])
+
+
+def test_a_negative_beta_is_an_ablation_and_allowed():
+    assert StageConfig(beta=-0.025).beta == -0.025
+
+
+def test_a_target_must_be_a_source():
+    with pytest.raises(ValueError, match="target 'pets' is not a category of this run; sources: books"):
+        Config(sources=(Source("books", "data/books"),), targets=("pets",))
+
+
+def test_two_sources_of_one_name_are_refused():
+    with pytest.raises(ValueError, match="two sources have one domain name"):
+        Config(sources=(Source("a", "x"), Source("a", "y")), targets=("a",))
+
+
+def test_sections_refuse_values_out_of_range():
+    for make in (
+        lambda: TextConfig(max_tokens=10, max_item_tokens=10),
+        lambda: RetrieveConfig(b=1.5),
+        lambda: EvaluateConfig(recall_at=(0,)),
+        lambda: Config(sources=(Source("a", "x"),), targets=("a",), gate=GateConfig(beat=("oracle",))),
+    ):
+        with pytest.raises(ValueError, match=r"must|is not among"):
+            make()
+
+
+def test_an_unknown_run_lists_the_known():
+    with pytest.raises(ValueError, match="unknown run 'smple'; did you mean sample"):
+        config.named("smple")
