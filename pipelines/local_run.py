@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 import re
 import signal
@@ -27,7 +28,7 @@ T = TypeVar("T")
 
 _STEPS = "ingest|textify|model|tokens|stage1|stage2|generate|retrieve|evaluate|promote|checkpoint|continuing|tracking"
 _OURS = re.compile(rf"^(?:{_STEPS})\b(?!: \w+\()")  # not kfp's own listing, "tokens: Dataset("
-_CACHED = re.compile(r"Task \S*?'?(?:\x1b\[\d+m)?([\w-]+)(?:\x1b\[0m)?'? cache hit")
+_CACHED = re.compile(r"^Task (\S+) cache hit")
 _LOGGED = re.compile(r"^\d\d:\d\d:\d\d\.\d+ - ")
 
 
@@ -101,7 +102,8 @@ def _execute(config: Config, root: Path, fresh: bool, output: "_Steps") -> dict[
             workspace_root=scratch,
         )
         try:
-            with contextlib.redirect_stdout(cast(TextIO, output)), warnings.catch_warnings():
+            stream = cast(TextIO, output)
+            with contextlib.redirect_stdout(stream), _logging_to(stream), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 task = training(**parameters(config))
         except Exception as error:
@@ -183,6 +185,20 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _logging_to(stream: TextIO) -> Iterator[None]:
+    """Have kfp's messages between the steps in the log too, such as that a step was taken from the cache."""
+    root, handler = logging.getLogger(), logging.StreamHandler(stream)
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(level)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from calrec.config import GenerateConfig
+from calrec.generate import sampler
 from calrec.generate.sampler import sample
 from calrec.generate.step import generate
 from calrec.model.loading import load_model
@@ -93,3 +94,20 @@ def test_the_sample_of_users_is_fixed_and_a_superset_of_a_smaller_one(small: Sim
 def test_an_unknown_category_is_refused(small: SimpleNamespace, tmp_path: Path):
     with pytest.raises(ValueError, match="unknown category 'cellar'"):
         generate(small.texts, small.tokens, small.base, tmp_path / "g", "cellar", CONFIG)
+
+
+def test_prefilling_once_draws_what_plain_generate_draws(small: SimpleNamespace):
+    network, prompts, cache, users = sampled(small)
+    ids, mask = sampler._left_padded(prompts[:2], cache.end)
+    options = network.generation_config
+    options.num_return_sequences = CONFIG.samples
+    torch.manual_seed(CONFIG.seed)
+    plain = network.generate(ids, attention_mask=mask, generation_config=options)[:, ids.shape[1] :]
+    ours = [one for samples in users[:2] for one in samples]
+    for row, one in zip(plain.tolist(), ours, strict=True):
+        assert row[: len(one.tokens)] == list(one.tokens)
+
+
+def test_an_empty_history_is_sampled_for_too(small: SimpleNamespace):
+    *_, users = sampled(small, histories=((), ()))
+    assert [len(samples) for samples in users] == [5, 5]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from calrec.config import GenerateConfig
 
@@ -72,7 +72,6 @@ def sample(
         typical_p=1.0,
         repetition_penalty=1.0,
         num_beams=1,
-        num_return_sequences=config.samples,
         max_new_tokens=config.max_new_tokens,
         min_new_tokens=0,
         use_cache=True,
@@ -84,18 +83,37 @@ def sample(
     torch.manual_seed(config.seed)
     for start in range(0, len(prompts), config.batch_users):
         batch = prompts[start : start + config.batch_users]
-        ids, mask = _left_padded(batch, end)
+        ids, mask = (tensor.to(device) for tensor in _left_padded(batch, end))
         logprob = SequenceLogProb(end)
         with torch.no_grad():
             out = network.generate(
-                ids.to(device), attention_mask=mask.to(device), generation_config=options,
+                ids.repeat_interleave(config.samples, 0),
+                attention_mask=mask.repeat_interleave(config.samples, 0),
+                past_key_values=_prefilled(network, ids, mask, config.samples),
+                generation_config=options,
                 logits_processor=LogitsProcessorList([logprob]),
-            )  # fmt: skip
+            )
         logprob.add(out[:, -1])
         assert logprob.total is not None
         rows = _cut(out[:, ids.shape[1] :].tolist(), logprob.total.tolist(), end)
         for at in range(0, len(rows), config.samples):
             yield rows[at : at + config.samples]
+
+
+def _prefilled(network: Any, ids: Tensor, mask: Tensor, samples: int) -> Any:
+    """Keys and values of all prompt tokens but the last, computed once per user and copied for each sample.
+
+    `generate(num_return_sequences=…)` would compute them once per sample.
+    """
+    cache = DynamicCache(config=network.config)
+    if ids.shape[1] > 1:
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        network(
+            input_ids=ids[:, :-1], attention_mask=mask[:, :-1], position_ids=positions[:, :-1],
+            past_key_values=cache, use_cache=True, logits_to_keep=1,
+        )  # fmt: skip
+        cache.batch_repeat_interleave(samples)
+    return cache
 
 
 def _left_padded(prompts: Sequence[NDArray[np.int32]], pad: int) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,1 @@
+"""Benchmarks: each times a step against its reference path, which is also the test oracle."""

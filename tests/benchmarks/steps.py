@@ -1,0 +1,141 @@
+"""What is timed: for each step our path, its reference, and a sentence; both paths must agree before they are timed."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from calrec.config import RetrieveConfig
+from calrec.textify.texts import prompt
+
+Benchmark = tuple[Callable[[], Any], Callable[[], Any], str]
+WORDS = [
+    f"{a}{b}"
+    for a in ("lum", "ter", "ona", "vik", "sol", "mar", "pex", "dri")
+    for b in ("a", "eri", "ox", "ul", "is", "et")
+]
+
+
+def _texts(n: int, seed: int = 0) -> list[str]:
+    rng = np.random.default_rng(seed)
+    share = 1 / np.arange(1, len(WORDS) + 1)
+    drawn = rng.choice(WORDS, size=(n, 6), p=share / share.sum())
+    return [
+        f"Title: {' '.join(row[:4])}. Category: {row[4]}. Brand: {row[5]}. Price: {i % 90}.50."
+        for i, row in enumerate(drawn)
+    ]
+
+
+def tokens() -> Benchmark:
+    """Prompt assembly from cached ids."""
+    from calrec.model.scratch import train_tokenizer
+    from calrec.textify.tokens import TokenCache, encode_items, encode_phrases
+
+    texts = _texts(2000)
+    tokenizer = train_tokenizer(texts, 2000)
+    ids, _, exact, prefix = encode_items(texts, tokenizer, 64)
+    opening, following = encode_phrases(tokenizer, prefix)
+    cache = TokenCache(opening, following, ids, end=tokenizer.eos_token_id, max_tokens=10**6)
+    histories = np.random.default_rng(1).integers(0, len(texts), size=(500, 12)).tolist()
+
+    def ours() -> list[list[int]]:
+        return [cache.history(history)[0] for history in histories]  # type: ignore[misc]
+
+    def reference() -> list[list[int]]:
+        whole = [prompt([texts[i] for i in history]) for history in histories]
+        return list(tokenizer(whole, add_special_tokens=False)["input_ids"])
+
+    assert exact == 1 and [list(map(int, a)) for a in ours()] == reference()
+    return (
+        ours,
+        reference,
+        "500 prompts of 12 items from cached ids, against the tokenizer on whole prompts; ids identical",
+    )
+
+
+def finetune() -> Benchmark:
+    """A training step with logits only where a token is predicted."""
+    import torch
+
+    from calrec.config import StageConfig
+    from calrec.finetune.batches import IGNORE, Row, collate
+    from calrec.finetune.towers import decoder_and_head, loss_of
+    from calrec.model.scratch import fresh_model, train_tokenizer
+    from calrec.textify.tokens import TokenCache, encode_items, encode_phrases
+
+    torch.set_num_threads(1)
+    texts = _texts(2000)
+    tokenizer = train_tokenizer(texts, 2000)
+    ids, _, _, prefix = encode_items(texts, tokenizer, 64)
+    opening, following = encode_phrases(tokenizer, prefix)
+    cache = TokenCache(opening, following, ids, end=tokenizer.eos_token_id, max_tokens=512)
+    network = fresh_model("small", tokenizer, 1024, 0)
+    decoder, head = decoder_and_head(network)
+    rng = np.random.default_rng(2)
+    rows = [Row(rng.integers(0, 2000, n).tolist(), int(rng.integers(2000))) for n in rng.integers(3, 20, 8)]
+    batch = collate(rows, cache, np.arange(2000, dtype=np.int32), "last")
+    stage = StageConfig()
+
+    def ours() -> float:
+        terms = loss_of(decoder, head, batch, stage)
+        terms.loss.backward()  # type: ignore[no-untyped-call]
+        network.zero_grad()
+        return float(terms.nig)
+
+    def reference() -> float:
+        logits = network(batch.joint_BT, output_hidden_states=True).logits
+        network(batch.target_BS, output_hidden_states=True)
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.labels_BT.flatten(), ignore_index=IGNORE)
+        loss.backward()  # type: ignore[no-untyped-call]
+        network.zero_grad()
+        return float(loss)
+
+    assert abs(ours() - reference()) < 1e-4
+    return (
+        ours,
+        reference,
+        "a step of 8 rows with logits at target tokens alone, against all logits and all hidden states; loss equal",
+    )
+
+
+def retrieve() -> Benchmark:
+    """Fusion from each distinct text's best k, against full score vectors for every text of every user."""
+    from calrec.retrieve.catalogue import Bm25
+    from calrec.retrieve.fusion import fuse, match, rank
+
+    documents = _texts(5000)
+    config = RetrieveConfig()
+    index = Bm25(documents, config)
+    members = [[i] for i in range(len(documents))]
+    rng = np.random.default_rng(3)
+    users = [[documents[i] for i in rng.zipf(1.4, 16) % len(documents)] for _ in range(40)]
+    logprobs = [-float(i) for i in range(16)]
+
+    def ours() -> list[list[int]]:
+        matches: dict[str, Any] = {}
+        for texts in users:
+            for text in texts:
+                if text not in matches:
+                    matches[text] = match(index.scores(text), config.k)
+        fused = [fuse([matches[t] for t in texts], logprobs, config.epsilon) for texts in users]
+        return [[one.item for one in rank(f, members, config.k)] for f in fused]
+
+    def reference() -> list[list[int]]:
+        lists = []
+        for texts in users:
+            total = np.zeros(len(documents))
+            for text, logprob in zip(texts, logprobs, strict=True):
+                s = index.scores(text)
+                total = np.maximum(total, np.exp(config.epsilon * logprob) * ((s - s.min()) / (s.max() - s.min())))
+            lists.append(np.argsort(-total, kind="stable")[: config.k].tolist())
+        return lists
+
+    assert ours() == reference()
+    return (
+        ours,
+        reference,
+        "40 users x 16 texts, 5,000 items: distinct texts' top lists, against full score vectors; ranking equal",
+    )
+
+
+STEPS: dict[str, Callable[[], Benchmark]] = {"tokens": tokens, "finetune": finetune, "retrieve": retrieve}
