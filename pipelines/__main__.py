@@ -6,7 +6,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from calrec.config import RUNS, Config, Source, named, override
+from calrec.config import Config, Source, override
+from calrec.runs import RUNS, named
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -112,7 +113,8 @@ def _validate(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from pipelines.local_run import run, summary
+    from pipelines.local_run import run
+    from pipelines.summary import summary
 
     print(summary(run(configuration(options), options.root, options.fresh)))
     return 0

@@ -1,9 +1,8 @@
-"""The whole pipeline on this machine: KFP's local runner, a local MLflow store, and a summary for a person."""
+"""The whole pipeline on this machine: KFP's local runner, a local MLflow store, and lines that a person can follow."""
 
 import contextlib
 import dataclasses
 import hashlib
-import json
 import logging
 import os
 import re
@@ -16,13 +15,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO, TypeVar, cast
 
-import pyarrow.parquet as pq
-
 import calrec
 from calrec import storage, tracking
 from calrec.config import Config
-from calrec.evaluate.report import METHOD, NAMES
 from pipelines.compiling import parameters
+from pipelines.summary import Result, headline, headline_params, link_outputs, note
 
 T = TypeVar("T")
 
@@ -30,17 +27,6 @@ _STEPS = "ingest|textify|model|tokens|stage1|stage2|generate|retrieve|evaluate|p
 _OURS = re.compile(rf"^(?:{_STEPS})\b(?!: \w+\()")  # not kfp's own listing, "tokens: Dataset("
 _CACHED = re.compile(r"^Task (\S+) cache hit")
 _LOGGED = re.compile(r"^\d\d:\d\d:\d\d\.\d+ - ")
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """Where a local run left its things."""
-
-    folder: Path
-    outputs: Mapping[str, list[Path]]
-    """Of each pipeline output, one folder per target."""
-    tracking_uri: str
-    seconds: float
 
 
 def run(config: Config, root: Path, fresh: bool = False) -> Result:
@@ -76,9 +62,9 @@ def run(config: Config, root: Path, fresh: bool = False) -> Result:
         if parent:
             _tracked(lambda: tracking.finish_parent(parent, {}, {}, why, status))
         raise
-    result = Result(folder, outputs, uri, time.perf_counter() - started)
+    result = Result(link_outputs(folder, outputs), uri, time.perf_counter() - started)
     if parent:
-        _tracked(lambda: tracking.finish_parent(parent, _headline_params(config), _headline(result), _note(result)))
+        _tracked(lambda: tracking.finish_parent(parent, headline_params(config), headline(result), note(result)))
     return result
 
 
@@ -228,69 +214,3 @@ def _tracked(call: Callable[[], T]) -> T | None:
     except Exception as error:
         tracking.warn(error)
         return None
-
-
-# --- what a person sees at the end --------------------------------------------------------------------------------
-
-
-def _documents(result: Result) -> list[dict[str, Any]]:
-    return [json.loads((folder / "metrics.json").read_text()) for folder in result.outputs["evaluations"]]
-
-
-def _headline_params(config: Config) -> dict[str, Any]:
-    return {"sources": [f"{s.domain}={s.uri}@{s.snapshot}" for s in config.sources], "targets": config.targets}
-
-
-def _headline(result: Result) -> dict[str, float]:
-    return {
-        f"{document['domain']}/{name}": value
-        for document in _documents(result)
-        for name, value in document["results"][METHOD].items()
-        if not name.endswith("_text")
-    }
-
-
-def _note(result: Result) -> str:
-    from calrec.evaluate.report import markdown_table
-
-    parts = []
-    for document in _documents(result):
-        shown = [name for name in document["results"][METHOD] if not name.endswith("_text")]
-        parts.append(f"### {document['domain']}\n\n{markdown_table(document['results'], shown)}\n")
-    return "\n".join(parts)
-
-
-def summary(result: Result) -> str:
-    """The metrics against the floors, five items for one user next to the history, and where to look further."""
-    lines = []
-    for document in _documents(result):
-        lines += ["", f"{document['domain']}:", *_table(document["results"])]
-    lines += ["", *_one_user(result.outputs["evaluations"][0], result.outputs["recommendations"][0])]
-    look = result.tracking_uri if not result.tracking_uri.startswith("sqlite") else "http://127.0.0.1:5000"
-    lines += [
-        "",
-        f"{result.seconds:.0f} s. Reports: " + ", ".join(str(f / "report.html") for f in result.outputs["evaluations"]),
-        "MLflow UI: make ui" + ("" if look.startswith("http://127") else f" (server {look})") + f", then open {look}",
-    ]
-    return "\n".join(lines)
-
-
-def _table(results: Mapping[str, Mapping[str, float]]) -> list[str]:
-    metrics = [name for name in results[METHOD] if not name.endswith("_text")]
-    rows = [["", *metrics], *([NAMES[m], *(f"{values[n]:.4f}" for n in metrics)] for m, values in results.items())]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        "  " + "  ".join(c.ljust(w) if not i else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True)))
-        for r in rows
-    ]
-
-
-def _one_user(evaluation: Path, recommendations: Path) -> list[str]:
-    """The first user of the first target: what was bought, what came next, what is recommended."""
-    blocks = (evaluation / "report.md").read_text().split("**User ")[1:]
-    first = re.sub(r"[*]", "", blocks[0]).strip().splitlines()[0].strip()
-    user = first.split(" ", 1)[0]
-    table = pq.read_table(recommendations / "recommendations.parquet", filters=[("user_id", "==", user)]).slice(0, 5)
-    return [f"User {first}", "Recommended:"] + [
-        f"  {row['rank']}. {row['item_id']}  {row['title']}  (score {row['score']:.3f})" for row in table.to_pylist()
-    ]

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from calrec import config
+from calrec import runs
 from calrec.config import (
     SECTIONS,
     Config,
@@ -21,8 +21,8 @@ from calrec.config import (
 
 
 def test_named_runs_build_and_have_every_section():
-    for name in config.RUNS:
-        run = config.named(name)
+    for name in runs.RUNS:
+        run = runs.named(name)
         assert {section for section in SECTIONS if getattr(run, section) is not None} == set(SECTIONS)
 
 
@@ -34,7 +34,7 @@ def test_a_section_survives_json_with_doubles():
 
 def test_override_sets_values_of_every_kind():
     changed = override(
-        config.sample(),
+        runs.sample(),
         ["stage2.steps=7", "retrieve.exclude_seen=true", "stage1.lr=1e-4", "text.attributes=title,brand",
          "model.name=a/b"],
     )  # fmt: skip
@@ -64,7 +64,7 @@ def test_override_sets_values_of_every_kind():
 )
 def test_a_wrong_setting_is_refused_with_the_remedy(setting: str, message: str):
     with pytest.raises(ValueError, match=message):
-        override(config.sample(), [setting])
+        override(runs.sample(), [setting])
 
 
 def test_a_negative_beta_is_an_ablation_and_allowed():
@@ -94,4 +94,4 @@ def test_sections_refuse_values_out_of_range():
 
 def test_an_unknown_run_lists_the_known():
     with pytest.raises(ValueError, match="unknown run 'smple'; did you mean sample"):
-        config.named("smple")
+        runs.named("smple")

@@ -8,7 +8,8 @@ from typing import Any
 
 from calrec import artifacts, storage, tracking
 from calrec.artifacts import Manifest
-from calrec.config import RUNS, Config, named, override
+from calrec.config import Config, override
+from calrec.runs import RUNS, named
 
 Command = Callable[[argparse.Namespace, Config], None]
 

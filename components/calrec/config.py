@@ -1,4 +1,4 @@
-"""Frozen configuration: one dataclass per section, one section per pipeline parameter; named runs are functions.
+"""Frozen configuration: one dataclass per section, one section per pipeline parameter.
 
 A section travels to a step as one dictionary, so that changing `retrieve.k1` leaves every cached training valid.
 Bad values are refused when a section is built, with the value and the remedy.
@@ -7,9 +7,8 @@ Bad values are refused when a section is built, with the value and the remedy.
 import dataclasses
 import difflib
 import json
-import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -338,7 +337,8 @@ def to_dict(section: Any) -> dict[str, Any]:
     return typing.cast(dict[str, Any], json.loads(json.dumps(dataclasses.asdict(section))))
 
 
-def _unknown(what: str, name: str, valid: Sequence[str]) -> ValueError:
+def unknown(what: str, name: str, valid: Sequence[str]) -> ValueError:
+    """The error for a name that is not among the valid ones; suggests the nearest."""
     close = difflib.get_close_matches(name, valid, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
     return ValueError(f"unknown {what} {name!r}; {hint}valid: {', '.join(valid)}")
@@ -373,7 +373,7 @@ def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
     label = where or cls.__name__.removesuffix("Config").lower()
     for key in values:
         if key not in hints:
-            raise _unknown(f"key of {label}", key, list(hints))
+            raise unknown(f"key of {label}", key, list(hints))
     return cls(**{key: _coerce(f"{label}.{key}", value, hints[key]) for key, value in values.items()})
 
 
@@ -385,11 +385,11 @@ def override(config: Config, settings: Sequence[str]) -> Config:
         if not equals or not dot:
             raise ValueError(f"--set takes section.key=value, got {setting!r}; for example --set stage2.steps=200")
         if section not in SECTIONS:
-            raise _unknown("section", section, SECTIONS)
+            raise unknown("section", section, SECTIONS)
         current = getattr(config, section)
         hints = typing.get_type_hints(type(current))
         if key not in hints:
-            raise _unknown(f"key of {section}", key, list(hints))
+            raise unknown(f"key of {section}", key, list(hints))
         value = _coerce(f"{section}.{key}", _parse(text.strip(), hints[key]), hints[key])
         try:
             changed = dataclasses.replace(current, **{key: value})
@@ -406,77 +406,3 @@ def _parse(text: str, kind: Any) -> Any:
         return json.loads(text)
     except json.JSONDecodeError:
         return text
-
-
-# --- named runs --------------------------------------------------------------------------------------------------
-
-
-def sample() -> Config:
-    """Four grocery departments of the embedded sample, two of them targets; a 0.8M-parameter model from scratch.
-
-    Hardware: 2 CPU cores. Time, memory and score: RESULTS.md, `make run`.
-    """
-    stage = StageConfig(batch_size=16, lr=3e-3, train_on="all", valid_every=100, checkpoint_every=200)
-    return Config(
-        sources=tuple(
-            Source(name, f"sample:{department}")
-            for name, department in (
-                ("nutrition", "NUTRITION"),
-                ("packaged-meat", "MEAT-PCKGD"),
-                ("deli", "DELI"),
-                ("pastry", "PASTRY"),
-            )
-        ),
-        targets=("nutrition", "packaged-meat"),
-        text=TextConfig(max_tokens=256, max_item_tokens=32),
-        model=ModelConfig(size="small", vocab_size=2048),
-        stage1=dataclasses.replace(stage, steps=1000),
-        stage2=dataclasses.replace(stage, steps=300, lr=1e-3, threads=1),
-        generate=GenerateConfig(max_new_tokens=32, max_users=200, threads=1),
-    )
-
-
-def tiny() -> Config:
-    """Three small departments, a few steps of a 0.1M-parameter model: the tests' run.
-
-    Hardware: 2 CPU cores. Time: about a minute. Score: none worth having.
-    """
-    stage = StageConfig(
-        steps=6, batch_size=8, train_on="all", valid_every=3, valid_users=16, checkpoint_every=3, threads=1
-    )
-    return Config(
-        sources=tuple(Source(name.lower(), f"sample:{name}") for name in ("COSMETICS", "PASTRY", "SEAFOOD")),
-        targets=("cosmetics", "seafood"),
-        text=TextConfig(max_tokens=96, max_item_tokens=24),
-        model=ModelConfig(size="tiny", vocab_size=512),
-        stage1=stage,
-        stage2=dataclasses.replace(stage, steps=4),
-        generate=GenerateConfig(samples=4, max_new_tokens=16, max_users=20, threads=1),
-        evaluate=EvaluateConfig(bootstrap=100),
-    )
-
-
-def paper() -> Config:
-    """The paper's setting as far as it is known: Amazon 2018, six targets, a pretrained causal LM, 32 samples.
-
-    The sources are folders named after the categories below `data/`; give your own with `--source NAME=URI`.
-    Hardware: GPUs; not run by us yet, so no time and no score is claimed.
-    """
-    targets = ("scientific", "instruments", "arts", "office", "games", "pet")
-    return Config(
-        sources=tuple(Source(name, f"data/{name}") for name in targets),
-        targets=targets,
-        model=ModelConfig(name="HuggingFaceTB/SmolLM2-135M"),
-        stage1=StageConfig(steps=20_000, batch_size=64, lr=1e-4, valid_every=500, checkpoint_every=500),
-        stage2=StageConfig(steps=5_000, batch_size=64, lr=5e-5, valid_every=250, checkpoint_every=250),
-    )
-
-
-RUNS: Mapping[str, Callable[[], Config]] = types.MappingProxyType({"sample": sample, "tiny": tiny, "paper": paper})
-
-
-def named(name: str) -> Config:
-    """The named run; a ValueError lists the names when there is none."""
-    if name not in RUNS:
-        raise _unknown("run", name, list(RUNS))
-    return RUNS[name]()

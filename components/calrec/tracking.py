@@ -11,9 +11,11 @@ None of these is a parameter of a step: a new parent must not make every cached 
 A dead server costs a warning and a few seconds, unless CALREC_TRACKING=required.
 """
 
+import getpass
 import logging
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,9 +23,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from calrec import __version__
 from calrec.artifacts import MANIFEST, Manifest
 
 EXPERIMENT = "calrec"
+_KIND = {"mlflow.experimentKind": "custom_model_development"}
 _TITLES = {"stage1": "stage 1", "stage2": "stage 2", "base_model": "base model"}
 _TIMEOUTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 
@@ -108,9 +112,19 @@ def start_parent(name: str, files: Path | None = None) -> tuple[str, str]:
     mlflow = _mlflow()
     client = mlflow.MlflowClient()
     if files and not os.environ.get("MLFLOW_EXPERIMENT_ID") and not client.get_experiment_by_name(EXPERIMENT):
-        client.create_experiment(EXPERIMENT, artifact_location=files.as_uri())
-    run = client.create_run(_experiment(mlflow), run_name=name)
+        client.create_experiment(EXPERIMENT, artifact_location=files.as_uri(), tags=_KIND)
+    tags = {"mlflow.user": getpass.getuser(), "mlflow.source.name": "python -m pipelines run", **_commit()}
+    run = client.create_run(_experiment(mlflow), run_name=name, tags=tags)
     return str(run.info.run_id), str(run.info.experiment_id)
+
+
+def _commit() -> dict[str, str]:
+    """The commit of the working directory, when it is in a git checkout."""
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+    return {"mlflow.source.git.commit": done.stdout.strip()}
 
 
 def finish_parent(
@@ -150,8 +164,14 @@ def _mlflow() -> Any:
 
 
 def _experiment(mlflow: Any) -> str:
+    """Id of the experiment; a new one is marked as model training, so that the UI shows it as that."""
     chosen = os.environ.get("MLFLOW_EXPERIMENT_ID")
-    return chosen or str(mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)).experiment_id)
+    if chosen:
+        return chosen
+    experiment = mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT))
+    if "mlflow.experimentKind" not in experiment.tags:
+        mlflow.MlflowClient().set_experiment_tag(experiment.experiment_id, *next(iter(_KIND.items())))
+    return str(experiment.experiment_id)
 
 
 def _start(name: str, domain: str) -> Any | None:
@@ -159,7 +179,7 @@ def _start(name: str, domain: str) -> Any | None:
         return None
     try:
         mlflow = _mlflow()
-        tags = {"calrec.step": name, **({"calrec.domain": domain} if domain else {})}
+        tags = {"calrec.step": name, "calrec.version": __version__, **({"calrec.domain": domain} if domain else {})}
         given = os.environ.get("MLFLOW_RUN_ID")
         if given:
             mlflow.set_experiment(experiment_id=mlflow.MlflowClient().get_run(given).info.experiment_id)

@@ -147,7 +147,7 @@ def altered(ranked: SimpleNamespace, tmp_path: Path, change) -> Path:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t[1].update(item_id=t[0]["item_id"]), r"2 faults .*item i\d+ twice in the list of user u"),
+        (lambda t: t[1].update(item_id=t[0]["item_id"]), r"1 faults .*item i\d+ twice in the list of user u"),
         (lambda t: t[0].update(item_id="nope"), "unknown item nope of user u"),
         (lambda t: t[0].update(user_id="nobody"), "unknown user nobody"),
         (lambda t: t.pop(), "has 11 items, expected 12"),

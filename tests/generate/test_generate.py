@@ -18,7 +18,7 @@ CONFIG = GenerateConfig(samples=5, max_new_tokens=12, batch_users=2, threads=1)
 
 
 def sampled(small: SimpleNamespace, config: GenerateConfig = CONFIG, histories=((0, 1, 2), (5,), (3, 3, 4))):
-    network, _, cache, _ = load_model(small.base, small.tokens)
+    network, _, cache, _ = load_model(small.base, small.tokens, small.texts)
     prompts = [cache.history(list(history))[0] for history in histories]
     return network, prompts, cache, list(sample(network, prompts, cache.end, config))
 

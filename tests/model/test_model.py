@@ -113,4 +113,10 @@ def test_a_name_that_cannot_be_fetched_says_what_may_be_given(
 def test_tokens_of_another_tokenizer_are_refused(small: SimpleNamespace, tmp_path: Path):
     base_model(small.texts, tmp_path / "m", tmp_path / "t", ModelConfig(size="tiny", vocab_size=350))
     with pytest.raises(ValueError, match="was made with another tokenizer"):
-        load_model(small.base, tmp_path / "t")
+        load_model(small.base, tmp_path / "t", small.texts)
+
+
+def test_tokens_of_other_texts_are_refused(small: SimpleNamespace, tmp_path: Path):
+    textify([small.root / "home"], tmp_path / "texts", TextConfig())
+    with pytest.raises(ValueError, match="was made from other texts than"):
+        load_model(small.base, small.tokens, tmp_path / "texts")

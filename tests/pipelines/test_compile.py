@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from calrec import config
+from calrec import runs
 from pipelines.__main__ import main
 from pipelines.compiling import compile_training, load
 from pipelines.validation import validate
@@ -20,7 +20,7 @@ GOLDEN = REPO / "tests/golden/calrec-training.yaml"
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compile_training(config.sample(), tmp_path_factory.mktemp("compiled"))
+    return compile_training(runs.sample(), tmp_path_factory.mktemp("compiled"))
 
 
 def test_the_pipeline_is_the_golden_one(compiled: Path):
@@ -42,7 +42,7 @@ def test_no_step_installs_anything_or_carries_a_secret(compiled: Path):
 
 
 def test_the_image_is_set_for_every_step(tmp_path: Path):
-    path = compile_training(config.tiny(), tmp_path, image="shop/calrec@sha256:abc")
+    path = compile_training(runs.tiny(), tmp_path, image="shop/calrec@sha256:abc")
     executors = load(path)[0]["deploymentSpec"]["executors"].values()
     assert {e["container"]["image"] for e in executors} == {"shop/calrec@sha256:abc"}
     assert validate(path) == []

@@ -22,8 +22,8 @@ def run(root: Path, *arguments: str, code: int = 0) -> str:
 
 def evaluations(root: Path) -> dict[str, dict]:
     """Domain → metrics.json of the newest run."""
-    newest = max((root / "artifacts").iterdir(), key=lambda p: p.stat().st_mtime)
-    return {(d := json.loads(p.read_text()))["domain"]: d for p in newest.rglob("evaluation/metrics.json")}
+    newest = max((root / "runs").iterdir())
+    return {p.parts[-3]: json.loads(p.read_text()) for p in newest.glob("*/evaluation/metrics.json")}
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +45,10 @@ def test_a_person_can_follow_and_ends_with_where_to_look(first: tuple[Path, str]
         "evaluate",
     ):
         assert step in shown
-    assert re.search(r"CALRec +0\.\d{4}.*\n +Popularity +0\.\d{4}", shown)
+    assert re.search(r"CALRec +0\.\d{4}.*\nPopularity +0\.\d{4}", shown)
     assert "User " in shown and shown.count("(score ") == 5
-    assert "MLflow UI: make ui" in shown
+    assert "MLflow UI:  make ui" in shown
+    assert all(Path(path).is_file() for path in re.findall(r"^report: +(\S+)", shown, re.MULTILINE))
     assert "Dataset(" not in shown and "Traceback" not in shown
 
 
@@ -90,12 +91,10 @@ def test_a_rerun_with_another_k1_does_not_train_again(first: tuple[Path, str]):
 
 
 def test_the_same_seed_gives_identical_metrics(first: tuple[Path, str], tmp_path: Path):
-    before = evaluations(first[0]) if len(list((first[0] / "artifacts").iterdir())) == 1 else None
+    run(first[0], "--run", "tiny")  # everything from the cache
     run(tmp_path, "--run", "tiny")
-    again = evaluations(tmp_path)
-    run(tmp_path, "--run", "tiny", "--fresh")
-    assert evaluations(tmp_path) == again
-    assert before is None or before == again
+    assert evaluations(tmp_path) == evaluations(first[0])
+    assert set(evaluations(tmp_path)) == {"cosmetics", "seafood"}
 
 
 def test_changed_data_are_read_again(tmp_path: Path):

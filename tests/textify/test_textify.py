@@ -62,7 +62,7 @@ def test_an_unknown_category_lists_the_known(small: SimpleNamespace):
 
 
 def test_assembled_prompts_equal_tokenised_texts(small: SimpleNamespace):
-    _, tokenizer, cache, _ = load_model(small.base, small.tokens)
+    _, tokenizer, cache, _ = load_model(small.base, small.tokens, small.texts)
     texts = artifacts.read_table(small.texts, "items.parquet", "texts")["text"].to_pylist()
     for history in ([0], [3, 1, 2], []):
         whole = tokenizer(prompt([texts[i] for i in history]), add_special_tokens=False)["input_ids"]

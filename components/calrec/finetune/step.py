@@ -47,7 +47,7 @@ def finetune(
     threads = use_threads(stage.threads)
     domains = tuple(domains) or stage.domains
     users = load_users(texts, domains)
-    network, tokenizer, cache, of_model = load_model(model, tokens)
+    network, tokenizer, cache, of_model = load_model(model, tokens, texts)
     of_texts = artifacts.read_manifest(texts, "texts")
     groups = artifacts.read_table(texts, "items.parquet", "texts")["group"].to_numpy()
     label = f"{name} {'+'.join(domains)}" if domains else name

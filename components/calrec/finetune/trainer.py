@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from calrec.config import StageConfig
 from calrec.finetune import batches
 from calrec.finetune.batches import IGNORE, Batch, Row
+from calrec.finetune.losses import Terms
 from calrec.finetune.state import Checkpoints, Progress
 from calrec.finetune.towers import decoder_and_head, loss_of
 from calrec.model.loading import Users
@@ -61,46 +62,83 @@ def train(
             f"{able} users can train, fewer than batch_size = {stage.batch_size}; lower batch_size or add data"
         )
     torch.manual_seed(stage.seed)
-    decoder, head = decoder_and_head(network)
-    optimizer = _optimizer(network, stage)
-    order = batches.order(data.users, stage.steps, stage.batch_size, stage.mix, stage.position, stage.seed)
-    validation = _validation_rows(data.users, stage)
-    progress = checkpoints.resume(network, optimizer)
-    report = _Report(label, stage, log, progress.step)
-    if progress.step == 0:
-        _print_arithmetic(label, stage, data, order, able)
-        _validate(network, decoder, head, data, stage, validation, progress, checkpoints, report)
-
-    while progress.step < stage.steps and not _patience_is_over(stage, progress):
-        step = progress.step
-        batch = _to(
-            batches.collate(order.rows(data.users, step, stage.batch_size), data.cache, data.groups, stage.train_on),
-            network,
-        )
-        network.train()
-        terms = loss_of(decoder, head, batch, stage)
-        if not torch.isfinite(terms.loss):
-            users = [data.users.user_id[u] for u in order.user[step * stage.batch_size : (step + 1) * stage.batch_size]]
-            raise FloatingPointError(
-                f"{label}: loss is {terms.loss.item()} at step {step} (nig {terms.nig.item()}, tt {terms.tt.item()}, "
-                f"ut {terms.ut.item()}); lower lr (now {stage.lr}); users of the batch: {', '.join(users)}"
-            )
-        terms.loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(network.parameters(), stage.clip)
-        for group in optimizer.param_groups:
-            group["lr"] = stage.lr * schedule(step, stage.steps, stage.warmup)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        progress.step += 1
-        report.step(progress.step, terms, float(norm), optimizer.param_groups[0]["lr"], batch.tokens)
-        if stage.valid_every and (progress.step % stage.valid_every == 0 or progress.step == stage.steps):
-            _validate(network, decoder, head, data, stage, validation, progress, checkpoints, report)
-        if stage.checkpoint_every and progress.step % stage.checkpoint_every == 0 and progress.step < stage.steps:
-            checkpoints.write(network, optimizer, progress)
+    trainer = _Trainer(network, data, stage, checkpoints, label, log)
+    if trainer.progress.step == 0:
+        _print_arithmetic(label, stage, data, trainer.order, able)
+        trainer.validate()
+    while trainer.progress.step < stage.steps and not trainer.patience_is_over:
+        trainer.step()
+        done = trainer.progress.step
+        if stage.valid_every and (done % stage.valid_every == 0 or done == stage.steps):
+            trainer.validate()
+        if stage.checkpoint_every and done % stage.checkpoint_every == 0 and done < stage.steps:
+            checkpoints.write(network, trainer.optimizer, trainer.progress)
     if stage.valid_every:
         checkpoints.load_best(network)
-        print(f"{label}: best validation {progress.best_nig:.4f} nats/token at step {progress.best_step}", flush=True)
-    return progress
+        best = trainer.progress
+        print(f"{label}: best validation {best.best_nig:.4f} nats/token at step {best.best_step}", flush=True)
+    return trainer.progress
+
+
+class _Trainer:
+    """What a stage works with, and its two actions."""
+
+    def __init__(
+        self, network: Any, data: Data, stage: StageConfig, checkpoints: Checkpoints, label: str, log: Log
+    ) -> None:
+        self.network, self.data, self.stage, self.checkpoints = network, data, stage, checkpoints
+        self.decoder, self.head = decoder_and_head(network)
+        self.optimizer = _optimizer(network, stage)
+        self.order = batches.order(data.users, stage.steps, stage.batch_size, stage.mix, stage.position, stage.seed)
+        self.held_out = _validation_rows(data.users, stage)
+        self.progress = checkpoints.resume(network, self.optimizer)
+        self.report = _Report(label, stage, log, self.progress.step)
+
+    @property
+    def patience_is_over(self) -> bool:
+        """No validation was better for as long as the stage allows."""
+        return bool(self.stage.valid_every and 0 < self.stage.patience <= self.progress.worse)
+
+    def step(self) -> None:
+        """One optimizer step."""
+        stage, step = self.stage, self.progress.step
+        rows = self.order.rows(self.data.users, step, stage.batch_size)
+        batch = _to(batches.collate(rows, self.data.cache, self.data.groups, stage.train_on), self.network)
+        self.network.train()
+        terms = loss_of(self.decoder, self.head, batch, stage)
+        if not torch.isfinite(terms.loss):
+            self._stop(terms)
+        terms.loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), stage.clip)
+        lr = stage.lr * schedule(step, stage.steps, stage.warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.progress.step += 1
+        self.report.step(self.progress.step, terms, float(norm), lr, batch.tokens)
+
+    def validate(self) -> None:
+        """Measure the held-out targets; keep the weights when they are the best so far."""
+        if not self.stage.valid_every:
+            return
+        progress = self.progress
+        nig = validation_nig(self.network, self.decoder, self.head, self.data, self.held_out, self.stage.batch_size)
+        better = nig < progress.best_nig
+        progress.worse = 0 if better else progress.worse + 1
+        if better:
+            progress.best_nig, progress.best_step = nig, progress.step
+            self.checkpoints.write_best(self.network)
+        self.report.validation(progress.step, nig, better)
+
+    def _stop(self, terms: Terms) -> NoReturn:
+        step, size = self.progress.step, self.stage.batch_size
+        users = [self.data.users.user_id[u] for u in self.order.user[step * size : (step + 1) * size]]
+        raise FloatingPointError(
+            f"{self.report.label}: loss is {terms.loss.item()} at step {step} (nig {terms.nig.item()}, "
+            f"tt {terms.tt.item()}, ut {terms.ut.item()}); lower lr (now {self.stage.lr}); "
+            f"users of the batch: {', '.join(users)}"
+        )
 
 
 def schedule(step: int, steps: int, warmup: float) -> float:
@@ -125,10 +163,6 @@ def _optimizer(network: Any, stage: StageConfig) -> torch.optim.Optimizer:
 def _to(batch: Batch, network: Any) -> Batch:
     device = next(network.parameters()).device
     return Batch(**{name: tensor.to(device) for name, tensor in vars(batch).items()})
-
-
-def _patience_is_over(stage: StageConfig, progress: Progress) -> bool:
-    return bool(stage.valid_every and stage.patience and progress.worse >= stage.patience)
 
 
 # --- validation -------------------------------------------------------------------------------------------------
@@ -158,21 +192,6 @@ def validation_nig(network: Any, decoder: Any, head: Any, data: Data, rows: Sequ
         )
         tokens += int(predicted.sum())
     return total / max(1, tokens)
-
-
-def _validate(
-    network: Any, decoder: Any, head: Any, data: Data, stage: StageConfig, rows: list[Row],
-    progress: Progress, checkpoints: Checkpoints, report: "_Report",
-) -> None:  # fmt: skip
-    if not stage.valid_every:
-        return
-    nig = validation_nig(network, decoder, head, data, rows, stage.batch_size)
-    better = nig < progress.best_nig
-    progress.worse = 0 if better else progress.worse + 1
-    if better:
-        progress.best_nig, progress.best_step = nig, progress.step
-        checkpoints.write_best(network)
-    report.validation(progress.step, nig, better)
 
 
 # --- what a person sees -----------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """The generate step: a model and histories in, sampled item texts with their log-probabilities out."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ def generate(texts: Path, tokens: Path, model: Path, out: Path, domain: str, con
     use_threads(config.threads)
     users = load_users(texts, [domain])
     chosen, cut_at = held_out(users, config)
-    network, tokenizer, cache, of_model = load_model(model, tokens)
+    network, tokenizer, cache, of_model = load_model(model, tokens, texts)
     network = network.to(device())
     prompts = [cache.history(users.items[u][:at].tolist())[0] for u, at in zip(chosen, cut_at, strict=True)]
     print(
@@ -110,13 +110,11 @@ def _decode(tokenizer: Any, samples: Sequence[Any]) -> list[str]:
     return [" ".join(text.split()) for text in decoded]
 
 
-def _with_progress(
-    items: Iterable[Any], total: int, label: str, clock: Callable[[], float] = time.perf_counter
-) -> Iterable[Any]:
-    started = last = clock()
+def _with_progress(items: Iterable[Any], total: int, label: str) -> Iterable[Any]:
+    started = last = time.perf_counter()
     for done, item in enumerate(items, 1):
         yield item
-        if clock() - last >= REPORT_SECONDS or done == total:
-            last = clock()
+        if time.perf_counter() - last >= REPORT_SECONDS or done == total:
+            last = time.perf_counter()
             rate = done / (last - started)
             print(f"{label}: {done}/{total} users, {rate:.1f} users/s, ETA {(total - done) / rate:.0f} s", flush=True)

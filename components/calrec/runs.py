@@ -1,0 +1,87 @@
+"""Named runs: functions that return a whole configuration; each docstring states hardware, time and score."""
+
+import dataclasses
+import types
+from collections.abc import Callable, Mapping
+
+from calrec.config import (
+    Config,
+    EvaluateConfig,
+    GenerateConfig,
+    ModelConfig,
+    Source,
+    StageConfig,
+    TextConfig,
+    unknown,
+)
+
+
+def sample() -> Config:
+    """Four grocery departments of the embedded sample, two of them targets; a 0.8M-parameter model from scratch.
+
+    Hardware: 2 CPU cores. Time, memory and score: RESULTS.md, `make run`.
+    """
+    stage = StageConfig(batch_size=16, lr=3e-3, train_on="all", valid_every=100, checkpoint_every=200)
+    return Config(
+        sources=tuple(
+            Source(name, f"sample:{department}")
+            for name, department in (
+                ("nutrition", "NUTRITION"),
+                ("packaged-meat", "MEAT-PCKGD"),
+                ("deli", "DELI"),
+                ("pastry", "PASTRY"),
+            )
+        ),
+        targets=("nutrition", "packaged-meat"),
+        text=TextConfig(max_tokens=256, max_item_tokens=32),
+        model=ModelConfig(size="small", vocab_size=2048),
+        stage1=dataclasses.replace(stage, steps=1000),
+        stage2=dataclasses.replace(stage, steps=300, lr=1e-3, threads=1),
+        generate=GenerateConfig(max_new_tokens=32, max_users=200, threads=1),
+    )
+
+
+def tiny() -> Config:
+    """Three small departments, a few steps of a 0.1M-parameter model: the tests' run.
+
+    Hardware: 2 CPU cores. Time: about a minute. Score: none worth having.
+    """
+    stage = StageConfig(
+        steps=6, batch_size=8, train_on="all", valid_every=3, valid_users=16, checkpoint_every=3, threads=1
+    )
+    return Config(
+        sources=tuple(Source(name.lower(), f"sample:{name}") for name in ("COSMETICS", "PASTRY", "SEAFOOD")),
+        targets=("cosmetics", "seafood"),
+        text=TextConfig(max_tokens=96, max_item_tokens=24),
+        model=ModelConfig(size="tiny", vocab_size=512),
+        stage1=stage,
+        stage2=dataclasses.replace(stage, steps=4),
+        generate=GenerateConfig(samples=4, max_new_tokens=16, max_users=20, threads=1),
+        evaluate=EvaluateConfig(bootstrap=100),
+    )
+
+
+def paper() -> Config:
+    """The paper's setting as far as it is known: Amazon 2018, six targets, a pretrained causal LM, 32 samples.
+
+    The sources are folders named after the categories below `data/`; give your own with `--source NAME=URI`.
+    Hardware: GPUs; not run by us yet, so no time and no score is claimed.
+    """
+    targets = ("scientific", "instruments", "arts", "office", "games", "pet")
+    return Config(
+        sources=tuple(Source(name, f"data/{name}") for name in targets),
+        targets=targets,
+        model=ModelConfig(name="HuggingFaceTB/SmolLM2-135M"),
+        stage1=StageConfig(steps=20_000, batch_size=64, lr=1e-4, valid_every=500, checkpoint_every=500),
+        stage2=StageConfig(steps=5_000, batch_size=64, lr=5e-5, valid_every=250, checkpoint_every=250),
+    )
+
+
+RUNS: Mapping[str, Callable[[], Config]] = types.MappingProxyType({"sample": sample, "tiny": tiny, "paper": paper})
+
+
+def named(name: str) -> Config:
+    """The named run; a ValueError lists the names when there is none."""
+    if name not in RUNS:
+        raise unknown("run", name, list(RUNS))
+    return RUNS[name]()

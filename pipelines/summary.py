@@ -1,0 +1,110 @@
+"""What a local run says at its end, on the terminal and at the parent run in MLflow."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from calrec.config import Config
+from calrec.evaluate.report import METHOD, NAMES, markdown_table
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """Where a local run left its things."""
+
+    targets: Mapping[str, Mapping[str, Path]]
+    """target → model, recommendations, evaluation → folder."""
+    tracking_uri: str
+    seconds: float
+
+
+def link_outputs(folder: Path, outputs: Mapping[str, list[Path]]) -> dict[str, dict[str, Path]]:
+    """Readable names for what the pipeline gave back: links `folder`/TARGET/evaluation and so on."""
+    targets: dict[str, dict[str, Path]] = {}
+    for at, evaluation in enumerate(outputs["evaluations"]):
+        target = _document(evaluation)["domain"]
+        targets[target] = {}
+        for name, paths in outputs.items():
+            link = folder / target / name.removesuffix("s")
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(paths[at])
+            targets[target][link.name] = link
+    return targets
+
+
+def headline_params(config: Config) -> dict[str, Any]:
+    """What the parent run was asked to do."""
+    return {"sources": [f"{s.domain}={s.uri}@{s.snapshot}" for s in config.sources], "targets": config.targets}
+
+
+def headline(result: Result) -> dict[str, float]:
+    """The model's metrics of each target, by `target/metric`."""
+    return {
+        f"{target}/{name}": document["results"][METHOD][name]
+        for target, document in _documents(result).items()
+        for name in _metrics(document)
+    }
+
+
+def note(result: Result) -> str:
+    """The tables against the floors as Markdown."""
+    tables = (
+        f"### {target}\n\n{markdown_table(document['results'], _metrics(document))}\n"
+        for target, document in _documents(result).items()
+    )
+    return "\n".join(tables)
+
+
+def summary(result: Result) -> str:
+    """The metrics against the floors, five items for one user next to the history, and where to look further."""
+    documents = _documents(result)
+    lines = [line for target, document in documents.items() for line in ("", f"{target}:", *_table(document))]
+    first = next(iter(documents))
+    lines += ["", *_one_user(documents[first]["examples"][0], result.targets[first]["recommendation"]), ""]
+    lines += [f"report:     {folders['evaluation'] / 'report.html'}" for folders in result.targets.values()]
+    local = result.tracking_uri.startswith("sqlite")
+    lines += [f"MLflow UI:  {'make ui, then open http://127.0.0.1:5000' if local else result.tracking_uri}"]
+    lines += [f"took {result.seconds:.0f} s"]
+    return "\n".join(lines)
+
+
+def _document(evaluation: Path) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((evaluation / "metrics.json").read_text())
+    return document
+
+
+def _documents(result: Result) -> dict[str, dict[str, Any]]:
+    return {target: _document(folders["evaluation"]) for target, folders in result.targets.items()}
+
+
+def _metrics(document: Mapping[str, Any]) -> list[str]:
+    return [name for name in document["results"][METHOD] if not name.endswith("_text")]
+
+
+def _table(document: Mapping[str, Any]) -> list[str]:
+    metrics = _metrics(document)
+    rows = [["", *metrics]]
+    rows += [[NAMES[m], *(f"{values[n]:.4f}" for n in metrics)] for m, values in document["results"].items()]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join(cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(r, widths, strict=True)))
+        for r in rows
+    ]
+
+
+def _one_user(example: Mapping[str, Any], recommendations: Path) -> list[str]:
+    """What a user bought, what came next, what is recommended."""
+    user, where = example["user_id"], f"place {example['rank']}" if example["rank"] else "not in the list"
+    table = pq.read_table(recommendations / "recommendations.parquet", filters=[("user_id", "==", user)])
+    return [
+        f"User {user} bought … {' → '.join(example['history'])},",
+        f"then {example['target']} ({where}). Recommended:",
+        *(
+            f"  {row['rank']}. {row['item_id']:<10} {row['title']}  (score {row['score']:.3f})"
+            for row in table.slice(0, 5).to_pylist()
+        ),
+    ]
