@@ -5,7 +5,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 from calrec.config import RetrieveConfig
-from calrec.model.loading import Users
 from calrec.retrieve.catalogue import Bm25, Catalogue
 from calrec.retrieve.fusion import fuse, match, rank
 
@@ -13,19 +12,33 @@ Rank = Callable[[Sequence[int], Collection[int]], list[int]]
 """(history, excluded items) → the top k item codes."""
 
 
-def floors(names: Sequence[str], users: Users, catalogue: Catalogue, config: RetrieveConfig) -> dict[str, Rank]:
-    """The floors by name. They count the training part of the histories, as the model does."""
-    makers = {
-        "popularity": _popularity, "markov": _markov, "repeat_last": _repeat_last, "bm25_last": _bm25_last,
-    }  # fmt: skip
-    return {name: makers[name](users, catalogue, config) for name in names}
+def floors(
+    names: Sequence[str], histories: Sequence[Sequence[int]], catalogue: Catalogue, config: RetrieveConfig
+) -> dict[str, Rank]:
+    """The floors by name.
+
+    Args:
+        names: which ones.
+        histories: of every user of the category all items before the held-out one. Counting needs no training, so the
+            floors may count the validation items that the model was only validated on.
+        catalogue: the items to rank.
+        config: list length, and BM25.
+    """
+    popular = _popular(histories, catalogue)
+    makers: dict[str, Callable[[], Rank]] = {
+        "popularity": lambda: lambda history, excluded: _top(config.k, popular, excluded),
+        "markov": lambda: _markov(histories, popular, config.k),
+        "repeat_last": lambda: _repeat_last(popular, config.k),
+        "bm25_last": lambda: _bm25_last(catalogue, config),
+    }
+    return {name: makers[name]() for name in names}
 
 
-def _popular(catalogue: Catalogue) -> list[int]:
-    """All items, most frequent in training first, then by id."""
-    rows = range(len(catalogue.items))
-    order = sorted(rows, key=lambda row: (-int(catalogue.train_count[row]), catalogue.item_id[row]))
-    return [int(catalogue.items[row]) for row in order]
+def _popular(histories: Sequence[Sequence[int]], catalogue: Catalogue) -> list[int]:
+    """All items, most frequent first, then by id."""
+    counts = Counter(item for history in histories for item in history)
+    items = zip(catalogue.items.tolist(), catalogue.item_id, strict=True)
+    return [item for item, _ in sorted(items, key=lambda pair: (-counts[pair[0]], pair[1]))]
 
 
 def _top(k: int, candidates: Iterable[int], excluded: Collection[int]) -> list[int]:
@@ -39,35 +52,28 @@ def _top(k: int, candidates: Iterable[int], excluded: Collection[int]) -> list[i
     return list(chosen)
 
 
-def _popularity(users: Users, catalogue: Catalogue, config: RetrieveConfig) -> Rank:
-    popular = _popular(catalogue)
-    return lambda history, excluded: _top(config.k, popular, excluded)
-
-
-def _markov(users: Users, catalogue: Catalogue, config: RetrieveConfig) -> Rank:
-    """What most often followed the last item in training, filled with popularity."""
-    popular = _popular(catalogue)
-    place = {item: at for at, item in enumerate(popular)}
+def _markov(histories: Sequence[Sequence[int]], popular: list[int], k: int) -> Rank:
+    """What most often followed the last item, filled with popularity."""
     following: dict[int, Counter[int]] = defaultdict(Counter)
-    for items, end in zip(users.items, users.train_end.tolist(), strict=True):
-        codes = items[:end].tolist()
-        for before, after in itertools.pairwise(codes):
+    for history in histories:
+        for before, after in itertools.pairwise(history):
             following[before][after] += 1
-    ranked = {
-        item: sorted(counts, key=lambda after: (-counts[after], place[after])) for item, counts in following.items()
-    }
-    return lambda history, excluded: _top(
-        config.k, (*ranked.get(history[-1], ()), *popular) if history else popular, excluded
-    )
+    place = {item: at for at, item in enumerate(popular)}
+
+    def ranking(history: Sequence[int], excluded: Collection[int]) -> list[int]:
+        counts = following.get(history[-1], Counter()) if history else Counter[int]()
+        after = sorted(counts, key=lambda item: (-counts[item], place[item]))
+        return _top(k, (*after, *popular), excluded)
+
+    return ranking
 
 
-def _repeat_last(users: Users, catalogue: Catalogue, config: RetrieveConfig) -> Rank:
+def _repeat_last(popular: list[int], k: int) -> Rank:
     """The history itself, newest first, filled with popularity."""
-    popular = _popular(catalogue)
-    return lambda history, excluded: _top(config.k, (*reversed(history), *popular), excluded)
+    return lambda history, excluded: _top(k, (*reversed(history), *popular), excluded)
 
 
-def _bm25_last(users: Users, catalogue: Catalogue, config: RetrieveConfig) -> Rank:
+def _bm25_last(catalogue: Catalogue, config: RetrieveConfig) -> Rank:
     """BM25 with the last item's text as the query."""
     index = Bm25(catalogue.group_texts, config)
 

@@ -51,7 +51,9 @@ def evaluate(texts: Path, generations: Path, recommendations: Path, out: Path, c
     catalogue, users = load_catalogue(texts, domain), load_users(texts, [domain])
     cases = load_cases(recommendations, users, catalogue, split, retrieve)
     ranks = {METHOD: _ranks([case.ranking for case in cases], cases, catalogue)}
-    for name, rank in floors(config.floors, users, catalogue, retrieve).items():
+    at = users.test_at if split == "test" else users.valid_at
+    before = [items[:end].tolist() for items, end in zip(users.items, at.tolist(), strict=True) if end >= 0]
+    for name, rank in floors(config.floors, before, catalogue, retrieve).items():
         ranks[name] = _ranks([rank(case.history, case.excluded) for case in cases], cases, catalogue)
     generated = _generated(generations)
     known = frozenset(catalogue.group_texts)
