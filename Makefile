@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 STEP ?= all
+STORE ?= sqlite:///$(CURDIR)/build/mlflow.db
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run ui test test-long lint compile manifests image bench study serve constraints clean
@@ -24,8 +25,8 @@ $(STAMP): pyproject.toml constraints.txt
 run: setup  ## run the whole pipeline on the embedded sample: four categories, two targets
 	$(BIN)/python -m pipelines run --run sample
 
-ui:  ## open the MLflow UI on the local store
-	$(BIN)/mlflow server --backend-store-uri sqlite:///$(CURDIR)/build/mlflow.db --workers 1 --port 5000
+ui: setup  ## open the MLflow UI on the local store, or on STORE=sqlite:///…
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --backend-store-uri $(STORE) --workers 1 --port 5000
 
 test: setup  ## all tests
 	$(BIN)/python -m pytest

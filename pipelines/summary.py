@@ -67,7 +67,8 @@ def summary(result: Result) -> str:
     lines += ["", *_one_user(documents[first]["examples"][0], result.targets[first]["recommendation"]), ""]
     lines += [f"report:     {folders['evaluation'] / 'report.html'}" for folders in result.targets.values()]
     local = result.tracking_uri.startswith("sqlite")
-    lines += [f"MLflow UI:  {'make ui, then open http://127.0.0.1:5000' if local else result.tracking_uri}"]
+    look = f"make ui STORE={result.tracking_uri}, then open http://127.0.0.1:5000" if local else result.tracking_uri
+    lines += [f"MLflow UI:  {look}"]
     lines += [f"took {result.seconds:.0f} s"]
     return "\n".join(lines)
 

@@ -60,7 +60,7 @@ def test_a_step_logs_settings_counts_data_set_files_and_curves(client, tmp_path:
     assert [(m.step, m.value) for m in client.get_metric_history(logged.info.run_id, "loss")] == [(3, 1.5), (6, 1.25)]
     assert {f.path for f in client.list_artifacts(logged.info.run_id)} == {MANIFEST, "report.md"}
     (data_set,) = logged.inputs.dataset_inputs
-    assert (data_set.dataset.name, data_set.dataset.digest) == ("data books", MADE.digest)
+    assert (data_set.dataset.name, data_set.dataset.digest) == ("data.books", MADE.digest)
     assert metadata == {"users": 7.0, "share": 0.5, "digest": MADE.digest}
 
 

@@ -179,7 +179,8 @@ def _start(name: str, domain: str) -> Any | None:
         return None
     try:
         mlflow = _mlflow()
-        tags = {"calrec.step": name, "calrec.version": __version__, **({"calrec.domain": domain} if domain else {})}
+        tags = {"calrec.step": name, "calrec.version": __version__, "mlflow.source.name": f"calrec {name}"}
+        tags |= {"calrec.domain": domain} if domain else {}
         given = os.environ.get("MLFLOW_RUN_ID")
         if given:
             mlflow.set_experiment(experiment_id=mlflow.MlflowClient().get_run(given).info.experiment_id)
@@ -226,7 +227,7 @@ def _log_dataset(mlflow: Any, manifest: Manifest) -> None:
     from mlflow.data.meta_dataset import MetaDataset
 
     if manifest.kind == "interactions":
-        names = {f"data {manifest.config['domain']}": (manifest.digest, str(manifest.config["source"]))}
+        names = {f"data.{manifest.config['domain']}": (manifest.digest, str(manifest.config["source"]))}
     else:
         names = {
             name: (digest, "pipeline") for name, digest in manifest.inputs.items() if name.startswith(("data", "texts"))
