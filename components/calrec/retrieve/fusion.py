@@ -22,9 +22,13 @@ class Match:
 
 
 def match(scores: Floats, depth: int) -> Match:
-    """The best `depth` groups of a full score vector."""
-    order = np.argsort(-scores, kind="stable")[:depth]
-    return Match(order, scores[order], float(scores.max()), float(scores.min()))
+    """The best `depth` groups of a full score vector, without sorting it."""
+    depth = min(depth, len(scores))
+    least = np.partition(scores, len(scores) - depth)[len(scores) - depth]
+    above, equal = np.flatnonzero(scores > least), np.flatnonzero(scores == least)
+    best = np.concatenate([above, equal[: depth - len(above)]])
+    best = best[np.argsort(-scores[best], kind="stable")]
+    return Match(best, scores[best], float(scores.max()), float(scores.min()))
 
 
 def fuse(matches: Sequence[Match], logprobs: Sequence[float], epsilon: float) -> dict[int, tuple[float, int]]:
