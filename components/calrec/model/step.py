@@ -65,7 +65,11 @@ def _write_tokens(
     ids, cut, exact, prefix = encode_items(item_texts, tokenizer, text.max_item_tokens)
     mean = sum(len(i) for i in ids) / len(ids)
     counts = {"items": len(ids), "mean_item_tokens": round(mean, 1), "items_cut": cut, "assembled_exact_share": exact}
-    print(f"tokens: {mean:.1f} per item, {cut} items cut, {exact:.1%} of probed prompts assembled exactly", flush=True)
+    print(
+        f"tokens: {mean:.1f} per item, {cut} of {len(ids)} cut at {text.max_item_tokens}, "
+        f"{exact:.1%} of probed prompts assembled exactly",
+        flush=True,
+    )
     notes = (
         ()
         if exact == 1
