@@ -9,11 +9,14 @@ import re
 import signal
 import sys
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO, TypeVar, cast
+
+import psutil
 
 import calrec
 from calrec import storage, tracking
@@ -54,6 +57,7 @@ def run(config: Config, root: Path, fresh: bool = False) -> Result:
         with (
             _environment({"CALREC_PARENT_RUN": parent, "MLFLOW_EXPERIMENT_ID": experiment}),
             _sigterm_as_interrupt(),
+            _watching_memory() as memory,
             log.open("w") as stream,
         ):
             outputs = _execute(config, root, fresh, _Steps(stream, sys.stdout))
@@ -62,7 +66,7 @@ def run(config: Config, root: Path, fresh: bool = False) -> Result:
         if parent:
             _tracked(lambda: tracking.finish_parent(parent, {}, {}, why, status))
         raise
-    result = Result(link_outputs(folder, outputs), uri, time.perf_counter() - started)
+    result = Result(link_outputs(folder, outputs), uri, time.perf_counter() - started, max(memory))
     if parent:
         _tracked(lambda: tracking.finish_parent(parent, headline_params(config), headline(result), note(result)))
     return result
@@ -154,6 +158,32 @@ class _Steps(contextlib.AbstractContextManager["_Steps"]):
     def isatty(self) -> bool:
         """Part of a stream's interface."""
         return False
+
+
+# --- cost ---------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _watching_memory(seconds: float = 1.0) -> Iterator[list[int]]:
+    """Collect the memory of this process and all below it, in bytes; pages that are shared count once."""
+    sums, done = [0], threading.Event()
+
+    def watch() -> None:
+        me = psutil.Process()
+        while not done.wait(seconds):
+            total = 0
+            for process in (me, *me.children(recursive=True)):
+                with contextlib.suppress(psutil.Error):  # it ended meanwhile
+                    total += process.memory_full_info().pss
+            sums.append(total)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield sums
+    finally:
+        done.set()
+        thread.join()
 
 
 # --- environment ------------------------------------------------------------------------------------------------

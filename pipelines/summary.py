@@ -20,6 +20,8 @@ class Result:
     """target → model, recommendations, evaluation → folder."""
     tracking_uri: str
     seconds: float
+    memory: int
+    """Most bytes that all processes together used at one time."""
 
 
 def link_outputs(folder: Path, outputs: Mapping[str, list[Path]]) -> dict[str, dict[str, Path]]:
@@ -42,8 +44,9 @@ def headline_params(config: Config) -> dict[str, Any]:
 
 
 def headline(result: Result) -> dict[str, float]:
-    """The model's metrics of each target, by `target/metric`."""
-    return {
+    """What the run took, and the model's metrics of each target by `target/metric`."""
+    figures = {"seconds": result.seconds, "peak_memory_gib": result.memory / 2**30}
+    return figures | {
         f"{target}/{name}": document["results"][METHOD][name]
         for target, document in _documents(result).items()
         for name in _metrics(document)
@@ -69,7 +72,9 @@ def summary(result: Result) -> str:
     local = result.tracking_uri.startswith("sqlite")
     look = f"make ui STORE={result.tracking_uri}, then open http://127.0.0.1:5000" if local else result.tracking_uri
     lines += [f"MLflow UI:  {look}"]
-    lines += [f"took {result.seconds:.0f} s"]
+    lines += [
+        f"took {result.seconds:.0f} s, at most {result.memory / 2**30:.1f} GiB of memory in all processes together"
+    ]
     return "\n".join(lines)
 
 

@@ -49,6 +49,7 @@ def test_a_person_can_follow_and_ends_with_where_to_look(first: tuple[Path, str]
     assert "User " in shown and shown.count("(score ") == 5
     assert "MLflow UI:  make ui" in shown
     assert all(Path(path).is_file() for path in re.findall(r"^report: +(\S+)", shown, re.MULTILINE))
+    assert re.search(r"took \d+ s, at most \d\.\d GiB of memory", shown)
     assert "Dataset(" not in shown and "Traceback" not in shown
 
 
