@@ -29,6 +29,7 @@ T = TypeVar("T")
 _STEPS = "ingest|textify|model|tokens|stage1|stage2|generate|retrieve|evaluate|promote|checkpoint|continuing|tracking"
 _OURS = re.compile(rf"^(?:{_STEPS})\b(?!: \w+\()")  # not kfp's own listing, "tokens: Dataset("
 _CACHED = re.compile(r"^Task (\S+) cache hit")
+_ERROR = re.compile(r"^[\w.]*(?:Error|Exception): ")
 _LOGGED = re.compile(r"^\d\d:\d\d:\d\d\.\d+ - ")
 
 
@@ -97,7 +98,7 @@ def _execute(config: Config, root: Path, fresh: bool, output: "_Steps") -> dict[
                 warnings.simplefilter("ignore")
                 task = training(**parameters(config))
         except Exception as error:
-            raise RuntimeError(f"{_first_line(error)}\n{output.tail}") from None
+            raise RuntimeError(f"{_first_line(error)}\n{output.reason}\nthe traceback is in {output.name}") from None
         finally:
             tempfile.tempdir = None
     return {name: [Path(one.path) for one in artifacts] for name, artifacts in task.outputs.items()}
@@ -129,9 +130,14 @@ class _Steps(contextlib.AbstractContextManager["_Steps"]):
         self.flush()
 
     @property
-    def tail(self) -> str:
-        """The last lines that a step printed, for an error message."""
-        return "\n".join(self._last[-25:])
+    def name(self) -> str:
+        """Path of the log file."""
+        return self._log.name
+
+    @property
+    def reason(self) -> str:
+        """The error that ended the last failing step; else, when it was killed, the last lines that were printed."""
+        return next((line for line in reversed(self._last) if _ERROR.match(line)), "\n".join(self._last[-10:]))
 
     def write(self, text: str) -> int:
         """Take any text; whole lines are sorted."""
