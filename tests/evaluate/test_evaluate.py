@@ -78,7 +78,7 @@ def test_floors_by_hand(floor, history, excluded, expected):
 
 
 def test_popularity_and_markov_on_a_known_set(tmp_path: Path):
-    """Popularity of the public set: Recall@10 .0315, NDCG@10 .0180 with the history left out."""
+    """Another program's popularity on this set: Recall@10 .0315, NDCG@10 .0180 with the history left out."""
     source = shared("data", "scientific2018")
     ingest("s", str(source), tmp_path / "s", DataConfig(dedup="none", min_user=0, min_item=0))
     textify([tmp_path / "s"], tmp_path / "texts", TextConfig())
