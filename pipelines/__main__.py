@@ -6,8 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from calrec.config import Config, Source, override
+from calrec.config import Config, Source
 from calrec.runs import RUNS, named
+from calrec.settings import override
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

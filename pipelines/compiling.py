@@ -8,7 +8,8 @@ from typing import Any
 import yaml
 from kfp import compiler
 
-from calrec.config import SECTIONS, Config, to_dict
+from calrec.config import SECTIONS, Config
+from calrec.settings import to_dict
 from pipelines.training import training
 
 

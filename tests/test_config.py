@@ -5,19 +5,8 @@ import json
 import pytest
 
 from calrec import runs
-from calrec.config import (
-    SECTIONS,
-    Config,
-    EvaluateConfig,
-    GateConfig,
-    RetrieveConfig,
-    Source,
-    StageConfig,
-    TextConfig,
-    from_dict,
-    override,
-    to_dict,
-)
+from calrec.config import SECTIONS, Config, EvaluateConfig, GateConfig, RetrieveConfig, Source, StageConfig, TextConfig
+from calrec.settings import from_dict, override, to_dict
 
 
 def test_named_runs_build_and_have_every_section():

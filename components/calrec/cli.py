@@ -9,8 +9,9 @@ from typing import Any
 
 from calrec import artifacts, storage, tracking
 from calrec.artifacts import Manifest
-from calrec.config import Config, override
+from calrec.config import Config
 from calrec.runs import RUNS, named
+from calrec.settings import override
 
 Command = Callable[[argparse.Namespace, Config], None]
 

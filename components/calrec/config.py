@@ -5,17 +5,18 @@ Bad values are refused when a section is built, with the value and the remedy.
 """
 
 import dataclasses
-import difflib
-import json
-import typing
-from collections.abc import Mapping, Sequence
+import datetime
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
-
-T = TypeVar("T")
 
 # The image that carries this package; `python -m pipelines compile --image` puts another one into the YAML.
 IMAGE = "calrec:0.1.0"
+
+
+FORMATS = (
+    "auto", "sample", "amazon2014", "amazon2018", "amazon2023", "movielens", "recbole", "sequences", "table",
+)  # fmt: skip
 
 
 def _check(ok: bool, message: str) -> None:
@@ -34,13 +35,29 @@ class Source:
     domain: str
     """Name of the category; the key of every later table, metric and model."""
     uri: str
-    """`sample:DEPARTMENT`, or a folder: local path or gs:// URI."""
+    """`sample:DEPARTMENT`, or folders, files and globs, local, gs:// or https://, separated by commas."""
     snapshot: str = ""
     """Version of the data behind the URI (date or hash). Part of the cache key: a new value reads the log again."""
 
     def __post_init__(self) -> None:
         _check(bool(self.domain), f"a source needs a domain name, got {self.domain!r} for {self.uri!r}")
-        _check(bool(self.uri), f"source {self.domain!r} has no uri; give a folder, a gs:// URI or sample:DEPARTMENT")
+        _check(bool(self.uri), f"source {self.domain!r} has no uri; give a folder, a URI or sample:DEPARTMENT")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of the log's columns (`--set data.columns.user=CustomerID`); an empty one is found by its usual names."""
+
+    user: str = ""
+    item: str = ""
+    time: str = ""
+    """Without any time column the order of the file counts."""
+    weight: str = ""
+    """Rating or quantity."""
+    title: str = ""
+    category: str = ""
+    brand: str = ""
+    price: str = ""
 
 
 @dataclass(frozen=True)
@@ -48,7 +65,25 @@ class DataConfig:
     """Reading and cleaning of the raw log (method.md, "Data")."""
 
     format: str = "auto"
-    """auto, sample, amazon2018 (reviews + metadata, *.json.gz) or sequences (items.jsonl.gz + sequences.jsonl.gz)."""
+    """auto looks at the files and says what it found; else one of FORMATS."""
+    events: str = ""
+    """Glob of the event files inside the source, such as logs/2026-*.csv; empty: all that are not item files."""
+    items: str = ""
+    """Glob of the item files; empty: meta_*, items.*, products.*, movies.* and the like."""
+    columns: Columns = field(default_factory=Columns)
+    """Column map of the table format."""
+    filters: tuple[str, ...] = ()
+    """Events that count, such as quantity>0 or event_type=purchase|cart; operators = != > >= < <=."""
+    time_format: str = "auto"
+    """auto (seconds, milliseconds, ISO 8601), s, ms, or a pattern such as %m/%d/%Y %H:%M (UTC)."""
+    delimiter: str = ""
+    """Of CSV files; empty: found in the first line. Write \\t for a tab."""
+    encoding: str = "utf-8"
+    """Of text files of the table format: utf-8 or latin-1."""
+    since: str = ""
+    """Events before this ISO date or time (UTC) are dropped."""
+    until: str = ""
+    """Events at or after this ISO date or time (UTC) are dropped."""
     dedup: str = "consecutive"
     """consecutive: adjacent repeats of an item collapse; first: only the first purchase counts; none."""
     tie_break: str = "hash"
@@ -57,6 +92,8 @@ class DataConfig:
     """k-core: fewest events of a user."""
     min_item: int = 5
     """k-core: fewest events of an item."""
+    min_length: int = 3
+    """Fewest events of a user after the k-core; a history, a validation and a test item need 3."""
     min_weight: float = 0.0
     """Events with a rating or quantity below this are dropped."""
     category: str = "first"
@@ -64,19 +101,102 @@ class DataConfig:
     missing_metadata: str = "keep"
     """Events of items without metadata: keep (attributes are Unknown) or drop."""
     max_reject_share: float = 0.01
-    """The step stops when more than this share of the rows cannot be read."""
+    """The step stops when more than this share of the rows of events, or of items, cannot be read."""
+    memory_gb: float = 0.0
+    """Memory that the events may take before they are cleaned in parts on disk; 0: 30 % of the machine's."""
 
     def __post_init__(self) -> None:
-        _one_of("data.format", self.format, ("auto", "sample", "amazon2018", "sequences"))
+        _one_of("data.format", self.format, FORMATS)
+        _one_of("data.encoding", self.encoding, ("utf-8", "latin-1"))
         _one_of("data.dedup", self.dedup, ("consecutive", "first", "none"))
         _one_of("data.tie_break", self.tie_break, ("hash", "file"))
         _one_of("data.category", self.category, ("first", "last"))
         _one_of("data.missing_metadata", self.missing_metadata, ("keep", "drop"))
-        for name in ("min_user", "min_item"):
+        for name in ("min_user", "min_item", "min_weight", "memory_gb"):
             _check(getattr(self, name) >= 0, f"data.{name} must be >= 0, got {getattr(self, name)}")
+        _check(
+            self.min_length >= 3,
+            f"data.min_length must be >= 3, got {self.min_length}: a history, a validation and a test item",
+        )
         _check(
             0 <= self.max_reject_share <= 1, f"data.max_reject_share is a share, 0 to 1; got {self.max_reject_share}"
         )
+        _check(
+            self.time_format in ("auto", "s", "ms") or "%" in self.time_format,
+            f"data.time_format must be auto, s, ms or a pattern such as %m/%d/%Y %H:%M; got {self.time_format!r}",
+        )
+        for text in self.filters:
+            event_filter(text)
+        since, until = instant("data.since", self.since), instant("data.until", self.until)
+        if since is not None and until is not None:
+            _check(since < until, f"data.since must be before data.until, got {self.since} and {self.until}")
+
+
+_FILTER = re.compile(r"\s*([^=!<>]+?)\s*(>=|<=|!=|=|>|<)\s*(.*?)\s*$")
+
+
+def event_filter(text: str) -> tuple[str, str, str]:
+    """(column, operator, value) of an entry of `data.filters`; > >= < <= compare numbers."""
+    match = _FILTER.match(text)
+    _check(match is not None, f"data.filters takes COLUMN OPERATOR VALUE such as quantity>0, got {text!r}")
+    assert match
+    column, operator, value = match.groups()
+    if operator[0] in "<>":
+        try:
+            float(value)
+        except ValueError:
+            raise ValueError(f"data.filters: {operator} needs a number, got {text!r}") from None
+    return column, operator, value
+
+
+def instant(name: str, text: str) -> int | None:
+    """An ISO 8601 date or time as milliseconds since 1970, UTC unless it says otherwise; None when it is empty."""
+    if not text:
+        return None
+    try:
+        moment = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"{name} must be an ISO date or time such as 2026-05-01, got {text!r}") from None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=datetime.UTC)
+    return round(moment.timestamp() * 1000)
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """Which events of a user are training, validation and test (method.md, "Data")."""
+
+    kind: str = "leave_last_out"
+    """leave_last_out: the last item is the test target, the one before the validation target; time: two global cuts,
+    a user's first event in a window is the window's target."""
+    valid_from: str = ""
+    """time: start of the validation window, an ISO date or time (UTC); empty: set by the shares."""
+    test_from: str = ""
+    """time: start of the test window; empty: set by the shares."""
+    valid_share: float = 0.1
+    """time: share of the events that lie in the validation window."""
+    test_share: float = 0.1
+    """time: share of the events that lie in the test window."""
+
+    def __post_init__(self) -> None:
+        _one_of("split.kind", self.kind, ("leave_last_out", "time"))
+        for name in ("valid_share", "test_share"):
+            share = getattr(self, name)
+            _check(0 < share < 1, f"split.{name} is a share of the events, between 0 and 1; got {share}")
+        _check(
+            self.valid_share + self.test_share < 1,
+            f"split.valid_share + split.test_share must be < 1, got {self.valid_share} + {self.test_share}",
+        )
+        _check(
+            bool(self.valid_from) == bool(self.test_from),
+            f"split.valid_from and split.test_from go together; got {self.valid_from!r} and {self.test_from!r}",
+        )
+        valid, test = instant("split.valid_from", self.valid_from), instant("split.test_from", self.test_from)
+        if valid is not None and test is not None:
+            _check(
+                valid < test,
+                f"split.valid_from must be before split.test_from, got {self.valid_from}, {self.test_from}",
+            )
 
 
 @dataclass(frozen=True)
@@ -283,6 +403,7 @@ class Config:
     sources: tuple[Source, ...]
     targets: tuple[str, ...]
     data: DataConfig = field(default_factory=DataConfig)
+    split: SplitConfig = field(default_factory=SplitConfig)
     text: TextConfig = field(default_factory=TextConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     stage1: StageConfig = field(default_factory=StageConfig)
@@ -327,82 +448,3 @@ def metric_names(evaluate: EvaluateConfig) -> list[str]:
 
 
 SECTIONS = tuple(f.name for f in dataclasses.fields(Config) if f.name not in ("sources", "targets"))
-
-
-# --- from and to dictionaries ------------------------------------------------------------------------------------
-
-
-def to_dict(section: Any) -> dict[str, Any]:
-    """A section as plain JSON values: tuples become lists."""
-    return typing.cast(dict[str, Any], json.loads(json.dumps(dataclasses.asdict(section))))
-
-
-def unknown(what: str, name: str, valid: Sequence[str]) -> ValueError:
-    """The error for a name that is not among the valid ones; suggests the nearest."""
-    close = difflib.get_close_matches(name, valid, n=1)
-    hint = f"did you mean {close[0]}? " if close else ""
-    return ValueError(f"unknown {what} {name!r}; {hint}valid: {', '.join(valid)}")
-
-
-def _coerce(name: str, value: Any, kind: Any) -> Any:
-    """`value` as `kind`; whole floats become ints, since KFP sends every number of a dictionary as a double."""
-    if typing.get_origin(kind) is tuple:
-        inner = typing.get_args(kind)[0]
-        if isinstance(value, str):
-            value = [part.strip() for part in value.split(",") if part.strip()]
-        if not isinstance(value, Sequence):
-            value = [value]
-        return tuple(_coerce(name, v, inner) for v in value)
-    if kind is bool and isinstance(value, bool):
-        return value
-    if kind is int and isinstance(value, int | float) and not isinstance(value, bool) and float(value).is_integer():
-        return int(value)
-    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    if kind is str and isinstance(value, str):
-        return value
-    if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
-        return from_dict(typing.cast(type, kind), value, name)
-    expected = getattr(kind, "__name__", str(kind))
-    raise ValueError(f"{name} must be of type {expected}, got {value!r}")
-
-
-def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
-    """Build the section `cls` from a dictionary; unknown keys and wrong types are a ValueError that lists the valid."""
-    hints = typing.get_type_hints(cls)
-    label = where or cls.__name__.removesuffix("Config").lower()
-    for key in values:
-        if key not in hints:
-            raise unknown(f"key of {label}", key, list(hints))
-    return cls(**{key: _coerce(f"{label}.{key}", value, hints[key]) for key, value in values.items()})
-
-
-def override(config: Config, settings: Sequence[str]) -> Config:
-    """Apply `section.key=value` settings; values are JSON, bare words or comma lists."""
-    for setting in settings:
-        path, equals, text = setting.partition("=")
-        section, dot, key = path.strip().partition(".")
-        if not equals or not dot:
-            raise ValueError(f"--set takes section.key=value, got {setting!r}; for example --set stage2.steps=200")
-        if section not in SECTIONS:
-            raise unknown("section", section, SECTIONS)
-        current = getattr(config, section)
-        hints = typing.get_type_hints(type(current))
-        if key not in hints:
-            raise unknown(f"key of {section}", key, list(hints))
-        value = _coerce(f"{section}.{key}", _parse(text.strip(), hints[key]), hints[key])
-        try:
-            changed = dataclasses.replace(current, **{key: value})
-        except ValueError as error:
-            raise ValueError(f"--set {setting}: {error}") from None
-        config = dataclasses.replace(config, **{section: changed})
-    return config
-
-
-def _parse(text: str, kind: Any) -> Any:
-    if kind is str:
-        return text
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text

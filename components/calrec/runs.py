@@ -4,16 +4,8 @@ import dataclasses
 import types
 from collections.abc import Callable, Mapping
 
-from calrec.config import (
-    Config,
-    EvaluateConfig,
-    GenerateConfig,
-    ModelConfig,
-    Source,
-    StageConfig,
-    TextConfig,
-    unknown,
-)
+from calrec.config import Config, EvaluateConfig, GenerateConfig, ModelConfig, Source, StageConfig, TextConfig
+from calrec.settings import unknown
 
 
 def sample() -> Config:

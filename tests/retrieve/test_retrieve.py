@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 
 from calrec import artifacts
 from calrec.artifacts import Manifest
-from calrec.config import GenerateConfig, RetrieveConfig, to_dict
+from calrec.config import GenerateConfig, RetrieveConfig
 from calrec.model.loading import load_users
 from calrec.retrieve.catalogue import Bm25, load_catalogue
 from calrec.retrieve.fusion import fuse, match, rank
 from calrec.retrieve.step import retrieve
+from calrec.settings import to_dict
 from calrec.textify.texts import words
 
 WORDS = ["red", "blue", "tea", "cup", "oz", "12"]

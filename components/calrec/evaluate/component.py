@@ -34,8 +34,9 @@ def evaluate(
     from pathlib import Path
 
     from calrec import tracking
-    from calrec.config import EvaluateConfig, from_dict
+    from calrec.config import EvaluateConfig
     from calrec.evaluate.step import evaluate
+    from calrec.settings import from_dict
 
     with tracking.step("evaluate", target) as run:
         done = evaluate(

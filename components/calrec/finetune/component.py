@@ -31,8 +31,9 @@ def finetune(
     from pathlib import Path
 
     from calrec import tracking
-    from calrec.config import ModelConfig, StageConfig, from_dict
+    from calrec.config import ModelConfig, StageConfig
     from calrec.finetune.step import finetune
+    from calrec.settings import from_dict
 
     with tracking.step(stage, target) as run:
         done = finetune(

@@ -8,12 +8,13 @@ from typing import Any
 
 from calrec import artifacts
 from calrec.artifacts import Manifest
-from calrec.config import ModelConfig, StageConfig, to_dict
+from calrec.config import ModelConfig, StageConfig
 from calrec.finetune.state import Checkpoints
 from calrec.finetune.trainer import Data, Log, no_log, train
 from calrec.model import checkpoint
 from calrec.model.device import device, use_threads
 from calrec.model.loading import load_model, load_users
+from calrec.settings import to_dict
 
 
 def finetune(

@@ -27,8 +27,9 @@ def generate(
     from pathlib import Path
 
     from calrec import tracking
-    from calrec.config import GenerateConfig, from_dict
+    from calrec.config import GenerateConfig
     from calrec.generate.step import generate
+    from calrec.settings import from_dict
 
     with tracking.step("generate", target) as run:
         done = generate(

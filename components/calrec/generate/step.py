@@ -10,9 +10,10 @@ import pyarrow as pa
 
 from calrec import artifacts
 from calrec.artifacts import Manifest
-from calrec.config import GenerateConfig, to_dict
+from calrec.config import GenerateConfig
 from calrec.model.device import device, use_threads
 from calrec.model.loading import Users, load_model, load_users
+from calrec.settings import to_dict
 
 REPORT_SECONDS = 5.0
 

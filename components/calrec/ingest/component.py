@@ -19,8 +19,9 @@ def ingest(domain: str, uri: str, snapshot: str, data: dict, interactions: dsl.O
     from pathlib import Path
 
     from calrec import storage, tracking
-    from calrec.config import DataConfig, from_dict
+    from calrec.config import DataConfig
     from calrec.ingest.step import ingest
+    from calrec.settings import from_dict
 
     with tracking.step("ingest", domain) as run:
         done = ingest(domain, storage.local(uri), Path(interactions.path), from_dict(DataConfig, data))

@@ -10,9 +10,10 @@ import pyarrow.compute as pc
 
 from calrec import artifacts
 from calrec.artifacts import Manifest
-from calrec.config import DataConfig, to_dict
+from calrec.config import DataConfig
 from calrec.ingest.cleaning import Events, clean_brand, clean_events, clean_price, clean_text
 from calrec.ingest.readers import RawLog, read
+from calrec.settings import to_dict
 
 
 def ingest(domain: str, source: str, out: Path, data: DataConfig) -> Manifest:

@@ -20,8 +20,9 @@ def base_model(
     from pathlib import Path
 
     from calrec import storage, tracking
-    from calrec.config import ModelConfig, from_dict
+    from calrec.config import ModelConfig
     from calrec.model.step import base_model
+    from calrec.settings import from_dict
 
     with tracking.step("base_model") as run:
         section = from_dict(ModelConfig, model)

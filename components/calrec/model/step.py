@@ -7,8 +7,9 @@ import pyarrow as pa
 
 from calrec import artifacts
 from calrec.artifacts import Manifest
-from calrec.config import ModelConfig, TextConfig, from_dict, to_dict
+from calrec.config import ModelConfig, TextConfig
 from calrec.model import checkpoint, scratch
+from calrec.settings import from_dict, to_dict
 from calrec.textify.tokens import encode_items
 
 

@@ -23,8 +23,9 @@ def promote(
     from pathlib import Path
 
     from calrec import tracking
-    from calrec.config import GateConfig, from_dict
+    from calrec.config import GateConfig
     from calrec.promote.step import promote
+    from calrec.settings import from_dict
 
     with tracking.step("promote", target) as run:
         done = promote(Path(evaluation.path), Path(decision.path), from_dict(GateConfig, section))

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from calrec import artifacts
 from calrec.artifacts import Manifest
-from calrec.config import GateConfig, to_dict
+from calrec.config import GateConfig
 from calrec.promote.gate import decide
+from calrec.settings import to_dict
 
 
 def promote(evaluation: Path, out: Path, rule: GateConfig) -> Manifest:

@@ -25,8 +25,9 @@ def retrieve(
     from pathlib import Path
 
     from calrec import tracking
-    from calrec.config import RetrieveConfig, from_dict
+    from calrec.config import RetrieveConfig
     from calrec.retrieve.step import retrieve
+    from calrec.settings import from_dict
 
     with tracking.step("retrieve", target) as run:
         done = retrieve(

@@ -10,10 +10,11 @@ import pyarrow.parquet as pq
 
 from calrec import artifacts
 from calrec.artifacts import Manifest
-from calrec.config import GenerateConfig, RetrieveConfig, from_dict, to_dict
+from calrec.config import GenerateConfig, RetrieveConfig
 from calrec.model.loading import Users, load_users
 from calrec.retrieve.catalogue import Bm25, Catalogue, load_catalogue
 from calrec.retrieve.fusion import Match, fuse, match, rank
+from calrec.settings import from_dict, to_dict
 
 
 def retrieve(texts: Path, generations: Path, out: Path, config: RetrieveConfig) -> Manifest:

@@ -17,7 +17,8 @@ def textify(data: dsl.Input[list[dsl.Dataset]], text: dict, texts: dsl.Output[ds
     from pathlib import Path
 
     from calrec import tracking
-    from calrec.config import TextConfig, from_dict
+    from calrec.config import TextConfig
+    from calrec.settings import from_dict
     from calrec.textify.step import textify
 
     with tracking.step("textify") as run:

@@ -9,7 +9,8 @@ import pyarrow.compute as pc
 
 from calrec import artifacts
 from calrec.artifacts import Manifest
-from calrec.config import TextConfig, to_dict
+from calrec.config import TextConfig
+from calrec.settings import to_dict
 from calrec.textify import sequences
 from calrec.textify.texts import item_text
 
