@@ -82,14 +82,19 @@ def _execute(config: Config, root: Path, fresh: bool, output: "_Steps") -> dict[
 
     from pipelines.training import training
 
+    cache = root / "cache" / _code_hash()
+    files = "" if fresh else os.environ.get("CALREC_CACHE", str(cache))
     # kfp leaves a folder of each step in the temporary directory.
-    with tempfile.TemporaryDirectory(prefix="calrec-") as scratch, _environment({"TMPDIR": scratch}):
+    with (
+        tempfile.TemporaryDirectory(prefix="calrec-") as scratch,
+        _environment({"TMPDIR": scratch, "CALREC_CACHE": files}),
+    ):
         tempfile.tempdir = None
         local.init(
             runner=local.SubprocessRunner(use_venv=False),
             pipeline_root=str(root / "artifacts"),
             enable_caching=not fresh,
-            cache_root=str(root / "cache" / _code_hash()),
+            cache_root=str(cache),
             workspace_root=scratch,
         )
         try:

@@ -17,9 +17,9 @@ from calrec.promote.component import promote
 from calrec.retrieve.component import retrieve
 from calrec.textify.component import textify
 
-# Where the tracking server is, and its credentials: both optional, and neither in the YAML.
+# Where the tracking server is, and its credentials, and the cache of raw files: all optional, and none in the YAML.
 SETTINGS = "calrec"
-_CONFIG = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "CALREC_TRACKING")
+_CONFIG = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "CALREC_TRACKING", "CALREC_CACHE")
 _SECRET = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 
 
@@ -96,6 +96,7 @@ def training(
     sources: list,
     targets: list,
     data: dict,
+    split: dict,
     text: dict,
     model: dict,
     stage1: dict,
@@ -111,6 +112,7 @@ def training(
         sources: categories as {domain, uri, snapshot}; a new snapshot reads the log again.
         targets: categories to fine-tune for in stage 2; each must be the domain of a source.
         data: reading and cleaning.
+        split: which events are training, validation and test.
         text: item texts and prompts.
         model: base model; full or LoRA.
         stage1: joint fine-tuning over categories.
@@ -125,7 +127,7 @@ def training(
     """
     with dsl.ParallelFor(sources) as source:
         log = in_pod(ingest(domain=source.domain, uri=source.uri, snapshot=source.snapshot, data=data), "Ingest")
-    texts = in_pod(textify(data=dsl.Collected(log.outputs["interactions"]), text=text), "Textify")
+    texts = in_pod(textify(data=dsl.Collected(log.outputs["interactions"]), text=text, split=split), "Textify")
     base = in_pod(base_model(texts=texts.outputs["texts"], model=model), "Base model")
     joint = in_pod(
         finetune(

@@ -46,16 +46,16 @@ def write_lines(path: Path, rows: list[Any]) -> Path:
     return path
 
 
-def write_sequences(folder: Path, users: int = 40, items: int = 12, seed: int = 0) -> Path:
-    """A derived set in which item i is mostly followed by item i + 1."""
+def write_sequences(folder: Path, users: int = 40, items: int = 12, seed: int = 0, first: int = 0) -> Path:
+    """A derived set in which item i is mostly followed by item i + 1; ids are numbered from `first`."""
     rng = np.random.default_rng(seed)
     things = ["lamp", "chair", "desk", "shelf", "sofa", "stool", "rug", "vase", "clock", "frame", "bench", "mirror"]
     colours = ["red", "blue", "green"]
     write_lines(
         folder / "items.jsonl.gz",
         [
-            {"item_id": f"i{i}", "title": f"{colours[i % 3]} {things[i % 12]} {i // 12}", "brand": f"brand {i % 4}",
-             "categories": ["Home", things[i % 12]]}
+            {"item_id": f"i{first + i}", "title": f"{colours[i % 3]} {things[i % 12]} {i // 12}",
+             "brand": f"brand {i % 4}", "categories": ["Home", things[i % 12]]}
             for i in range(items)
         ],
     )  # fmt: skip
@@ -63,7 +63,7 @@ def write_sequences(folder: Path, users: int = 40, items: int = 12, seed: int = 
     for user in range(users):
         at, history = int(rng.integers(items)), []
         for _ in range(int(rng.integers(5, 12))):
-            history.append(f"i{at}")
+            history.append(f"i{first + at}")
             at = (at + 1) % items if rng.random() < 0.8 else int(rng.integers(items))
         rows.append({"user_id": f"u{user}", "items": history})
     write_lines(folder / "sequences.jsonl.gz", rows)
@@ -79,7 +79,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 
     root = tmp_path_factory.mktemp("small")
     for number, domain in enumerate(("home", "garden")):
-        source = write_sequences(root / "raw" / domain, users=40 + 10 * number, seed=number)
+        source = write_sequences(root / "raw" / domain, users=40 + 10 * number, seed=number, first=12 * number)
         ingest(domain, str(source), root / domain, DataConfig(min_user=3, min_item=1))
     textify([root / "home", root / "garden"], root / "texts", TextConfig(max_tokens=128, max_item_tokens=32))
     model = ModelConfig(size="tiny", vocab_size=400)

@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -13,7 +14,8 @@ from calrec.artifacts import Manifest
 
 def make(out: Path, value: str = "a") -> Manifest:
     with artifacts.writing(out) as folder:
-        artifacts.write_table(folder, "items.parquet", pa.table([[[1, 2]]], schema=artifacts.ITEM_TOKENS))
+        np.save(folder / "ids.npy", np.array([1, 2], np.int32))
+        np.save(folder / "offsets.npy", np.array([0, 2]))
         return artifacts.finish(folder, Manifest("tokens", config={"value": value}, counts={"items": 1}))
 
 
@@ -21,7 +23,7 @@ def test_a_finished_folder_reads_back(tmp_path: Path):
     written = make(tmp_path / "x")
     read = artifacts.read_manifest(tmp_path / "x", "tokens")
     assert (read.kind, read.config, read.digest) == ("tokens", {"value": "a"}, written.digest)
-    assert artifacts.read_table(tmp_path / "x", "items.parquet", "tokens").to_pylist() == [{"tokens": [1, 2]}]
+    assert sorted(read.files) == ["ids.npy", "offsets.npy"]
     assert not (tmp_path / "x.partial").exists()
 
 
@@ -32,7 +34,7 @@ def test_the_same_content_has_the_same_digest(tmp_path: Path):
 def test_a_failing_step_leaves_the_old_output_and_nothing_half_written(tmp_path: Path):
     digest = make(tmp_path / "x").digest
     with pytest.raises(RuntimeError), artifacts.writing(tmp_path / "x") as folder:
-        (folder / "items.parquet").write_text("half")
+        (folder / "ids.npy").write_text("half")
         raise RuntimeError
     assert artifacts.read_manifest(tmp_path / "x").digest == digest
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
@@ -44,7 +46,7 @@ def break_(folder: Path, how: str) -> None:
     if how == "no manifest":
         manifest.unlink()
     elif how == "no file":
-        (folder / "items.parquet").unlink()
+        (folder / "ids.npy").unlink()
     elif how == "garbage":
         manifest.write_text("{")
     else:
@@ -53,7 +55,7 @@ def break_(folder: Path, how: str) -> None:
         if how == "unknown":
             document["schema"] = "calrec.dreams/1"
         if how == "edited":
-            document["files"]["items.parquet"] = "0" * 64
+            document["files"]["ids.npy"] = "0" * 64
         manifest.write_text(json.dumps(document))
 
 
@@ -61,9 +63,9 @@ def break_(folder: Path, how: str) -> None:
     ("how", "message"),
     [
         ("no manifest", "no manifest.json, so the step that wrote it did not finish"),
-        ("no file", "items.parquet missing"),
+        ("no file", "ids.npy missing"),
         ("garbage", "not a calrec manifest"),
-        ("version", "schema calrec.tokens/99, this version of calrec reads calrec.tokens/1"),
+        ("version", "schema calrec.tokens/99, this version of calrec reads calrec.tokens/2"),
         ("unknown", "unknown kind of folder|holds 'dreams'"),
         ("edited", "was changed by hand"),
     ],
@@ -89,7 +91,7 @@ def test_a_missing_folder_is_refused(tmp_path: Path):
 
 def test_a_table_with_other_columns_is_refused(tmp_path: Path):
     with artifacts.writing(tmp_path / "x") as folder:
-        artifacts.write_table(folder, "items.parquet", pa.table({"other": [1]}))
-        artifacts.finish(folder, Manifest("tokens"))
-    with pytest.raises(ValueError, match=r"columns \['other'\], expected \['tokens'\]"):
-        artifacts.read_table(tmp_path / "x", "items.parquet", "tokens")
+        artifacts.write_table(folder, "generations.parquet", pa.table({"other": [1]}))
+        artifacts.finish(folder, Manifest("generations"))
+    with pytest.raises(ValueError, match=r"columns \['other'\], expected \['user_id', "):
+        artifacts.read_table(tmp_path / "x", "generations.parquet", "generations")

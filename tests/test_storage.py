@@ -1,59 +1,339 @@
-"""Buckets through a real HTTP emulator, and versions of local folders."""
+"""Files behind URIs of all kinds; a bucket through a real HTTP emulator, and through a web server that breaks off."""
 
+import base64
+import io
+import json
 import os
+import re
 import socket
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import google_crc32c
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from calrec import storage
+from calrec import remote, storage
 from calrec.config import ModelConfig
 from calrec.model.step import base_model
 from tests.conftest import write_sequences
+from tests.web import DATA, Web, serving
+
+TABLE = pa.table({"user": [1, 2, 3], "item": ["a", "b", "c"]})
+EMULATOR = """
+import sys
+from gcp_storage_emulator.server import create_server
+create_server("127.0.0.1", int(sys.argv[1]), in_memory=True, default_bucket="shop").run()
+"""
 
 
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
-    from gcp_storage_emulator.server import create_server
-    from google.cloud import storage as gcs
+@pytest.fixture(autouse=True)
+def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "BACKOFF_S", 0.0)
+    monkeypatch.setattr(storage, "PATIENCE_S", 0.5)
 
+
+@pytest.fixture(scope="module")
+def emulator() -> Iterator[str]:
+    """A process of its own: pyarrow holds the interpreter's lock while it waits for a server."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    server = create_server("127.0.0.1", port, in_memory=True, default_bucket="shop")
-    server.start()
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
+    server = subprocess.Popen([sys.executable, "-c", EMULATOR, str(port)], stderr=subprocess.DEVNULL)
     try:
-        yield gcs.Client(project="test").bucket("shop")
+        for _ in range(400):
+            with socket.socket() as probe:
+                if not probe.connect_ex(("127.0.0.1", port)):
+                    break
+            time.sleep(0.05)
+        yield f"http://127.0.0.1:{port}"
     finally:
-        server.stop()
+        server.kill()
+        server.wait(10)
 
 
-def upload(bucket, folder: Path, prefix: str) -> None:
+@pytest.fixture
+def bucket(emulator: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    from google.cloud import storage as gcs
+
+    urllib.request.urlopen(f"{emulator}/wipe?keep-buckets=1").close()
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", emulator)
+    return gcs.Client(project="test").bucket("shop")
+
+
+@pytest.fixture
+def web() -> Iterator[Web]:
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture
+def fake_bucket(web: Web, monkeypatch: pytest.MonkeyPatch) -> Web:
+    """The web server as a bucket that lists what a test gives it; the emulator neither breaks off nor refuses."""
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", web.url)
+    crc = base64.b64encode(google_crc32c.Checksum(DATA).digest()).decode()
+    listed(web, {"name": "logs/day.bin", "size": str(len(DATA)), "generation": "7", "crc32c": crc, "bucket": "shop"})
+    web.files["/download/storage/v1/b/shop/o/logs%2Fday.bin"] = DATA
+    return web
+
+
+def listed(web: Web, *items: dict[str, str]) -> None:
+    web.files["/storage/v1/b/shop/o"] = json.dumps({"kind": "storage#objects", "items": items}).encode()
+
+
+def read(uri: str) -> bytes:
+    (file,) = storage.files(uri)
+    with file.open() as stream:
+        return stream.read()
+
+
+def names(uri: str) -> list[str]:
+    return [file.name for file in storage.files(uri)]
+
+
+def upload(bucket: Any, folder: Path, prefix: str) -> None:
     for path in folder.rglob("*"):
         if path.is_file():
             bucket.blob(f"{prefix}/{path.relative_to(folder)}").upload_from_filename(str(path))
 
 
-def test_a_local_path_and_a_name_pass_through():
-    assert [storage.local(name) for name in ("data/books", "scratch", "sample:DELI", "a/b")] == [
-        "data/books",
-        "scratch",
-        "sample:DELI",
-        "a/b",
-    ]
+def put(bucket: Any, *names: str) -> None:
+    for name in names:
+        bucket.blob(name).upload_from_string(name)
+
+
+def parquet() -> bytes:
+    target = io.BytesIO()
+    pq.write_table(TABLE, target)
+    return target.getvalue()
+
+
+# One URI or several
 
 
 def test_other_schemes_are_refused():
-    for call in (storage.local, storage.snapshot):
-        with pytest.raises(ValueError, match="s3:// is not supported; use a local folder or gs://BUCKET/FOLDER"):
+    for call in (storage.files, storage.snapshot):
+        with pytest.raises(ValueError, match="s3:// is not supported; use a local path, gs:// or https://"):
             call("s3://bucket/data")
 
 
-def test_a_bucket_folder_is_downloaded_whole(bucket, tmp_path: Path):
+def test_several_uris_are_joined_in_their_order(web: Web, bucket: Any, tmp_path: Path):
+    (tmp_path / "b.csv").write_text("b")
+    (tmp_path / "a.csv").write_text("a")
+    put(bucket, "logs/c.csv")
+    assert names(f"gs://shop/logs, {web.url}/logs/day.bin,{tmp_path}") == ["c.csv", "day.bin", "a.csv", "b.csv"]
+
+
+def test_a_local_path_with_a_comma_is_one_path(tmp_path: Path):
+    (tmp_path / "a,b").mkdir()
+    (tmp_path / "a,b/x.csv").write_text("x")
+    assert names(f"{tmp_path}/a,b") == ["x.csv"]
+
+
+def test_equal_names_of_two_uris_get_the_number_of_their_uri(tmp_path: Path):
+    for folder in ("2025", "2026"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "part-0").write_text(folder)
+        os.utime(tmp_path / folder / "part-0", ns=(int(folder), int(folder)))
+    found = storage.files(f"{tmp_path}/2025,{tmp_path}/2026")
+    assert [(f.name, f.open().read()) for f in found] == [("1/part-0", b"2025"), ("2/part-0", b"2026")]
+    with pytest.raises(ValueError, match="part-0 is there twice, with one size and version; remove one of the URIs"):
+        storage.files(f"{tmp_path}/2025,{tmp_path}/*5/part-0,{tmp_path}/2025/*")
+
+
+@pytest.mark.parametrize("uri", ["", "a,,b", "gs://shop/x,"])
+def test_an_empty_uri_is_no_folder(uri: str, bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    put(bucket, "x")
+    monkeypatch.chdir(tmp_path)
+    for name in "ab":
+        (tmp_path / name).write_text(name)
+    with pytest.raises(ValueError, match="an empty URI; name a local path"):
+        storage.files(uri)
+
+
+# Buckets
+
+
+def test_folders_objects_and_globs_of_a_bucket(bucket: Any):
+    put(bucket, "logs/2026-01.jsonl", "logs/2026-02.jsonl", "logs/old/2026-03.jsonl", "logs/2025.jsonl", "logs2/x")
+    put(bucket, "logs/_SUCCESS", "logs/.hidden", "logs/.tmp/2026-04.jsonl", "logs/2025.jsonl.crc", "logs/empty/")
+    assert names("gs://shop/logs") == names("gs://shop/logs/") == names("gs://shop/logs/**")
+    assert names("gs://shop/logs") == ["2025.jsonl", "2026-01.jsonl", "2026-02.jsonl", "old/2026-03.jsonl"]
+    assert names("gs://shop/logs/2025.jsonl") == ["2025.jsonl"]
+    assert names("gs://shop/logs/2026-*.jsonl") == ["2026-01.jsonl", "2026-02.jsonl"]
+    assert names("gs://shop/logs/**/2026-*") == ["2026-01.jsonl", "2026-02.jsonl", "old/2026-03.jsonl"]
+    assert names("gs://shop/l*/*/*") == ["logs/old/2026-03.jsonl"]
+    assert names("gs://shop/*2/x") == ["logs2/x"]
+    assert read("gs://shop/logs/old") == b"logs/old/2026-03.jsonl"
+    assert len(names("gs://shop")) == 5
+
+
+def test_an_object_is_streamed_in_chunks(bucket: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(storage, "_CHUNK", 100_001)
+    bucket.blob("logs/day.bin").upload_from_string(DATA)
+    put(bucket, "logs/empty.bin/")
+    bucket.blob("logs/none.bin").upload_from_string(b"")
+    day, none = storage.files("gs://shop/logs")
+    assert (day.open().read(), none.open().read()) == (DATA, b"")
+    assert day.open().read() == DATA  # a second time
+
+
+def test_an_object_is_read_whole_over_a_connection_that_breaks(fake_bucket: Web, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(storage, "_CHUNK", 700_000)
+    (file,) = storage.files("gs://shop/logs")
+    fake_bucket.cuts, fake_bucket.headers = [300_000, 0, 0, 100_000], {"Content-Encoding": "gzip"}
+    fake_bucket.log.clear()
+    assert file.open().read() == DATA
+    asked = [range_ for _, range_, _ in fake_bucket.log if range_]
+    assert asked == [f"bytes={at}-{at + 699_999}" for at in (0, 300_000, 300_000, 300_000, 400_000)]
+    fake_bucket.cuts = [2000] + [0] * remote.TRIES
+    with pytest.raises(ConnectionError, match="gs://shop/logs/day.bin: no byte after byte .* in 6 attempts"):
+        file.open().read()
+
+
+def test_an_object_that_changed_since_it_was_listed_is_an_error(bucket: Any):
+    blob = bucket.blob("logs/day.bin")
+    blob.upload_from_string(DATA)
+    (file,) = storage.files("gs://shop/logs")
+    blob.upload_from_string(DATA[::-1])  # the emulator ignores generations: the checksum tells
+    with pytest.raises(ValueError, match=r"gs://shop/logs/day.bin: got crc32c \w+, expected \w+; the object was repl"):
+        file.open().read()
+    blob.delete()
+    with pytest.raises(ValueError, match="gs://shop/logs/day.bin: the file changed since it was listed.*; run again"):
+        file.open().read()
+
+
+def test_the_listed_generation_is_asked_for(bucket: Any, monkeypatch: pytest.MonkeyPatch):
+    blob = bucket.blob("logs/day.bin")
+    blob.upload_from_string(DATA)
+    (file,) = storage.files("gs://shop/logs")
+    asked, before = [], type(blob).download_to_file
+    monkeypatch.setattr(
+        type(blob), "download_to_file", lambda b, *a, **k: (asked.append(b.generation), before(b, *a, **k))
+    )
+    file.open().read()
+    assert asked == [blob.generation]
+
+
+@pytest.mark.parametrize(
+    ("uri", "error", "text"),
+    [
+        ("gs://nowhere/logs", FileNotFoundError, "check the names of bucket and object"),
+        ("gs://shop/nothing", FileNotFoundError, "no object under this URI"),
+        ("gs://shop/nothing/*.csv", FileNotFoundError, "no object under this URI"),
+        ("gs://-/x", ValueError, "check the names of bucket and object"),
+        ("gs://", ValueError, "names no bucket; use gs://BUCKET/FOLDER"),
+    ],
+)
+def test_a_bucket_or_object_that_is_not_there_is_said(bucket: Any, uri: str, error: type[Exception], text: str):
+    for call in (storage.files, storage.snapshot, storage.local):
+        with pytest.raises(error, match=f"{re.escape(uri)}: .*{text}"):
+            call(uri)
+
+
+@pytest.mark.parametrize("code", [401, 403])
+def test_a_bucket_that_refuses_says_how_to_get_in(fake_bucket: Web, code: int):
+    (file,) = storage.files("gs://shop/logs")
+    fake_bucket.status = {"GET": [code]}
+    for call in (lambda: storage.files("gs://shop/logs"), lambda: file.open().read()):
+        with pytest.raises(PermissionError, match=r"(?s)gs://shop/logs.*default login.*storage.objectViewer"):
+            call()
+
+
+def test_missing_credentials_say_how_to_get_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none.json"))
+    with pytest.raises(PermissionError, match="gs://shop/logs: .*gcloud auth application-default login"):
+        storage.files("gs://shop/logs")
+
+
+def test_a_bucket_that_does_not_answer_is_said(monkeypatch: pytest.MonkeyPatch):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{free.getsockname()[1]}")
+    with pytest.raises(ConnectionError, match="gs://shop/logs: no answer .*; check the network and run again"):
+        storage.files("gs://shop/logs")
+
+
+@pytest.mark.parametrize("name", ["logs/../../evil", "logs//etc/evil", "logs/a/./b"])
+def test_an_object_name_that_leaves_the_folder_is_refused(fake_bucket: Web, name: str):
+    # The emulator does not store such a name; a real bucket does.
+    listed(fake_bucket, {"name": name, "size": "1", "generation": "1", "bucket": "shop"})
+    for call in (storage.files, storage.local, storage.snapshot):
+        with pytest.raises(ValueError, match="is no path below its folder; rename the file"):
+            call("gs://shop/logs")
+
+
+# Random access and versions
+
+
+def test_parquet_is_read_by_random_access_wherever_it_lies(bucket: Any, web: Web, tmp_path: Path):
+    (tmp_path / "t.parquet").write_bytes(parquet())
+    bucket.blob("logs/t.parquet").upload_from_string(parquet())
+    web.files["/t.parquet"], web.cuts = parquet(), [100, 0, 200]
+    for uri in (str(tmp_path), "gs://shop/logs", f"{web.url}/t.parquet"):
+        (file,) = storage.files(uri)
+        assert pq.read_table(file.seekable(), columns=["item"]) == TABLE.select(["item"])
+        assert pq.ParquetFile(file.seekable()).read() == TABLE
+    assert not web.cuts
+
+
+def test_a_replaced_object_is_not_opened_for_random_access(bucket: Any):
+    bucket.blob("logs/t.parquet").upload_from_string(parquet())
+    (file,) = storage.files("gs://shop/logs")
+    bucket.blob("logs/t.parquet").upload_from_string(parquet())
+    with pytest.raises(ValueError, match="gs://shop/logs/t.parquet: the file changed since it was listed"):
+        file.seekable()
+
+
+def test_a_snapshot_changes_with_the_files(bucket: Any, web: Web, tmp_path: Path):
+    source = write_sequences(tmp_path / "raw")
+    upload(bucket, source, "logs")
+    path = source / "items.jsonl.gz"
+    changes: dict[str, Callable[[], Any]] = {
+        str(source): lambda: os.utime(path, ns=(time.time_ns(), time.time_ns())),
+        str(source / "*.gz"): lambda: path.rename(source / "things.jsonl.gz"),
+        "gs://shop/logs": lambda: put(bucket, "logs/new"),
+        "gs://shop/logs/*.gz": lambda: bucket.blob("logs/items.jsonl.gz").upload_from_filename(
+            source / "things.jsonl.gz"
+        ),
+        f"{web.url}/logs/day.bin": lambda: web.files.update({"/logs/day.bin": DATA[::-1]}),
+        f"{web.url}/logs/day.bin,{source}": lambda: (source / "new").touch(),
+    }
+    for uri, change in changes.items():
+        before = storage.snapshot(uri)
+        assert storage.snapshot(uri) == before
+        change()
+        assert storage.snapshot(uri) != before, uri
+
+
+def test_the_sample_has_no_files_and_its_packages_version_as_snapshot():
+    assert storage.files("sample:DELI") == []
+    assert storage.snapshot("sample:DELI") == storage.snapshot("sample:PASTRY")
+
+
+# Model folders
+
+
+def test_a_local_path_and_a_name_pass_through():
+    same = ["data/books", "scratch", "sample:DELI", "a/b"]
+    assert [storage.local(name) for name in same] == same
+
+
+def test_a_model_comes_from_a_folder_or_a_bucket():
+    for uri in ("s3://bucket/base", "https://host/base"):
+        with pytest.raises(ValueError, match=r":// is not supported; use a local folder or gs://BUCKET/FOLDER"):
+            storage.local(uri)
+
+
+def test_a_bucket_folder_is_downloaded_whole(bucket: Any, tmp_path: Path):
     source = write_sequences(tmp_path / "raw")
     upload(bucket, source, "logs/books")
     upload(bucket, source, "logs/books2")
@@ -61,39 +341,9 @@ def test_a_bucket_folder_is_downloaded_whole(bucket, tmp_path: Path):
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == {p.name: p.read_bytes() for p in source.iterdir()}
 
 
-def test_a_model_in_a_bucket_is_a_base_model(bucket, small: SimpleNamespace, tmp_path: Path):
+def test_a_model_in_a_bucket_is_a_base_model(bucket: Any, small: SimpleNamespace, tmp_path: Path):
     upload(bucket, small.base, "models/base")
     uri = "gs://shop/models/base"
     made, _ = base_model(small.texts, tmp_path / "m", tmp_path / "t", ModelConfig(name=uri), storage.local(uri))
     assert made.config["model"]["name"] == uri
     assert (tmp_path / "m/model.safetensors").read_bytes() == (small.base / "model.safetensors").read_bytes()
-
-
-def test_an_empty_uri_is_refused(bucket):
-    with pytest.raises(FileNotFoundError, match="gs://shop/nothing: no object under this URI"):
-        storage.local("gs://shop/nothing")
-
-
-def test_an_object_name_that_leaves_the_folder_is_refused(monkeypatch: pytest.MonkeyPatch):
-    # The emulator does not store such a name; a real bucket does.
-    evil = SimpleNamespace(name="logs/../../evil", download_to_filename=lambda *_, **__: pytest.fail("was written"))
-    monkeypatch.setattr(storage, "_blobs", lambda uri: ("logs/", [evil]))
-    with pytest.raises(ValueError, match="would be written outside of its folder"):
-        storage.local("gs://shop/logs")
-
-
-def test_a_snapshot_changes_with_the_files(bucket, tmp_path: Path):
-    source = write_sequences(tmp_path / "raw")
-    upload(bucket, source, "logs")
-    for uri, path in ((str(source), source / "items.jsonl.gz"), ("gs://shop/logs", None)):
-        before = storage.snapshot(uri)
-        assert storage.snapshot(uri) == before
-        if path:
-            os.utime(path, ns=(time.time_ns(), time.time_ns()))
-        else:
-            bucket.blob("logs/new").upload_from_string("x")
-        assert storage.snapshot(uri) != before
-
-
-def test_the_sample_has_its_packages_version_as_snapshot():
-    assert storage.snapshot("sample:DELI") == storage.snapshot("sample:PASTRY")

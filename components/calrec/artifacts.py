@@ -45,6 +45,7 @@ ITEM_TEXTS = pa.schema(
     ]
 )
 # items[:train_end] is training; items[valid_at] and items[test_at] are held out (-1: none), history is what precedes.
+# With test_at = -1 no item lies in the test window: users whose every item does are left out of the table.
 SEQUENCES = pa.schema(
     [
         ("user_id", pa.string()),
@@ -55,7 +56,6 @@ SEQUENCES = pa.schema(
         ("test_at", pa.int32()),
     ]
 )
-ITEM_TOKENS = pa.schema([("tokens", pa.list_(pa.int32()))])
 GENERATIONS = pa.schema(
     [
         ("user_id", pa.string()),
@@ -94,9 +94,22 @@ USERS = pa.schema(
 
 # kind of folder → schema version and the files that it must hold
 KINDS: Mapping[str, tuple[int, Mapping[str, pa.Schema | None]]] = {
-    "interactions": (1, {"interactions.parquet": INTERACTIONS, "items.parquet": ITEMS, "rejects.parquet": REJECTS}),
-    "texts": (1, {"items.parquet": ITEM_TEXTS, "sequences.parquet": SEQUENCES}),
-    "tokens": (1, {"items.parquet": ITEM_TOKENS}),
+    "interactions": (
+        2,
+        {
+            "interactions.parquet": INTERACTIONS,
+            "items.parquet": ITEMS,
+            "rejects.parquet": REJECTS,
+            "report.md": None,
+            "report.html": None,
+        },
+    ),
+    "texts": (
+        2,
+        {"items.parquet": ITEM_TEXTS, "sequences.parquet": SEQUENCES, "report.md": None, "report.html": None},
+    ),
+    # int32 ids of units, one after the other, and the int64 offset of each: calrec.textify.tokens.TokenCache.
+    "tokens": (2, {"ids.npy": None, "offsets.npy": None}),
     "model": (1, {"config.json": None, "tokenizer.json": None}),
     "generations": (1, {"generations.parquet": GENERATIONS}),
     "recommendations": (1, {"recommendations.parquet": RECOMMENDATIONS}),
@@ -129,7 +142,12 @@ class Manifest:
     @property
     def digest(self) -> str:
         """Content hash of the folder: of its files' hashes."""
-        return hashlib.sha256(json.dumps(dict(self.files), sort_keys=True).encode()).hexdigest()[:16]
+        return short_hash(dict(self.files))
+
+
+def short_hash(value: Any) -> str:
+    """Hash of plain values, for names of folders and cache keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def file_hash(path: Path) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from calrec import artifacts, storage, tracking
+from calrec import artifacts, describe, storage, tracking
 from calrec.artifacts import Manifest
 from calrec.config import Config
 from calrec.runs import RUNS, named
@@ -22,17 +22,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         options.command(options, override(named(options.run), options.set))
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, PermissionError) as error:
         print(f"calrec: error: {error}", file=sys.stderr)
         return 2
-    except FloatingPointError as error:
-        print(f"calrec: failed: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("calrec: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (FloatingPointError, OSError) as error:  # training, the disk, the network
+        print(f"calrec: failed: {error}", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -47,7 +47,17 @@ def _parser() -> argparse.ArgumentParser:
 
     ingest = _step(steps, "ingest", _ingest, "raw log of one category → interactions, items, rejects")
     ingest.add_argument(
-        "--source", required=True, metavar="URI", help="folder, gs:// URI, or sample:DEPARTMENT of the embedded sample"
+        "--source",
+        required=True,
+        metavar="URI",
+        help="folders, files and globs, local, gs:// or https://, separated by commas; or sample:DEPARTMENT",
+    )
+    ingest.add_argument(
+        "--cache",
+        type=Path,
+        metavar="DIR",
+        help="keep what was read of each file here, so that only new and changed files are read again "
+        "(default: $CALREC_CACHE, else nothing is kept)",
     )
     ingest.add_argument("--domain", metavar="NAME", help="name of the category (default: last part of the source)")
 
@@ -123,14 +133,22 @@ def _ingest(options: argparse.Namespace, config: Config) -> None:
 
     domain = options.domain or options.source.rstrip("/").replace(":", "/").split("/")[-1].lower()
     with tracking.step("ingest", domain) as run:
-        run.record(ingest(domain, storage.local(options.source), options.out, config.data), options.out)
+        made = ingest(
+            domain,
+            options.source,
+            options.out,
+            config.data,
+            storage.files(options.source),
+            options.cache or storage.cache(domain, options.source),
+        )
+        run.record(made, options.out)
 
 
 def _textify(options: argparse.Namespace, config: Config) -> None:
     from calrec.textify.step import textify
 
     with tracking.step("textify") as run:
-        run.record(textify(options.data, options.out, config.text), options.out)
+        run.record(textify(options.data, options.out, config.text, config.split), options.out)
 
 
 def _model(options: argparse.Namespace, config: Config) -> None:
@@ -194,34 +212,20 @@ def _domain(folder: Path) -> str:
 def _inspect(options: argparse.Namespace, config: Config) -> None:
     manifest = artifacts.read_manifest(options.folder)
     print(f"{options.folder}: {manifest.kind}, content {manifest.digest}")
-    for note in manifest.notes:
-        print(f"  {note}")
-    _print_rows(
-        "counts", [(name, f"{value:,}" if isinstance(value, int) else value) for name, value in manifest.counts.items()]
-    )
-    _print_rows(
-        "rules (rows before → after)",
-        [(rule["rule"], f"{rule['rows_before']:,} → {rule['rows_after']:,}") for rule in manifest.rules],
-    )
-    _print_rows("settings", list(tracking.flat(manifest.config).items()))
-    _print_rows("inputs", list(manifest.inputs.items()))
+    print(describe.text(manifest))
+    print(*describe.rows("settings", list(tracking.flat(manifest.config).items())), sep="\n")
+    print(*describe.rows("inputs", list(manifest.inputs.items())), sep="\n")
     _print_first_rows(options.folder, manifest)
 
 
-def _print_rows(title: str, rows: Sequence[tuple[str, Any]]) -> None:
-    if rows:
-        width = max(len(str(name)) for name, _ in rows)
-        print(f"{title}:", *(f"  {name:<{width}}  {value}" for name, value in rows), sep="\n")
-
-
-def _print_first_rows(folder: Path, manifest: Manifest) -> None:
+def _print_first_rows(folder: Path, manifest: Manifest, count: int = 10) -> None:
     import pyarrow.parquet as pq
 
     for name in manifest.files:
         if name.endswith(".parquet"):
             table = pq.ParquetFile(folder / name)
             print(f"{name}: {table.metadata.num_rows:,} rows")
-            for row in next(table.iter_batches(batch_size=2), table.schema_arrow.empty_table()).to_pylist():
+            for row in next(table.iter_batches(batch_size=count), table.schema_arrow.empty_table()).to_pylist():
                 print(f"  {str(row)[:200]}")
 
 

@@ -1,10 +1,14 @@
 """Raw files as a reader sees them, wherever they lie; this module knows the local ones, storage.py the others."""
 
-import glob
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, BinaryIO
+
+_NOT_DATA = {"_SUCCESS", "lost+found"}  # the mark of a finished Spark job; root's folder on each fresh ext4 volume
+_CHECKSUMS = (".crc", ".md5", ".sha256")
 
 
 @dataclass(frozen=True)
@@ -26,21 +30,71 @@ class File:
 def local(source: str) -> list[File]:
     """Files of a local folder (with all folders below), a file, or a glob; sorted by name.
 
+    A name is the path below the folder, for a glob below the last folder before the first wildcard. Hidden files,
+    checksums and `_SUCCESS` are left out, unless the source is that one file. `**` follows no link to a folder.
+
     Raises:
         FileNotFoundError: nothing is there.
+        PermissionError: a file or folder that may not be read.
     """
     path = Path(source).expanduser()
-    if path.is_dir():
-        return [_file(p, p.relative_to(path).as_posix()) for p in sorted(path.rglob("*")) if p.is_file()]
     if path.is_file():
         return [_file(path, path.name)]
-    found = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
-    if not found:
+    parts, patterns = (path.parts, ["**", "*"]) if path.is_dir() else split_glob(path.parts)
+    folder = Path(*parts)
+    if not folder.is_dir():
         raise FileNotFoundError(f"source {source} does not exist")
-    return [_file(p, p.name) for p in found if p.is_file()]
+    found = {p.relative_to(folder).as_posix(): p for p in _below(folder, patterns)}
+    if not found:
+        raise FileNotFoundError(f"source {source} holds no file (hidden files, checksums and _SUCCESS do not count)")
+    return [_file(found[name], name) for name in sorted(found)]
+
+
+def split_glob(parts: Sequence[str]) -> tuple[Sequence[str], list[str]]:
+    """The parts of a path before the first one with a wildcard (`*`, `?`, `[`), and those from there on."""
+    first = next((n for n, part in enumerate(parts) if any(sign in part for sign in "*?[")), len(parts))
+    patterns = list(parts[first:])
+    return parts[:first], [*patterns, "*"] if patterns[-1:] == ["**"] else patterns
+
+
+def is_data(part: str, pattern: str = "*") -> bool:
+    """Whether a file or folder of this name counts; a hidden one does only when the pattern begins with a dot too."""
+    hidden = (
+        part.startswith(".") and not pattern.startswith(".") and part not in (".", "..")
+    )  # storage.py refuses these
+    return not hidden and part not in _NOT_DATA and not part.endswith(_CHECKSUMS)
+
+
+def matches(parts: Sequence[str], patterns: Sequence[str]) -> bool:
+    """Whether the parts of a name match those of a glob: `*` stays inside a part, `**` is any number of folders."""
+    if not patterns or not parts:
+        return not patterns and not parts
+    head, rest = patterns[0], patterns[1:]
+    if head == "**":
+        return matches(parts, rest) or (is_data(parts[0]) and matches(parts[1:], patterns))
+    return is_data(parts[0], head) and fnmatchcase(parts[0], head) and matches(parts[1:], rest)
+
+
+def _below(folder: Path, patterns: list[str]) -> Iterator[Path]:
+    """Files that match; unlike with Path.glob, a folder that may not be read is an error and not empty."""
+    if not patterns:
+        return
+    head, rest = patterns[0], patterns[1:]
+    if head == "**":
+        yield from _below(folder, rest)
+    for path in folder.iterdir():
+        if head == "**" and is_data(path.name) and path.is_dir() and not path.is_symlink():
+            yield from _below(path, patterns)
+        elif head != "**" and matches([path.name], [head]):
+            if rest and path.is_dir():
+                yield from _below(path, rest)
+            elif not rest and path.is_file():
+                yield path
 
 
 def _file(path: Path, name: str) -> File:
+    if not os.access(path, os.R_OK):
+        raise PermissionError(f"{path} may not be read by user {os.getuid()}; change its mode or run as its owner")
     state = path.stat()
     version = f"{state.st_size}-{state.st_mtime_ns}"
     return File(name, state.st_size, version, lambda: path.open("rb"), lambda: str(path))

@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 
 from calrec.config import RetrieveConfig
-from calrec.textify.texts import prompt
+from tests.benchmarks.ingest import ingest
+from tests.benchmarks.kcore import kcore
+from tests.benchmarks.tokens import tokens
 
 Benchmark = tuple[Callable[[], Any], Callable[[], Any], str]
 WORDS = [
@@ -24,33 +26,6 @@ def _texts(n: int, seed: int = 0) -> list[str]:
         f"Title: {' '.join(row[:4])}. Category: {row[4]}. Brand: {row[5]}. Price: {i % 90}.50."
         for i, row in enumerate(drawn)
     ]
-
-
-def tokens() -> Benchmark:
-    """Prompt assembly from cached ids."""
-    from calrec.model.scratch import train_tokenizer
-    from calrec.textify.tokens import TokenCache, encode_items, encode_phrases
-
-    texts = _texts(2000)
-    tokenizer = train_tokenizer(texts, 2000)
-    ids, _, exact, prefix = encode_items(texts, tokenizer, 64)
-    opening, following = encode_phrases(tokenizer, prefix)
-    cache = TokenCache(opening, following, ids, end=tokenizer.eos_token_id, max_tokens=10**6)
-    histories = np.random.default_rng(1).integers(0, len(texts), size=(500, 12)).tolist()
-
-    def ours() -> list[list[int]]:
-        return [cache.history(history)[0] for history in histories]  # type: ignore[misc]
-
-    def reference() -> list[list[int]]:
-        whole = [prompt([texts[i] for i in history]) for history in histories]
-        return list(tokenizer(whole, add_special_tokens=False)["input_ids"])
-
-    assert exact == 1 and [list(map(int, a)) for a in ours()] == reference()
-    return (
-        ours,
-        reference,
-        "500 prompts of 12 items from cached ids, against the tokenizer on whole prompts; ids identical",
-    )
 
 
 def retrieve() -> Benchmark:
@@ -93,4 +68,10 @@ def retrieve() -> Benchmark:
     )
 
 
-STEPS: dict[str, Callable[[], Benchmark]] = {"tokens": tokens, "retrieve": retrieve}
+STEPS: dict[str, Callable[[], Benchmark | dict[str, Any]]] = {
+    "ingest": ingest,
+    "kcore": kcore,
+    "tokens": tokens,
+    "retrieve": retrieve,
+}
+"""Step → its paths to be timed in turns, or a function that measures by itself and gives the figures."""

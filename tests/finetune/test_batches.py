@@ -2,16 +2,17 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from calrec.finetune.batches import IGNORE, Row, collate, order
 from calrec.model.loading import Users
 from calrec.textify.tokens import TokenCache
 
 OPEN, NEXT, END = [1, 2], [3], 0
-CACHE = TokenCache(
-    np.array(OPEN, np.int32), np.array(NEXT, np.int32),
-    [np.array(ids, np.int32) for ids in ([11], [21, 22], [31, 32, 33])], end=END, max_tokens=50,
-)  # fmt: skip
+ITEMS = [[11], [21, 22], [31, 32, 33]]
+UNITS = TokenCache.units_of(*(np.array(ids, np.int32) for ids in (OPEN, NEXT)), [np.array(i, np.int32) for i in ITEMS])
+CACHE = TokenCache(UNITS, end=END, max_tokens=50)
 GROUPS = np.array([5, 6, 5], np.int32)
 
 
@@ -39,10 +40,41 @@ def test_all_predicts_every_item_each_closed_by_the_end_token():
 
 
 def test_all_skips_items_that_were_cut_from_the_history():
-    short = TokenCache(CACHE.opening, CACHE.next, CACHE.items, END, max_tokens=6)
+    short = TokenCache(UNITS, END, max_tokens=6)
     batch = collate([Row([0, 1, 2], 0)], short, GROUPS, "all")
     assert batch.joint_BT.tolist() == [[1, 2, 31, 32, 33, 3, 11, 0]]
     assert batch.labels_BT.tolist() == [[IGNORE, 31, 32, 33, END, 11, END, IGNORE]]
+
+
+def by_hand(rows: list[Row], cache: TokenCache, train_on: str) -> tuple[list[list[int]], list[list[int]]]:
+    """Tokens and labels of each row, one token after the other."""
+    joints, labels = [], []
+    for row in rows:
+        ids, ends, kept = cache.history(row.history)
+        target = [*ITEMS[row.target], END]
+        joint, label = [*ids.tolist(), *target], [IGNORE] * (len(ids) - 1) + target + [IGNORE]
+        for item, end in zip(row.history[len(row.history) - kept :], ends.tolist(), strict=True):
+            if train_on == "all":
+                label[end - len(ITEMS[item]) : end + 1] = [*ITEMS[item], END]
+        joints.append(joint)
+        labels.append(label)
+    longest = max(map(len, joints))
+    return [j + [END] * (longest - len(j)) for j in joints], [i + [IGNORE] * (longest - len(i)) for i in labels]
+
+
+CODE = st.integers(0, len(ITEMS) - 1)
+
+
+@given(
+    st.lists(st.builds(Row, st.lists(CODE, max_size=6), CODE), min_size=1, max_size=5),
+    st.integers(1, 25),
+    st.sampled_from(["last", "all"]),
+)
+def test_any_batch_equals_one_made_token_by_token(rows: list[Row], max_tokens: int, train_on: str):
+    cache = TokenCache(UNITS, END, max_tokens)
+    batch = collate(rows, cache, GROUPS, train_on)
+    assert (batch.joint_BT.tolist(), batch.labels_BT.tolist()) == by_hand(rows, cache, train_on)
+    assert batch.length_B.tolist() == [len(cache.history(r.history)[0]) + len(ITEMS[r.target]) + 1 for r in rows]
 
 
 def users(lengths: list[int], domains: list[str]) -> Users:

@@ -5,14 +5,15 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from calrec import artifacts
 from calrec.config import ModelConfig, TextConfig
 from calrec.model import checkpoint, scratch
-from calrec.model.loading import load_model
-from calrec.model.step import base_model
+from calrec.model.loading import load_model, load_users
+from calrec.model.step import base_model, histogram
 from calrec.textify.step import textify
 from calrec.textify.texts import LABELS, NEXT
 from tests.conftest import shared
@@ -108,6 +109,30 @@ def test_a_name_that_cannot_be_fetched_says_what_may_be_given(
         ValueError, match="model.name='nobody/nothing' is neither a local folder nor a model that can be"
     ):
         base_model(small.texts, tmp_path / "m", tmp_path / "t", ModelConfig(name="nobody/nothing"))
+
+
+def test_what_is_cut_and_lost_is_counted(small: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    textify([small.root / "home"], tmp_path / "texts", TextConfig(max_tokens=40, max_item_tokens=10))
+    _, made = base_model(tmp_path / "texts", tmp_path / "m", tmp_path / "t", small.model)
+    _, tokenizer, cache, _ = load_model(tmp_path / "m", tmp_path / "t", tmp_path / "texts")
+    texts = artifacts.read_table(tmp_path / "texts", "items.parquet", "texts")["text"].to_pylist()
+    users = load_users(tmp_path / "texts")
+    counts = made.counts
+    assert counts["items_cut"] == sum(len(tokenizer(f" {text}")["input_ids"]) > 10 for text in texts) > 0
+    kept = [cache.history(items[:at])[2] for items, at in zip(users.items, users.test_at, strict=True)]
+    lost = users.test_at - np.array(kept)
+    assert (counts["prompts"], counts["prompts_cut"]) == (len(users), (lost > 0).sum())
+    assert counts["prompt_items_dropped"] == lost.sum() > 0
+    lengths = [len(cache.history(items[:at])[0]) for items, at in zip(users.items, users.test_at, strict=True)]
+    assert (counts["prompt_tokens_min"], counts["prompt_tokens_max"]) == (min(lengths), max(lengths))
+    assert sum(count for _, count in counts["prompt_tokens_histogram"]) == len(users)
+    assert sum(count for _, count in counts["item_tokens_histogram"]) == len(texts)
+    assert f"{counts['items_cut']} of {len(texts)} cut at 10" in capsys.readouterr().out
+
+
+def test_a_histogram_has_buckets_that_double():
+    assert histogram(np.array([3, 4, 5, 8, 17])) == [["3-4", 2], ["5-8", 2], ["9-16", 0], ["17-32", 1]]
+    assert histogram(np.array([0, 1, 2])) == [["0-1", 2], ["2", 1]]
 
 
 def test_tokens_of_another_tokenizer_are_refused(small: SimpleNamespace, tmp_path: Path):

@@ -29,8 +29,8 @@ def load_cases(
     """The recommendations joined with what was held out.
 
     Raises:
-        ValueError: an unknown user or item, a repeated item, or a list of another length than k (or the catalogue, less
-            what is excluded): counts the faults and names the first.
+        ValueError: an unknown user or item, a user without a held-out item, a repeated item, or a list of another
+            length than k (or the catalogue, less what is excluded): counts the faults and names the first.
     """
     at = users.test_at if split == "test" else users.valid_at
     row_of = {user: row for row, user in enumerate(users.user_id)}
@@ -44,6 +44,9 @@ def load_cases(
             faults.append(f"unknown user {user}")
             continue
         row = row_of[user]
+        if at[row] < 0:
+            faults.append(f"user {user} has no {split} item")
+            continue
         history = users.items[row][: at[row]].tolist()
         excluded = frozenset(history) if config.exclude_seen else frozenset[int]()
         expected = min(config.k, len(catalogue.items) - len(excluded))

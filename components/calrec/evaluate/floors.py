@@ -4,12 +4,26 @@ import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 
+import numpy as np
+
 from calrec.config import RetrieveConfig
+from calrec.model.loading import Users
 from calrec.retrieve.catalogue import Bm25, Catalogue
 from calrec.retrieve.fusion import fuse, match, rank
 
 Rank = Callable[[Sequence[int], Collection[int]], list[int]]
 """(history, excluded items) → the top k item codes."""
+
+
+def countable(users: Users, split: str) -> list[list[int]]:
+    """Of every user all items before the held-out one; of a user without one, all before the window it would lie in.
+
+    Counting needs no training, so before a test the validation items, which the model was only validated on, count too.
+    """
+    ends = users.train_end
+    if split == "test":
+        ends = np.where(users.test_at >= 0, users.test_at, [len(items) for items in users.items])
+    return [items[:end].tolist() for items, end in zip(users.items, ends.tolist(), strict=True)]
 
 
 def floors(
@@ -19,8 +33,7 @@ def floors(
 
     Args:
         names: which ones.
-        histories: of every user of the category all items before the held-out one. Counting needs no training, so the
-            floors may count the validation items that the model was only validated on.
+        histories: what they may count, see :func:`countable`.
         catalogue: the items to rank.
         config: list length, and BM25.
     """

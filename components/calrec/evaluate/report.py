@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from calrec import draw
+
 METHOD = "calrec"
 NAMES = {
     METHOD: "CALRec",
@@ -111,16 +113,6 @@ def _example_markdown(example: Example) -> str:
 
 # --- HTML -------------------------------------------------------------------------------------------------------
 
-_STYLE = """
-:root{color-scheme:light dark}
-body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}
-table{border-collapse:collapse;margin:1rem 0;width:100%}
-td,th{padding:.3rem .6rem;text-align:right;border-bottom:1px solid #8884;font-variant-numeric:tabular-nums}
-td:first-child,th:first-child{text-align:left}
-.user{border-left:3px solid #2f6fde;padding-left:.8rem;margin:1rem 0}
-small{opacity:.75}
-"""
-
 
 def page(report: Report) -> str:
     """The report as one HTML page without outside resources."""
@@ -132,18 +124,15 @@ def page(report: Report) -> str:
         + "</tr>"
         for method in report.results
     )
-    facts = "".join(
-        f"<tr><td>{html.escape(k.replace('_', ' '))}</td><td>{html.escape(str(v))}</td></tr>"
-        for k, v in report.facts.items()
-    )
+    facts = [(name.replace("_", " "), value) for name, value in report.facts.items()]
     users = "".join(_example_html(example) for example in report.examples)
-    return (
-        f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
-        f"<title>CALRec · {html.escape(report.domain)}</title><style>{_STYLE}</style>"
-        f"<h1>{html.escape(report.domain)}</h1><p>{html.escape(_subtitle(report))}</p>{chart}"
-        f"<table><tr><th>method</th>{head}</tr>{rows}</table>"
-        f"<p><small>Lines in the chart and ± in the table: 95 % bootstrap interval over users.</small></p>"
-        f"<h2>What explains the figures</h2><table>{facts}</table><h2>Some users</h2>{users}</html>"
+    return draw.page(
+        report.domain,
+        [
+            f"<p>{html.escape(_subtitle(report))}</p>{chart}<table><tr><th>method</th>{head}</tr>{rows}</table>",
+            "<p><small>Lines in the chart and ± in the table: 95 % bootstrap interval over users.</small></p>",
+            f"<h2>What explains the figures</h2>{draw.table((), facts)}<h2>Some users</h2>{users}",
+        ],
     )
 
 

@@ -14,7 +14,7 @@ from calrec.artifacts import Manifest
 from calrec.config import EvaluateConfig, RetrieveConfig
 from calrec.evaluate import metrics
 from calrec.evaluate.cases import Case, load_cases
-from calrec.evaluate.floors import floors
+from calrec.evaluate.floors import countable, floors
 from calrec.evaluate.report import METHOD, Example, Report, markdown, page
 from calrec.model.loading import load_users
 from calrec.retrieve.catalogue import Catalogue, load_catalogue
@@ -52,9 +52,7 @@ def evaluate(texts: Path, generations: Path, recommendations: Path, out: Path, c
     catalogue, users = load_catalogue(texts, domain), load_users(texts, [domain])
     cases = load_cases(recommendations, users, catalogue, split, retrieve)
     ranks = {METHOD: _ranks([case.ranking for case in cases], cases, catalogue)}
-    at = users.test_at if split == "test" else users.valid_at
-    before = [items[:end].tolist() for items, end in zip(users.items, at.tolist(), strict=True) if end >= 0]
-    for name, rank in floors(config.floors, before, catalogue, retrieve).items():
+    for name, rank in floors(config.floors, countable(users, split), catalogue, retrieve).items():
         ranks[name] = _ranks([rank(case.history, case.excluded) for case in cases], cases, catalogue)
     generated = _generated(generations)
     known = frozenset(catalogue.group_texts)

@@ -23,7 +23,7 @@ _BUCKET_BATCHES = 8
 class Row:
     """A history and its target, in item codes."""
 
-    history: Sequence[int]
+    history: Sequence[int] | NDArray[np.int32]
     target: int
 
 
@@ -56,38 +56,32 @@ def collate(rows: Sequence[Row], cache: TokenCache, groups: NDArray[np.int32], t
     With train_on = "all" every item of the history is predicted too, each closed by the end token as a target is: the
     label after its last token is the end token, although the next-item phrase follows in the text.
     """
-    B = len(rows)
-    prompts = [cache.history(row.history) for row in rows]
-    targets = [cache.target(row.target) for row in rows]
-    longest = max(len(prompt[0]) + len(target) for prompt, target in zip(prompts, targets, strict=True))
-    joint = np.full((B, longest), cache.end, dtype=np.int64)
-    labels = np.full((B, longest), IGNORE, dtype=np.int64)
-    alone = np.full((B, max(map(len, targets))), cache.end, dtype=np.int64)
-    for b, ((ids, ends, kept), target) in enumerate(zip(prompts, targets, strict=True)):
-        at = len(ids)
-        joint[b, :at] = ids
-        joint[b, at : at + len(target)] = target
-        labels[b, at - 1 : at + len(target) - 1] = target
-        alone[b, : len(target)] = target
-        if train_on == "all" and kept:
-            for item, end in zip(row_tail(rows[b].history, kept), ends.tolist(), strict=True):
-                tokens = cache.items[item]
-                labels[b, end - len(tokens) : end] = tokens
-                labels[b, end] = cache.end
-    prompt = np.array([len(ids) for ids, _, _ in prompts])
+    prompts = cache.assemble([row.history for row in rows])
+    targets = cache.targets([row.target for row in rows])
+    before, alone = prompts.lengths, targets.lengths()
+    at_T, at_S = np.arange((before + alone).max()), np.arange(alone.max())
+    in_prompt_BT = at_T < before[:, None]
+    in_target_BT = ~in_prompt_BT & (at_T < (before + alone)[:, None])
+    joint_BT = np.full(in_prompt_BT.shape, cache.end, dtype=np.int64)
+    joint_BT[in_prompt_BT], joint_BT[in_target_BT] = prompts.ids, targets.flat
+    target_BS = np.full((len(rows), len(at_S)), cache.end, dtype=np.int64)
+    target_BS[at_S < alone[:, None]] = targets.flat
+    predicted_BT = in_target_BT.copy()
+    if train_on == "all":
+        predicted_BT[in_prompt_BT] = prompts.inside_items()
+    labels_BT = np.full_like(joint_BT, IGNORE)
+    labels_BT[:, :-1][predicted_BT[:, 1:]] = joint_BT[:, 1:][predicted_BT[:, 1:]]
+    if train_on == "all":
+        row = np.repeat(np.arange(len(rows)), prompts.kept)
+        labels_BT[row, prompts.ends - prompts.offsets[row]] = cache.end
     return Batch(
-        joint_BT=torch.from_numpy(joint),
-        labels_BT=torch.from_numpy(labels),
-        target_BS=torch.from_numpy(alone),
-        prompt_B=torch.from_numpy(prompt),
-        length_B=torch.from_numpy(prompt + np.array([len(t) for t in targets])),
+        joint_BT=torch.from_numpy(joint_BT),
+        labels_BT=torch.from_numpy(labels_BT),
+        target_BS=torch.from_numpy(target_BS),
+        prompt_B=torch.from_numpy(before),
+        length_B=torch.from_numpy(before + alone),
         group_B=torch.from_numpy(groups[[row.target for row in rows]].astype(np.int64)),
     )
-
-
-def row_tail(history: Sequence[int], kept: int) -> Sequence[int]:
-    """The newest `kept` items of a history."""
-    return history[len(history) - kept :]
 
 
 # --- order ------------------------------------------------------------------------------------------------------
@@ -106,7 +100,7 @@ class Order:
         """The rows of one step."""
         draw = slice(step * batch_size, (step + 1) * batch_size)
         pairs = zip(self.user[draw].tolist(), self.cut[draw].tolist(), strict=True)
-        return [Row(users.items[user][:cut].tolist(), int(users.items[user][cut])) for user, cut in pairs]
+        return [Row(users.items[user][:cut], int(users.items[user][cut])) for user, cut in pairs]
 
 
 def order(users: Users, steps: int, batch_size: int, mix: str, position: str, seed: int) -> Order:

@@ -39,15 +39,15 @@ def generate(texts: Path, tokens: Path, model: Path, out: Path, domain: str, con
     chosen, cut_at = held_out(users, config)
     network, tokenizer, cache, of_model = load_model(model, tokens, texts)
     network = network.to(device())
-    prompts = [cache.history(users.items[u][:at].tolist())[0] for u, at in zip(chosen, cut_at, strict=True)]
+    prompts = cache.assemble([users.items[u][:at] for u, at in zip(chosen, cut_at, strict=True)])
     print(
         f"generate {domain}: {len(prompts):,} of {len(users):,} users, {config.samples} samples each at temperature "
-        f"{config.temperature}, prompts of {np.mean([len(p) for p in prompts]):.0f} tokens",
+        f"{config.temperature}, prompts of {prompts.lengths.mean():.0f} tokens",
         flush=True,
     )
     rows: list[dict[str, Any]] = []
     texts_seen = empty = 0
-    sampled = sample(network, prompts, cache.end, config)
+    sampled = sample(network, prompts.rows(), cache.end, config)
     for user, samples in zip(chosen, _with_progress(sampled, len(prompts), f"generate {domain}"), strict=True):
         merged: dict[str, Sample] = {}
         count: dict[str, int] = {}

@@ -11,7 +11,7 @@ def ingest(domain: str, uri: str, snapshot: str, data: dict, interactions: dsl.O
 
     Args:
         domain: name of the category.
-        uri: sample:DEPARTMENT, a local folder or a gs:// folder.
+        uri: sample:DEPARTMENT, or folders, files and globs, local, gs:// or https://, separated by commas.
         snapshot: version of the data behind the URI; only there to be part of the cache key.
         data: the data section of the configuration.
         interactions: the cleaned log.
@@ -24,5 +24,12 @@ def ingest(domain: str, uri: str, snapshot: str, data: dict, interactions: dsl.O
     from calrec.settings import from_dict
 
     with tracking.step("ingest", domain) as run:
-        done = ingest(domain, storage.local(uri), Path(interactions.path), from_dict(DataConfig, data))
+        done = ingest(
+            domain,
+            uri,
+            Path(interactions.path),
+            from_dict(DataConfig, data),
+            storage.files(uri),
+            storage.cache(domain, uri),
+        )
         interactions.metadata.update(run.record(done, interactions.path))

@@ -1,89 +1,102 @@
-"""The ingest step: a source in, a folder of interactions, items and rejects out."""
+"""The ingest step: a source in, a folder of interactions, items, rejects and a report out."""
 
-from collections import Counter
+import datetime
+import os
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from calrec import artifacts
+from calrec import artifacts, describe, files
 from calrec.artifacts import Manifest
 from calrec.config import DataConfig
-from calrec.ingest.cleaning import Events, clean_brand, clean_events, clean_price, clean_text
-from calrec.ingest.readers import RawLog, read
+from calrec.files import File
+from calrec.ingest import report
+from calrec.ingest.items import Attributes, ItemCounts, identical_texts, missing
+from calrec.ingest.log import RawLog, read, write_rejects
+from calrec.ingest.rules import Cleaned, EventLog
+from calrec.ingest.vocabulary import Vocabulary
 from calrec.settings import to_dict
 
+_MEMORY_SHARE = 0.3
+_ROW_GROUP = 1 << 18
 
-def ingest(domain: str, source: str, out: Path, data: DataConfig) -> Manifest:
+
+def ingest(
+    domain: str,
+    source: str,
+    out: Path,
+    data: DataConfig,
+    raw: Sequence[File] | None = None,
+    cache: Path | None = None,
+) -> Manifest:
     """Read one category's raw log, clean it, and write `interactions`, `items` and `rejects` with their manifest.
 
     Args:
         domain: the category's name.
-        source: `sample:DEPARTMENT` or a local folder.
+        source: `sample:DEPARTMENT`, or where the files are: a local folder, file or glob when `raw` is not given.
         out: the folder to make; an old one is replaced only when the step succeeds.
         data: formats and rules.
+        raw: the source's files, when they are not local.
+        cache: folder that keeps what was read of each file; only new and changed files are read again.
 
     Raises:
-        FileNotFoundError, ValueError: see :func:`calrec.ingest.readers.read` and
-            :func:`calrec.ingest.cleaning.clean_events`; too many rejected rows.
+        FileNotFoundError, ValueError: see :func:`calrec.ingest.log.read`; metadata of other items; no user is left.
     """
     print(f"ingest {domain}: reading {source}", flush=True)
-    log = read(source, data)
-    _refuse_many_rejects(log, source, data.max_reject_share)
-
-    users = pc.dictionary_encode(log.events["user_id"]).combine_chunks()
-    items = pc.dictionary_encode(log.events["item_id"]).combine_chunks()
-    item_ids: list[str] = items.dictionary.to_pylist()
-    has_metadata = np.asarray(pc.is_in(items.dictionary, value_set=log.items["item_id"].combine_chunks()))
-    if item_ids and not has_metadata.any():
-        raise ValueError(f"{source}: none of the {len(item_ids)} items of the log is in the metadata")
-    events = Events(
-        user=users.indices.to_numpy().astype(np.int64),
-        item=items.indices.to_numpy().astype(np.int64),
-        time=log.events["timestamp"].to_numpy(),
-        weight=log.events["weight"].to_numpy(),
-        rules=list(log.rules),
-    )
-    try:
-        clean_events(events, item_ids, data, has_metadata)
-    except ValueError as error:
-        raise ValueError(f"{source}: {error}") from None
-
-    interactions = pa.table(
-        [
-            users.dictionary.take(pa.array(events.user)),
-            items.dictionary.take(pa.array(events.item)),
-            pa.array(events.time),
-            pa.array([domain] * len(events), pa.string()),
-            pa.array(events.weight),
-        ],
-        schema=artifacts.INTERACTIONS,
-    )
-    kept = np.unique(events.item)
-    catalogue = _catalogue(domain, [item_ids[i] for i in kept], log.items)
-    counts = _counts(events, catalogue, log, int((~has_metadata[kept]).sum()))
+    if raw is None:
+        raw = [] if source.startswith("sample:") else files.local(source)
     with artifacts.writing(Path(out)) as folder:
-        artifacts.write_table(folder, "interactions.parquet", interactions)
+        scratch = folder / "scratch"
+        scratch.mkdir()
+        log = read(source, raw, data, cache or scratch / "parts", scratch)
+        _refuse_window(log, data)
+        users, items = Vocabulary(), Vocabulary()
+        attributes = Attributes(items, data.category)
+        events = EventLog(scratch / "events", _memory(data))
+        _encode(log, users, items, attributes, events)
+        of_items = log.describe(attributes)
+        known = attributes.known(len(items))
+        _refuse_other_metadata(source, of_items, known)
+        try:
+            cleaned = events.clean(data, items.strings(), known, len(users))
+        except ValueError as error:
+            raise ValueError(f"{source}: {error}") from None
+        rules = (*log.rules, *cleaned.rules)
+        _assert_all_counted(log, rules, cleaned)
+        _write_interactions(folder, domain, users, items, cleaned)
+        kept = np.flatnonzero(cleaned.item_counts)
+        catalogue = attributes.catalogue(domain, kept)
         artifacts.write_table(folder, "items.parquet", catalogue)
-        artifacts.write_table(folder, "rejects.parquet", pa.Table.from_pylist(log.rejects, schema=artifacts.REJECTS))
-        manifest = artifacts.finish(
-            folder,
-            Manifest(
-                "interactions",
-                config={
-                    "domain": domain,
-                    "source": source,
-                    "format": log.format,
-                    "time": log.time,
-                    "data": to_dict(data),
-                },
-                counts=counts,
-                rules=tuple(events.rules),
-                notes=tuple(log.notes),
-            ),
+        write_rejects(log.rejects, folder / "rejects.parquet")
+        shutil.rmtree(scratch)
+        counts = {
+            **_row_counts(log, of_items),
+            **_facts(cleaned, log.timed),
+            **identical_texts(catalogue),
+            "items_without_metadata": int((~known[kept]).sum()),
+            **missing(catalogue),
+        }
+        manifest = Manifest(
+            "interactions",
+            config={
+                "domain": domain,
+                "source": source,
+                "format": log.format,
+                "time": "ms" if log.timed else "order",
+                "data": to_dict(data),
+            },
+            counts=counts,
+            rules=rules,
+            notes=tuple(log.notes),
         )
+        report.write(folder, manifest)
+        manifest = artifacts.finish(folder, manifest)
+    print(describe.text(manifest, notes=False), flush=True)
     print(
         f"ingest {domain}: {counts['users']:,} users, {counts['items']:,} items, "
         f"{counts['interactions']:,} interactions, {counts['rejects']:,} rejects",
@@ -92,52 +105,97 @@ def ingest(domain: str, source: str, out: Path, data: DataConfig) -> Manifest:
     return manifest
 
 
-def _refuse_many_rejects(log: RawLog, source: str, limit: float) -> None:
-    share = len(log.rejects) / max(1, log.rows_read)
-    if share <= limit:
-        return
-    reasons = Counter((reject["file"], reject["reason"]) for reject in log.rejects).most_common(3)
-    first = log.rejects[0]
-    listed = "; ".join(f"{count}x {reason} in {name}" for (name, reason), count in reasons)
-    raise ValueError(
-        f"{source}: {len(log.rejects)} of {log.rows_read} rows cannot be read ({share:.1%}, data.max_reject_share is "
-        f"{limit:.1%}): {listed}; the first is {first['file']} line {first['line']}: {first['raw'][:120]!r}"
-    )
+def _memory(data: DataConfig) -> int:
+    """Bytes that the events may take: the setting, or a share of what the machine or the container has."""
+    if data.memory_gb:
+        return int(data.memory_gb * 1e9)
+    limit = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    group = Path("/sys/fs/cgroup/memory.max")
+    if group.is_file() and (text := group.read_text().strip()).isdigit():
+        limit = min(limit, int(text))
+    return int(_MEMORY_SHARE * limit)
 
 
-def _catalogue(domain: str, item_ids: list[str], metadata: pa.Table) -> pa.Table:
-    """Clean attributes of the kept items, sorted by id; what is missing is an empty string."""
-    row_of = {item_id: row for row, item_id in enumerate(metadata["item_id"].to_pylist())}
-    columns = {name: metadata[name].to_pylist() for name in metadata.schema.names}
-    cleaners = {"title": clean_text, "category": clean_text, "brand": clean_brand, "price": clean_price}
-    rows = []
-    for item_id in sorted(item_ids):
-        at = row_of.get(item_id)
-        attributes = {name: "" if at is None else clean(columns[name][at]) for name, clean in cleaners.items()}
-        rows.append({"item_id": item_id, "domain": domain, **attributes})
-    return pa.Table.from_pylist(rows, schema=artifacts.ITEMS)
+def _refuse_window(log: RawLog, data: DataConfig) -> None:
+    if not log.timed and (data.since or data.until):
+        raise ValueError("data.since and data.until need timestamps, and this log has none; leave them empty")
 
 
-def _counts(events: Events, catalogue: pa.Table, log: RawLog, without_metadata: int) -> dict[str, Any]:
-    """Sizes and the facts that tell two versions of one category apart."""
-    users, starts, lengths = np.unique(events.user, return_index=True, return_counts=True)
-    last = starts + lengths - 1
-    same_user = events.user[1:] == events.user[:-1]
-    seen = sum(
-        int(events.item[at] in events.item[start:at]) for start, at in zip(starts.tolist(), last.tolist(), strict=True)
-    )
+def _encode(log: RawLog, users: Vocabulary, items: Vocabulary, attributes: Attributes, events: EventLog) -> None:
+    """Strings become codes once; whatever stands beside the events describes their items."""
+    at = 0
+    beside = log.attributes
+    for batch in log.batches():
+        codes = items.encode(batch["item_id"])
+        time = batch["timestamp"].to_numpy()
+        if not log.timed and log.format != "sequences":
+            time = np.arange(at, at + len(batch))
+        events.add(users.encode(batch["user_id"]), codes, time, batch["weight"].to_numpy())
+        if beside:
+            attributes.add_events(codes, batch, beside)
+        at += len(batch)
+
+
+def _refuse_other_metadata(source: str, of_items: ItemCounts, known: np.ndarray[Any, Any]) -> None:
+    if of_items.rows and len(known) and not known.any():
+        raise ValueError(
+            f"{source}: none of the {len(known):,} items of the log is in the metadata; are the ids the same?"
+        )
+
+
+def _assert_all_counted(log: RawLog, rules: Sequence[Any], cleaned: Cleaned) -> None:
+    """Rows in = rows out + rows counted as dropped or rejected."""
+    rows = [log.counts.rows, *(rule["rows_after"] for rule in rules)]
+    assert [rule["rows_before"] for rule in rules] == rows[:-1], f"a rule lost rows: {rules}"
+    assert rows[-1] == cleaned.facts["interactions"], f"{rows[-1]} rows after the rules, {cleaned.facts} written"
+
+
+def _facts(cleaned: Cleaned, timed: bool) -> dict[str, Any]:
+    """Facts of the cleaned events; times as a person reads them, and none when there are none."""
+    facts = dict(cleaned.facts)
+    first, last = facts.pop("first_timestamp"), facts.pop("last_timestamp")
+    return {**facts, "first_event": _moment(first), "last_event": _moment(last)} if timed else facts
+
+
+def _moment(ms: int) -> str:
+    return (datetime.datetime(1970, 1, 1) + datetime.timedelta(milliseconds=ms)).isoformat(" ", "seconds")
+
+
+def _row_counts(log: RawLog, of_items: ItemCounts) -> dict[str, int]:
     return {
-        "rows_read": log.rows_read,
-        "rejects": len(log.rejects),
-        "users": len(users),
-        "items": len(catalogue),
-        "interactions": len(events),
-        "mean_length": round(len(events) / len(users), 2),
-        "target_in_history_share": round(seen / len(users), 4),
-        "tied_share": round(float((same_user & (events.time[1:] == events.time[:-1])).mean()), 4),
-        "items_without_metadata": without_metadata,
-        **{
-            f"items_without_{name}": int(pc.sum(pc.equal(catalogue[name], "")).as_py() or 0)
-            for name in ("title", "category", "brand", "price")
-        },
+        "event_rows": log.counts.rows,
+        "event_rejects": log.counts.rejects,
+        "item_rows": of_items.rows,
+        "item_rejects": of_items.rejects,
+        "item_rows_repeated": of_items.repeated,
+        "item_rows_not_in_log": of_items.absent,
+        "rejects": log.counts.rejects + of_items.rejects,
     }
+
+
+def _write_interactions(folder: Path, domain: str, users: Vocabulary, items: Vocabulary, cleaned: Cleaned) -> None:
+    with pq.ParquetWriter(folder / "interactions.parquet", artifacts.INTERACTIONS, compression="zstd") as writer:
+        for user, item, time, weight in _row_groups(cleaned):
+            columns = [
+                users.take(user),
+                items.take(item),
+                pa.array(time),
+                pa.repeat(domain, len(user)),
+                pa.array(weight),
+            ]
+            writer.write_table(pa.table(columns, schema=artifacts.INTERACTIONS))
+
+
+def _row_groups(cleaned: Cleaned) -> Iterator[tuple[np.ndarray[Any, Any], ...]]:
+    """Chunks of one size, so that the file's bytes do not depend on the memory that was there."""
+    held: list[tuple[np.ndarray[Any, Any], ...]] = []
+    for chunk in cleaned:
+        held.append(chunk)
+        if sum(len(one[0]) for one in held) >= _ROW_GROUP:
+            columns = [np.concatenate(column) for column in zip(*held, strict=True)]
+            full = len(columns[0]) // _ROW_GROUP * _ROW_GROUP
+            for start in range(0, full, _ROW_GROUP):
+                yield tuple(column[start : start + _ROW_GROUP] for column in columns)
+            held = [tuple(column[full:] for column in columns)]
+    if held and len(held[0][0]):
+        yield tuple(np.concatenate(column) for column in zip(*held, strict=True))

@@ -1,7 +1,7 @@
 """What a later step opens: the model with the tokens made for its tokenizer, and the users of its categories."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from calrec import artifacts
 from calrec.artifacts import Manifest
 from calrec.model import checkpoint
-from calrec.textify.tokens import TokenCache, encode_phrases
+from calrec.textify.encoding import FORMS, TextPrompts, encode_items
+from calrec.textify.tokens import Ragged, TokenCache
 
 
 @dataclass(frozen=True)
@@ -68,14 +69,16 @@ def load_model(model: Path, tokens: Path, texts: Path) -> tuple[Any, Any, TokenC
     if of_tokens.inputs["texts"] != artifacts.read_manifest(texts, "texts").digest:
         raise ValueError(f"{tokens} was made from other texts than {texts}; run the base-model step again")
     network, tokenizer = checkpoint.load(model)
-    table = artifacts.read_table(tokens, "items.parquet", "tokens")["tokens"].combine_chunks()
-    flat, ends = table.flatten().to_numpy(), np.cumsum(table.value_lengths().to_numpy())
-    opening, following = encode_phrases(tokenizer, of_tokens.config["prefix"])
-    cache = TokenCache(
-        opening=opening,
-        next=following,
-        items=np.split(flat, ends[:-1]),
-        end=tokenizer.eos_token_id,
-        max_tokens=int(of_tokens.config["text"]["max_tokens"]),
-    )
-    return network, tokenizer, cache, manifest
+    return network, tokenizer, _cache(tokens, of_tokens.config, tokenizer, texts), manifest
+
+
+def _cache(tokens: Path, config: Mapping[str, Any], tokenizer: Any, texts: Path) -> TokenCache:
+    """The token cache of a folder; its ids stay in the file until they are read."""
+    units = Ragged(*(np.asarray(np.load(Path(tokens) / name, mmap_mode="r")) for name in ("ids.npy", "offsets.npy")))
+    end, max_tokens = int(tokenizer.eos_token_id), int(config["text"]["max_tokens"])
+    if config["assembly"] == "units":
+        return TokenCache(units, end, max_tokens)
+    form, limit = FORMS[config["form"]], int(config["text"]["max_item_tokens"])
+    item_texts = artifacts.read_table(texts, "items.parquet", "texts")["text"].to_pylist()
+    cut = encode_items(item_texts, tokenizer, form, limit).texts
+    return TextPrompts(units, end, max_tokens, cut, form, tokenizer)

@@ -3,14 +3,17 @@
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
+import numpy as np
+from numpy.typing import NDArray
 
 from calrec import artifacts
 from calrec.artifacts import Manifest
 from calrec.config import ModelConfig, TextConfig
 from calrec.model import checkpoint, scratch
+from calrec.model.loading import Users, load_users
 from calrec.settings import from_dict, to_dict
-from calrec.textify.tokens import encode_items
+from calrec.textify.encoding import FORMS, choose_form, encode_items, encode_phrases
+from calrec.textify.tokens import Ragged, TokenCache
 
 
 def base_model(
@@ -39,6 +42,7 @@ def base_model(
             f"text.max_tokens + text.max_item_tokens + 1 = {needed} tokens, but the "
             f"model {model.name} has {room} positions; lower text.max_tokens to {room - text.max_item_tokens - 1}"
         )
+    cache, how, figures = _tokens(item_texts, load_users(texts), tokenizer, text)
     counts = {"parameters": sum(p.numel() for p in network.parameters()), "vocabulary": len(tokenizer)}
     with artifacts.writing(Path(out)) as folder:
         checkpoint.save(network, tokenizer, folder)
@@ -47,7 +51,15 @@ def base_model(
             folder, Manifest("model", config=config, counts=counts, inputs={"texts": source.digest})
         )
     print(f"model {model.name}: {counts['parameters']:,} parameters, vocabulary {counts['vocabulary']:,}", flush=True)
-    return of_model, _write_tokens(item_texts, tokenizer, text, of_model, source, Path(tokens))
+    notes = _notes(how, figures)
+    _print_tokens(figures, notes, text)
+    with artifacts.writing(Path(tokens)) as folder:
+        np.save(folder / "ids.npy", cache.units.flat)
+        np.save(folder / "offsets.npy", cache.units.offsets)
+        config = {"text": to_dict(text), "tokenizer": of_model.files["tokenizer.json"], **how}
+        inputs = {"texts": source.digest, "model": of_model.digest}
+        of_tokens = artifacts.finish(folder, Manifest("tokens", config, figures, notes=notes, inputs=inputs))
+    return of_model, of_tokens
 
 
 def _network(name: str, model: ModelConfig, item_texts: list[str], text: TextConfig) -> tuple[Any, Any]:
@@ -60,31 +72,68 @@ def _network(name: str, model: ModelConfig, item_texts: list[str], text: TextCon
     return checkpoint.load_from_hub(name)
 
 
-def _write_tokens(
-    item_texts: list[str], tokenizer: Any, text: TextConfig, of_model: Manifest, of_texts: Manifest, out: Path
-) -> Manifest:
-    ids, cut, exact, prefix = encode_items(item_texts, tokenizer, text.max_item_tokens)
-    mean = sum(len(i) for i in ids) / len(ids)
-    counts = {"items": len(ids), "mean_item_tokens": round(mean, 1), "items_cut": cut, "assembled_exact_share": exact}
+# --- tokens -----------------------------------------------------------------------------------------------------
+
+
+def _tokens(
+    item_texts: list[str], users: Users, tokenizer: Any, text: TextConfig
+) -> tuple[TokenCache, dict[str, Any], dict[str, Any]]:
+    """The token cache, how prompts are made from it, and what there is to count."""
+    name, exact = choose_form(item_texts, tokenizer, text.max_item_tokens)
+    items = encode_items(item_texts, tokenizer, FORMS[name], text.max_item_tokens)
+    opening, following = encode_phrases(tokenizer, FORMS[name])
+    cache = TokenCache(TokenCache.units_of(opening, following, items.ids), tokenizer.eos_token_id, text.max_tokens)
+    config = {"assembly": "units" if exact == 1 else "text", "form": name}
+    lengths = np.array([len(ids) for ids in items.ids])
+    counts = {"items": len(lengths), "mean_item_tokens": round(float(lengths.mean()), 1), "items_cut": items.cut}
+    return cache, config, counts | {"assembled_exact_share": exact} | _statistics(cache, lengths, users)
+
+
+def _statistics(cache: TokenCache, item_lengths: NDArray[np.int64], users: Users) -> dict[str, Any]:
+    """Token lengths of items, and of the longest prompt that each user is given; what the prompts lose."""
+    ends = np.maximum.reduce([users.test_at, users.valid_at, users.train_end - 1, np.zeros_like(users.train_end)])
+    histories = Ragged.of([items[:end] for items, end in zip(users.items, ends.tolist(), strict=True)])
+    kept, prompt_lengths = cache.fit(histories)
+    lost = histories.lengths() - kept
+    counts: dict[str, Any] = {
+        "prompts": len(kept),
+        "prompts_cut": int((lost > 0).sum()),
+        "prompt_items_dropped": int(lost.sum()),
+    }
+    for name, lengths in (("item_tokens", item_lengths), ("prompt_tokens", prompt_lengths)):
+        quantiles = np.quantile(lengths, (0, 0.5, 0.95, 1), method="lower").tolist()
+        counts |= {f"{name}_{q}": int(n) for q, n in zip(("min", "median", "p95", "max"), quantiles, strict=True)}
+        counts[f"{name}_histogram"] = histogram(lengths)
+    return counts
+
+
+def histogram(lengths: NDArray[np.int64]) -> list[list[Any]]:
+    """[label, count] of buckets that double: 0-1, 2, 3-4, 5-8, …, from the first filled one to the last."""
+    bucket = np.ceil(np.log2(np.maximum(lengths, 1))).astype(np.int64)
+    labels = ["0-1", "2", *(f"{2 ** (b - 1) + 1}-{2**b}" for b in range(2, int(bucket.max()) + 1))]
+    count = np.bincount(bucket).tolist()
+    return [[labels[b], count[b]] for b in range(int(bucket.min()), len(count))]
+
+
+def _notes(how: dict[str, Any], figures: dict[str, Any]) -> tuple[str, ...]:
+    if how["assembly"] == "units":
+        return ()
+    return (
+        f"assembled from units ({how['form']}), only {figures['assembled_exact_share']:.1%} of the probed prompts have "
+        "the ids of their text, so prompts are tokenised as whole texts when they are needed, which is slower",
+    )
+
+
+def _print_tokens(counts: dict[str, Any], notes: tuple[str, ...], text: TextConfig) -> None:
+    def spread(name: str) -> str:
+        return " / ".join(f"{counts[f'{name}_{q}']:,}" for q in ("min", "median", "p95", "max"))
+
     print(
-        f"tokens: {mean:.1f} per item, {cut} of {len(ids)} cut at {text.max_item_tokens}, "
-        f"{exact:.1%} of probed prompts assembled exactly",
+        f"tokens (min / median / p95 / max): {spread('item_tokens')} per item, {counts['items_cut']:,} of "
+        f"{counts['items']:,} cut at {text.max_item_tokens}; {spread('prompt_tokens')} per prompt, "
+        f"{counts['prompts_cut']:,} of {counts['prompts']:,} lose {counts['prompt_items_dropped']:,} oldest items at "
+        f"{text.max_tokens}; {counts['assembled_exact_share']:.1%} of probed prompts assembled exactly",
+        *(f"tokens: warning: {note}" for note in notes),
+        sep="\n",
         flush=True,
     )
-    notes = (
-        ()
-        if exact == 1
-        else (f"assembled ids differ from tokenising the whole text in {1 - exact:.1%} of the prompts",)
-    )
-    with artifacts.writing(out) as folder:
-        artifacts.write_table(folder, "items.parquet", pa.table([pa.array(ids)], schema=artifacts.ITEM_TOKENS))
-        return artifacts.finish(
-            folder,
-            Manifest(
-                "tokens",
-                config={"text": to_dict(text), "prefix": prefix, "tokenizer": of_model.files["tokenizer.json"]},
-                counts=counts,
-                notes=notes,
-                inputs={"texts": of_texts.digest, "model": of_model.digest},
-            ),
-        )

@@ -6,21 +6,23 @@ from calrec.config import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def textify(data: dsl.Input[list[dsl.Dataset]], text: dict, texts: dsl.Output[dsl.Dataset]) -> None:
+def textify(data: dsl.Input[list[dsl.Dataset]], text: dict, split: dict, texts: dsl.Output[dsl.Dataset]) -> None:
     """Cleaned logs of all categories → item texts and split sequences.
 
     Args:
         data: outputs of the ingest step.
         text: the text section of the configuration.
+        split: the split section.
         texts: item texts and sequences.
     """
     from pathlib import Path
 
     from calrec import tracking
-    from calrec.config import TextConfig
+    from calrec.config import SplitConfig, TextConfig
     from calrec.settings import from_dict
     from calrec.textify.step import textify
 
     with tracking.step("textify") as run:
-        done = textify([Path(one.path) for one in data], Path(texts.path), from_dict(TextConfig, text))
+        folders = [Path(one.path) for one in data]
+        done = textify(folders, Path(texts.path), from_dict(TextConfig, text), from_dict(SplitConfig, split))
         texts.metadata.update(run.record(done, texts.path))

@@ -7,6 +7,9 @@ tokenizers: the ids of a prompt are then the concatenated ids of its units (toke
 import re
 from collections.abc import Mapping, Sequence
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 UNKNOWN = "Unknown"
 
 OPENING = "This is the summary of a user's purchase history. The first item bought is as follows."
@@ -20,6 +23,16 @@ _WORDS = re.compile(r"\w+")
 def item_text(item: Mapping[str, str], attributes: Sequence[str]) -> str:
     """`Title: … . Category: … .` in the order of `attributes`; a missing value is the word Unknown."""
     return " ".join(f"{name.capitalize()}: {item[name] or UNKNOWN}." for name in attributes)
+
+
+def item_texts(items: pa.Table, attributes: Sequence[str]) -> pa.ChunkedArray:
+    """:func:`item_text` of every row of an items table, column by column."""
+    parts = []
+    for name in attributes:
+        given = pc.fill_null(items[name], "")
+        value = pc.if_else(pc.equal(given, ""), UNKNOWN, given)
+        parts.append(pc.binary_join_element_wise(f"{name.capitalize()}: ", value, ".", ""))
+    return pc.binary_join_element_wise(*parts, " ")
 
 
 def prompt(history: Sequence[str]) -> str:

@@ -1,0 +1,94 @@
+"""A manifest in words: its tables as text, and what a person should be warned of."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from calrec.artifacts import Manifest
+from calrec.draw import shown
+
+# kind → count → (when it is worth a warning, what it says)
+_Warning = tuple[str, Callable[[float], bool], str]
+_WARNINGS: Mapping[str, Sequence[_Warning]] = {
+    "interactions": (
+        ("rejects", lambda n: n > 0, "{:,.0f} rows could not be read; they are in rejects.parquet with their reasons"),
+        ("users", lambda n: n < 1000, "only {:,.0f} users: metrics will have wide intervals"),
+        ("tied_share", lambda s: s > 0.3, "{:.0%} of neighbouring events have one timestamp; see data.tie_break"),
+        ("target_is_previous_share", lambda s: s > 0.2, "{:.0%} of the last items repeat the one before"),
+        ("target_in_history_share", lambda s: s > 0.3, "{:.0%} of the last items were bought before"),
+    ),
+    "texts": (),
+    "tokens": (("assembled_exact_share", lambda s: s < 1, "only {:.1%} of probed prompts are assembled exactly"),),
+    "generations": (
+        ("unfinished_share", lambda s: s > 0.05, "{:.1%} of the samples were cut; raise generate.max_new_tokens"),
+        ("empty_texts", lambda n: n > 0, "{:,.0f} samples are empty"),
+        ("distinct_share", lambda s: s < 0.05, "only {:.1%} of the samples are distinct; raise generate.temperature"),
+    ),
+}  # fmt: skip
+_MANY = 0.2  # share of a category's items
+
+
+def warnings(manifest: Manifest) -> list[str]:
+    """What a person should know before using a folder, in sentences."""
+    counts = manifest.counts
+    found = [
+        text.format(counts[name])
+        for name, worth, text in _WARNINGS.get(manifest.kind, ())
+        if name in counts and worth(counts[name])
+    ]
+    items = counts.get("items", 0)
+    for name, said in _OF_ITEMS.items():
+        if items and counts.get(name, 0) > _MANY * items:
+            found.append(f"{counts[name] / items:.0%} of the items {said}")
+    for rule in manifest.rules:
+        before, after = rule["rows_before"], rule["rows_after"]
+        if before and after < before / 2:
+            found.append(f"the rule {rule['rule']!r} drops {1 - after / before:.0%} of the events")
+    if str(counts.get("first_event", "")).startswith("1970-") and manifest.config.get("time") == "ms":
+        found.append("the first event is in 1970: is the unit of the timestamps right? (data.time_format)")
+    return found
+
+
+_OF_ITEMS = {
+    "items_without_metadata": "have no metadata: their text is Unknown",
+    "items_without_title": "have no title",
+    "items_with_shared_text": "share their whole text with another item: retrieval cannot tell these apart",
+    "items_cut": "have a longer text than text.max_item_tokens; it was cut",
+}
+
+
+def text(manifest: Manifest, notes: bool = True) -> str:
+    """Notes, warnings, counts and rules as aligned lines."""
+    lines = [f"  {note}" for note in manifest.notes if notes]
+    lines += [f"  warning: {warning}" for warning in warnings(manifest)]
+    lines += rows("counts", single(manifest))
+    lines += rows(
+        "rules (rows before → after)",
+        [(rule["rule"], f"{rule['rows_before']:,} → {rule['rows_after']:,}") for rule in manifest.rules],
+    )
+    return "\n".join(lines)
+
+
+def single(manifest: Manifest) -> list[tuple[str, str]]:
+    """The counts that are one value, by name; those by category follow with the category's name."""
+    found = []
+    for name, value in manifest.counts.items():
+        if isinstance(value, Mapping):
+            found += [(f"{key}.{inner}", shown(count)) for key, of in value.items() for inner, count in of.items()]
+        elif not isinstance(value, list | tuple):
+            found.append((name, shown(value)))
+    return found
+
+
+def rows(title: str, pairs: Sequence[tuple[str, Any]]) -> list[str]:
+    """A titled list of names and values, aligned; nothing when it is empty."""
+    width = max((len(name) for name, _ in pairs), default=0)
+    return [f"{title}:", *(f"  {name:<{width}}  {value}" for name, value in pairs)] if pairs else []
+
+
+def histograms(manifest: Manifest) -> dict[str, list[tuple[str, int]]]:
+    """The counts that are lists of (label, count), by name."""
+    return {
+        name.removesuffix("_histogram").replace("_", " "): [(str(label), int(count)) for label, count in value]
+        for name, value in manifest.counts.items()
+        if isinstance(value, list | tuple)
+    }

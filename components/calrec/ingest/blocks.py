@@ -1,0 +1,163 @@
+"""Raw bytes of a text file as blocks of whole lines, decompressed on the way, in bounded memory."""
+
+import gzip
+import io
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from calrec.files import File
+
+SIZE = 1 << 22
+MAX_LINE = 1 << 24
+"""Longest line that is read, in bytes; a longer one becomes a reject."""
+_BOM = b"\xef\xbb\xbf"
+_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+
+
+@dataclass(frozen=True)
+class Block:
+    """Whole lines of a file."""
+
+    data: bytes
+    first: int
+    """Number of the first line; the file's first line is 1."""
+    whole: bool = True
+    """False: the beginning of one line that is longer than MAX_LINE."""
+
+    def lines(self) -> Iterator[tuple[int, bytes]]:
+        """(number, line without its end) of each line, blank ones included."""
+        data = self.data.removesuffix(b"\n")
+        for number, line in enumerate(data.split(b"\n"), self.first):
+            yield number, line.removesuffix(b"\r")
+
+
+def blocks(file: File, size: int = SIZE) -> Iterator[Block]:
+    """The file's lines in blocks of about `size` bytes.
+
+    Raises:
+        ValueError: the compressed stream is damaged; says after which line.
+    """
+    number, rest, skipping = 1, b"", False
+    for data in _chunks(file, size):
+        if skipping:
+            end = data.find(b"\n")
+            if end < 0:
+                continue
+            data, skipping = data[end + 1 :], False
+        cut = data.rfind(b"\n") + 1
+        if cut:
+            block = Block(b"".join((rest, memoryview(data)[:cut])), number)
+            yield block
+            number += block.data.count(b"\n")
+            rest = data[cut:]
+        else:
+            rest += data
+        if len(rest) > MAX_LINE:
+            yield Block(rest[:SIZE], number, whole=False)
+            number, rest, skipping = number + 1, b"", True
+    if rest:
+        yield Block(rest, number)
+
+
+def _chunks(file: File, size: int) -> Iterator[bytes]:
+    """Decompressed bytes without a byte order mark; damage is a ValueError with the line it comes after."""
+    try:
+        start = True
+        for data in _stream(file, size):
+            yield data.removeprefix(_BOM) if start else data
+            start = False
+    except _DamageError as error:
+        raise ValueError(
+            f"{file.name}: damaged after line {_readable_lines(file):,} ({error}); fetch the file again, or leave it out"
+        ) from None
+
+
+def _readable_lines(file: File) -> int:
+    """Lines before the damage: read again in small pieces, as the one that fails is lost."""
+    lines = 0
+    with suppress(_DamageError):
+        for piece in _stream(file, 1 << 12):
+            lines += piece.count(b"\n")
+    return lines
+
+
+class _DamageError(Exception):
+    """The content is at fault, and neither the disk nor the network."""
+
+
+def _stream(file: File, size: int) -> Iterator[bytes]:
+    from isal.igzip_lib import IsalError
+
+    damage: tuple[type[BaseException], ...] = (EOFError, zlib.error, IsalError)
+    try:
+        with file.open() as stored:
+            stream = _decompressed(file.name, stored)
+            while data := stream.read(size):
+                yield data
+    except damage as error:
+        raise _DamageError(error) from None
+    except OSError as error:
+        if not is_damage(error):
+            raise
+        raise _DamageError(error) from None
+
+
+def is_damage(error: OSError) -> bool:
+    """Whether the content is at fault, and neither the disk nor the network."""
+    return type(error) in (OSError, gzip.BadGzipFile) and error.errno is None
+
+
+def _decompressed(name: str, stored: BinaryIO) -> Any:
+    """A stream over the content; gzip (any number of members) and zstd are known by their first bytes."""
+    head = b""
+    while len(head) < 4 and (more := stored.read(4 - len(head))):
+        head += more
+    stream = _Joined(head, stored)
+    if head.startswith(_GZIP):
+        from isal import igzip
+
+        return igzip.open(stream, "rb")
+    if head.startswith(_ZSTD):
+        return pa.CompressedInputStream(pa.PythonFile(stream, mode="r"), "zstd")
+    for suffix in (".gz", ".zst"):
+        if head and name.endswith(suffix):
+            raise EOFError(f"it ends in {suffix} but begins with {head!r}")
+    return stream
+
+
+class _Joined(io.RawIOBase):
+    """The bytes that were looked at, and the rest of the stream."""
+
+    def __init__(self, head: bytes, stream: BinaryIO):
+        self._head, self._stream = head, stream
+
+    def readable(self) -> bool:
+        """True: pyarrow asks."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill `buffer`, first from the head; returns the bytes read, 0 at the end."""
+        data = self._head[: len(buffer)] or self._stream.read(len(buffer))
+        self._head = self._head[len(data) :]
+        buffer[: len(data)] = data
+        return len(data)
+
+
+@contextmanager
+def opened_parquet(file: File) -> Iterator[pq.ParquetFile]:
+    """An open Parquet file; damage that shows while it is read is a ValueError that names it."""
+    try:
+        with pq.ParquetFile(file.seekable()) as stored:
+            yield stored
+    except pa.ArrowException as error:
+        raise ValueError(f"{file.name}: not a readable Parquet file ({error})") from None
+    except OSError as error:
+        if not is_damage(error):
+            raise
+        raise ValueError(f"{file.name}: not a readable Parquet file ({error})") from None

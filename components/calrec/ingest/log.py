@@ -1,0 +1,142 @@
+"""A raw log as the step sees it, whichever format it came in: batches of events, then the attributes of their items."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from calrec import artifacts
+from calrec.config import DataConfig
+from calrec.files import File
+from calrec.ingest.formats import plan
+from calrec.ingest.items import Attributes, ItemCounts
+from calrec.ingest.layouts import ATTRIBUTES
+from calrec.ingest.reading import Counts, Part, Rejects, forget, read_events
+from calrec.ingest.sample import read_sample
+
+
+@dataclass
+class RawLog:
+    """A log whose events have been read."""
+
+    format: str
+    timed: bool
+    """False: timestamps are positions, in the user's history or in the log."""
+    batches: Callable[[], Iterator[pa.RecordBatch]]
+    """Events (user_id, item_id, timestamp, weight, and attributes beside them), in the order of the files."""
+    describe: Callable[[Attributes], ItemCounts]
+    """Read the items' attributes; to be called when all events' items have their codes."""
+    counts: Counts
+    rules: list[dict[str, Any]]
+    """Rows before and after the rejects and each filter."""
+    rejects: list[Path]
+    """Parquet files of rejected rows; those of items are there after `describe`."""
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def attributes(self) -> list[str]:
+        """Attributes that stand beside the events."""
+        first = next(self.batches(), None)
+        return [] if first is None else [name for name in ATTRIBUTES if name in first.schema.names]
+
+
+def read(source: str, files: Sequence[File], data: DataConfig, cache: Path, scratch: Path) -> RawLog:
+    """Read all events of a source; of files whose version is in the cache nothing is read again.
+
+    Args:
+        source: its name, for messages.
+        files: its files; none for `sample:DEPARTMENT`.
+        data: format, columns, filters, and how many rejects are allowed.
+        cache: folder for what was read of each file.
+        scratch: folder for what nobody needs later.
+
+    Raises:
+        FileNotFoundError: no file of events.
+        ValueError: a damaged file, a column map that does not fit, too many rejects.
+    """
+    if source.startswith("sample:"):
+        if data.format not in ("auto", "sample"):
+            raise ValueError(f"data.format={data.format} does not fit {source}; use auto")
+        return _of_sample(source.removeprefix("sample:"))
+    if data.format == "sample":
+        raise ValueError(f"data.format=sample needs a source such as sample:DELI, got {source}")
+    found = plan(source, files, data)
+    for note in found.notes:
+        print(f"ingest: {note}", flush=True)
+    parts = [read_events(file, layout, cache) for file, layout in found.events]
+    forget(cache)
+    cached = sum(part.cached for part in parts)
+    print(f"ingest: {len(parts)} files of events, {cached} of them as read before", flush=True)
+    counts = Counts()
+    for part in parts:
+        counts.add(part.counts)
+    rejects = [part.folder / "rejects.parquet" for part in parts]
+    refuse_many(source, "events", counts, rejects, data.max_reject_share)
+
+    def describe(attributes: Attributes) -> ItemCounts:
+        path, of_items = scratch / "item-rejects.parquet", ItemCounts()
+        writer = Rejects(path, of_items)
+        for file, layout in found.items:
+            attributes.add_records(file, layout, writer, of_items)
+        writer.close()
+        rejects.append(path)
+        refuse_many(source, "items", of_items, [path], data.max_reject_share)
+        return of_items
+
+    rules = _rules(counts, data.filters)
+    return RawLog(
+        found.format, found.timed, lambda: _batches(parts), describe, counts, rules, rejects, list(found.notes)
+    )
+
+
+def _of_sample(department: str) -> RawLog:
+    sample = read_sample(department)
+    counts = Counts(sample.rows, filtered=[sample.rows - len(sample.events)])
+
+    def describe(attributes: Attributes) -> ItemCounts:
+        return attributes.add_items(sample.items)
+
+    rules = _rules(counts, ("quantity>0",))
+    print(f"ingest: {sample.note}", flush=True)
+    return RawLog("sample", True, lambda: iter(sample.events.to_batches()), describe, counts, rules, [], [sample.note])
+
+
+def _batches(parts: Sequence[Part]) -> Iterator[pa.RecordBatch]:
+    for part in parts:
+        yield from part.batches()
+
+
+def _rules(counts: Counts, filters: Sequence[str]) -> list[dict[str, Any]]:
+    rows = counts.rows - counts.rejects
+    rules = [{"rule": "rows that can be read", "rows_before": counts.rows, "rows_after": rows}]
+    for text, dropped in zip(filters, counts.filtered, strict=True):
+        rules.append({"rule": f"filter {text}", "rows_before": rows, "rows_after": rows - dropped})
+        rows -= dropped
+    return rules
+
+
+def refuse_many(source: str, what: str, counts: Counts, rejects: Sequence[Path], limit: float) -> None:
+    """Stop when more than the allowed share of the rows was rejected, with the top reasons and the first of them."""
+    share = counts.rejects / max(1, counts.rows)
+    if share <= limit:
+        return
+    top = sorted(counts.reasons.items(), key=lambda pair: (-pair[1], pair[0]))[:3]
+    listed = "; ".join(f"{count:,}x {reason}" for reason, count in top)
+    first = next(row for path in rejects for row in pq.read_table(path).slice(0, 1).to_pylist())
+    raise ValueError(
+        f"{source}: {counts.rejects:,} of {counts.rows:,} rows of {what} cannot be read ({share:.1%}, "
+        f"data.max_reject_share is {limit:.1%}): {listed}; the first is {first['file']} line {first['line']}: "
+        f"{first['raw'][:120]!r}"
+    )
+
+
+def write_rejects(paths: Sequence[Path], out: Path) -> None:
+    """All rejected rows in one Parquet file."""
+    with pq.ParquetWriter(out, artifacts.REJECTS, compression="zstd") as writer:
+        for path in paths:
+            with pq.ParquetFile(path) as stored:
+                for batch in stored.iter_batches():
+                    writer.write_batch(batch)

@@ -1,0 +1,155 @@
+"""Which events of a user are training, validation and test."""
+
+import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from calrec.config import SplitConfig, instant
+from calrec.textify.sequences import Histories, Ints
+
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Positions in each user's history; -1: none."""
+
+    train_end: Ints
+    """Events of the training part; they come first."""
+    valid_at: Ints
+    """The validation target; the history is what precedes it."""
+    test_at: Ints
+    """The test target. With a time split, -1 means that the user has no event in the test window."""
+    cuts: tuple[int, int] | None = None
+    """Time split: first milliseconds of the validation and of the test window."""
+    facts: Mapping[str, Ints] = field(default_factory=dict)
+    """Time split: counts per category that the positions do not tell."""
+
+    @property
+    def used(self) -> Ints:
+        """Events per user up to the last one that is training or a target; those behind serve nothing."""
+        ends: Ints = np.maximum(self.train_end, np.maximum(self.valid_at, self.test_at) + 1)
+        return ends
+
+
+def split(histories: Histories, config: SplitConfig, ordered: Sequence[str] = ()) -> tuple[Histories, Split]:
+    """The histories that are kept, and their split.
+
+    Args:
+        histories: of all categories.
+        config: leave_last_out keeps every user; time leaves out those whose every event lies in the test window.
+        ordered: categories whose events have an order but no time.
+
+    Raises:
+        ValueError: a time split of data without times; a cut outside of the data; a category with an empty window.
+    """
+    if config.kind == "leave_last_out":
+        return histories, Split(*leave_last_out(histories.lengths))
+    if ordered:
+        raise ValueError(
+            f"split.kind=time needs times, but {', '.join(ordered)} came as an order alone; "
+            "use split.kind=leave_last_out"
+        )
+    cuts = cut_points(histories.times, config)
+    before_valid, before_test = (_before(histories, cut) for cut in cuts)
+    facts = _activity(histories, before_valid, before_test)
+    _refuse_empty_windows(histories, before_valid, before_test, cuts)
+    kept = before_test > 0
+    return histories.only(kept), Split(
+        *by_time(before_valid[kept], before_test[kept], histories.lengths[kept]), cuts=cuts, facts=facts
+    )
+
+
+def leave_last_out(lengths: Ints) -> tuple[Ints, Ints, Ints]:
+    """The last item is the test target, the one before the validation target, the rest is training.
+
+    Args:
+        lengths: events per user, each >= 3.
+
+    Returns:
+        (train_end, valid_at, test_at) per user: positions in the user's sequence.
+    """
+    assert (lengths >= 3).all(), "ingest keeps users with at least 3 events"
+    return lengths - 2, lengths - 2, lengths - 1
+
+
+def by_time(before_valid: Ints, before_test: Ints, lengths: Ints) -> tuple[Ints, Ints, Ints]:
+    """A user's first event in a window is its target, when he has an event before the window.
+
+    Args:
+        before_valid: events per user before the first cut.
+        before_test: events per user before the second cut.
+        lengths: events per user.
+
+    Returns:
+        (train_end, valid_at, test_at) per user; -1 where a window has no target.
+    """
+    valid_at = np.where((before_valid > 0) & (before_test > before_valid), before_valid, -1)
+    test_at = np.where((before_test > 0) & (lengths > before_test), before_test, -1)
+    return before_valid, valid_at, test_at
+
+
+def cut_points(times: Ints, config: SplitConfig) -> tuple[int, int]:
+    """Start of the validation and of the test window in milliseconds, as given or by the shares of all events.
+
+    Raises:
+        ValueError: a cut outside of the data, or times too coarse for the shares; names the range of the data.
+    """
+    first, last = int(times.min()), int(times.max())
+    reach = f"the data reach from {iso(first)} to {iso(last)}"
+    valid, test = instant("split.valid_from", config.valid_from), instant("split.test_from", config.test_from)
+    if valid is not None and test is not None:
+        for name, cut in (("valid_from", valid), ("test_from", test)):
+            if not first < cut <= last:
+                raise ValueError(f"split.{name}={iso(cut)} leaves no event on one side of it: {reach}")
+        return valid, test
+    shares = (config.valid_share + config.test_share, config.test_share)
+    at = [min(len(times) - 1, round(len(times) * (1 - share))) for share in shares]
+    ordered = np.partition(times, at)
+    valid, test = int(ordered[at[0]]), int(ordered[at[1]])
+    if not first < valid < test:
+        raise ValueError(
+            f"too many events have the same time to set the cuts by shares ({iso(valid)} and {iso(test)}, {reach}); "
+            "give split.valid_from and split.test_from, or change the shares"
+        )
+    return valid, test
+
+
+def iso(milliseconds: int) -> str:
+    """Milliseconds since 1970 as ISO 8601 in UTC."""
+    moment = _EPOCH + datetime.timedelta(milliseconds=milliseconds)
+    return moment.isoformat(timespec="milliseconds" if milliseconds % 1000 else "seconds")
+
+
+def _before(histories: Histories, cut: int) -> Ints:
+    """Events per user before an instant."""
+    running = np.concatenate([[0], np.cumsum(histories.times < cut)])
+    return np.diff(running[histories.offsets])
+
+
+def _activity(histories: Histories, before_valid: Ints, before_test: Ints) -> dict[str, Ints]:
+    """Per category: users with an event in a window, and what is left out with users who come only after the cuts."""
+    late = before_test == 0
+    per_user = {
+        "users_active_in_validation": before_test > before_valid,
+        "users_active_in_test": histories.lengths > before_test,
+        "users_left_out": late,
+        "interactions_left_out": late * histories.lengths,
+    }
+    return {name: histories.per_category(numbers) for name, numbers in per_user.items()}
+
+
+def _refuse_empty_windows(histories: Histories, before_valid: Ints, before_test: Ints, cuts: tuple[int, int]) -> None:
+    _, valid_at, test_at = by_time(before_valid, before_test, histories.lengths)
+    for number, domain in enumerate(histories.domains):
+        of = histories.category == number
+        for name, at in (("validation", valid_at), ("test", test_at)):
+            if (at[of] < 0).all():
+                times = histories.times[histories.per_event(of)]
+                raise ValueError(
+                    f"{domain}: no user has an event in the {name} window and one before it; its data reach from "
+                    f"{iso(int(times.min()))} to {iso(int(times.max()))}, validation begins {iso(cuts[0])} and test "
+                    f"{iso(cuts[1])}; move split.valid_from and split.test_from, or leave {domain} out"
+                )
