@@ -40,8 +40,6 @@ def files(uri: str) -> list[File]:
     """
     if uri.startswith("sample:"):
         return []
-    if uri.startswith("sample:"):
-        return []  # it lies in a package
     uris = [uri] if _is_path(uri) else [part.strip() for part in uri.split(",")]
     groups = [_files(one) for one in uris]
     found = [file for group in groups for file in group]
@@ -89,7 +87,7 @@ def snapshot(uri: str) -> str:
 
 
 def cache(domain: str, uri: str) -> Path | None:
-    """Where what was read of a source's files is kept: below CALREC_CACHE, a folder that outlives the step; else None."""
+    """Folder that keeps what was read of a source's files, below CALREC_CACHE; None when that is not set."""
     root = os.environ.get("CALREC_CACHE")
     name = hashlib.sha256(f"{domain} {uri}".encode()).hexdigest()[:12]
     return Path(root) / "ingest" / f"{domain}-{name}" if root else None

@@ -73,9 +73,8 @@ def _chunks(file: File, size: int) -> Iterator[bytes]:
             yield data.removeprefix(_BOM) if start else data
             start = False
     except _DamageError as error:
-        raise ValueError(
-            f"{file.name}: damaged after line {_readable_lines(file):,} ({error}); fetch the file again, or leave it out"
-        ) from None
+        at = f"{file.name}: damaged after line {_readable_lines(file):,}"
+        raise ValueError(f"{at} ({error}); fetch the file again, or leave it out") from None
 
 
 def _readable_lines(file: File) -> int:

@@ -189,9 +189,9 @@ class _Reader:
         for role in ("user", "item"):
             if role not in columns:
                 raise ValueError(
-                    f"{file.name} has no column that looks like the {role}; name it with --set data.columns.{role}=NAME, "
-                    "or name the event files with --set data.events=GLOB; its columns: "
-                    f"{', '.join(seen.header) or 'none'}"
+                    f"{file.name} has no column that looks like the {role}; name it with "
+                    f"--set data.columns.{role}=NAME, or name the event files with --set data.events=GLOB; "
+                    f"its columns: {', '.join(seen.header) or 'none'}"
                 )
         filters = tuple(_event_filter(text, file.name, seen) for text in self._data.filters)
         return seen.layout(
