@@ -17,10 +17,18 @@ import numpy as np
 import pytest
 
 from calrec.config import DataConfig, ModelConfig, TextConfig
+from tests.web import Web, serving
 
 REPO = Path(__file__).parents[1]
 # Real data sets that may not be redistributed; tests that need them skip where they are absent.
 SHARED = Path(os.environ.get("CALREC_SHARED", REPO.parent / "shared"))
+
+
+EMULATOR = """
+import sys
+from gcp_storage_emulator.server import create_server
+create_server("127.0.0.1", int(sys.argv[1]), in_memory=True, default_bucket="shop").run()
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -120,3 +128,37 @@ def _wait_for(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
         except OSError:
             time.sleep(0.5)
     raise RuntimeError(f"the MLflow server did not start: {log.read_text()[-2000:]}")
+
+
+@pytest.fixture(scope="session")
+def emulator() -> Iterator[str]:
+    """A process of its own: pyarrow holds the interpreter's lock while it waits for a server."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen([sys.executable, "-c", EMULATOR, str(port)], stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(400):
+            with socket.socket() as probe:
+                if not probe.connect_ex(("127.0.0.1", port)):
+                    break
+            time.sleep(0.05)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.kill()
+        server.wait(10)
+
+
+@pytest.fixture
+def bucket(emulator: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    from google.cloud import storage as gcs
+
+    urllib.request.urlopen(f"{emulator}/wipe?keep-buckets=1").close()
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", emulator)
+    return gcs.Client(project="test").bucket("shop")
+
+
+@pytest.fixture
+def web() -> Iterator[Web]:
+    with serving() as server:
+        yield server

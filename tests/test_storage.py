@@ -6,11 +6,8 @@ import json
 import os
 import re
 import socket
-import subprocess
-import sys
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,54 +21,15 @@ from calrec import remote, storage
 from calrec.config import ModelConfig
 from calrec.model.step import base_model
 from tests.conftest import write_sequences
-from tests.web import DATA, Web, serving
+from tests.web import DATA, Web
 
 TABLE = pa.table({"user": [1, 2, 3], "item": ["a", "b", "c"]})
-EMULATOR = """
-import sys
-from gcp_storage_emulator.server import create_server
-create_server("127.0.0.1", int(sys.argv[1]), in_memory=True, default_bucket="shop").run()
-"""
 
 
 @pytest.fixture(autouse=True)
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "BACKOFF_S", 0.0)
     monkeypatch.setattr(storage, "PATIENCE_S", 0.5)
-
-
-@pytest.fixture(scope="module")
-def emulator() -> Iterator[str]:
-    """A process of its own: pyarrow holds the interpreter's lock while it waits for a server."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = subprocess.Popen([sys.executable, "-c", EMULATOR, str(port)], stderr=subprocess.DEVNULL)
-    try:
-        for _ in range(400):
-            with socket.socket() as probe:
-                if not probe.connect_ex(("127.0.0.1", port)):
-                    break
-            time.sleep(0.05)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.kill()
-        server.wait(10)
-
-
-@pytest.fixture
-def bucket(emulator: str, monkeypatch: pytest.MonkeyPatch) -> Any:
-    from google.cloud import storage as gcs
-
-    urllib.request.urlopen(f"{emulator}/wipe?keep-buckets=1").close()
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", emulator)
-    return gcs.Client(project="test").bucket("shop")
-
-
-@pytest.fixture
-def web() -> Iterator[Web]:
-    with serving() as server:
-        yield server
 
 
 @pytest.fixture

@@ -93,7 +93,7 @@ class _DamageError(Exception):
 def _stream(file: File, size: int) -> Iterator[bytes]:
     from isal.igzip_lib import IsalError
 
-    damage: tuple[type[BaseException], ...] = (EOFError, zlib.error, IsalError)
+    damage: Any = (EOFError, zlib.error, IsalError)
     try:
         with file.open() as stored:
             stream = _decompressed(file.name, stored)
