@@ -5,7 +5,19 @@ import json
 import pytest
 
 from calrec import runs
-from calrec.config import SECTIONS, Config, EvaluateConfig, GateConfig, RetrieveConfig, Source, StageConfig, TextConfig
+from calrec.config import (
+    SECTIONS,
+    Config,
+    DataConfig,
+    EvaluateConfig,
+    GateConfig,
+    RetrieveConfig,
+    Source,
+    StageConfig,
+    TextConfig,
+    event_filter,
+    instant,
+)
 from calrec.settings import from_dict, override, to_dict
 
 
@@ -29,6 +41,27 @@ def test_override_sets_values_of_every_kind():
     )  # fmt: skip
     assert (changed.stage2.steps, changed.retrieve.exclude_seen, changed.stage1.lr) == (7, True, 1e-4)
     assert (changed.text.attributes, changed.model.name) == (("title", "brand"), "a/b")
+    data = override(runs.sample(), ["data.columns.user=CustomerID", "data.filters=n>0,kind=buy|cart"]).data
+    assert (data.columns.user, data.filters) == ("CustomerID", ("n>0", "kind=buy|cart"))
+    assert from_dict(type(data), json.loads(json.dumps(to_dict(data)))) == data
+
+
+def test_a_filter_is_a_column_an_operator_and_a_value():
+    texts = ("quantity > 0", "type=cart|buy", "CustomerID!=", "stars>=4.5")
+    assert [event_filter(text) for text in texts] == [
+        ("quantity", ">", "0"), ("type", "=", "cart|buy"), ("CustomerID", "!=", ""), ("stars", ">=", "4.5"),
+    ]  # fmt: skip
+
+
+def test_instants_are_utc_unless_they_say_otherwise():
+    assert instant("x", "1970-01-02") == 86_400_000
+    assert instant("x", "1970-01-01T01:00:00+01:00") == 0
+    assert instant("x", "") is None
+
+
+def test_since_comes_before_until():
+    with pytest.raises(ValueError, match="data.since must be before data.until, got 2020-02-01 and 2020-01-01"):
+        DataConfig(since="2020-02-01", until="2020-01-01")
 
 
 @pytest.mark.parametrize(
@@ -49,6 +82,18 @@ def test_override_sets_values_of_every_kind():
         ("gate.metric=recall_at_7", r"gate.metric 'recall_at_7' is not computed"),
         ("stage1.domains=nowhere", r"stage1.domains 'nowhere' is not a category of this run; sources: nutrition"),
         ("stage2.domains=deli", r"stage2.domains is set by the pipeline"),
+        ("data.columns.usr=x", r"unknown key of data.columns 'usr'; did you mean user\?"),
+        ("data.columns=x", r"data.columns is not a setting; valid: data.columns.user, data.columns.item"),
+        ("data.dedup.user=x", r"data.dedup.user is not a setting; valid: data.dedup"),
+        ("data.filters=quantity", r"data.filters takes COLUMN OPERATOR VALUE such as quantity>0, got 'quantity'"),
+        ("data.filters=quantity>many", r"data.filters: > needs a number, got 'quantity>many'"),
+        ("data.time_format=iso8601", r"data.time_format must be auto, s, ms or a pattern"),
+        ("data.since=May", r"data.since must be an ISO date or time such as 2026-05-01, got 'May'"),
+        ("data.min_length=2", r"data.min_length must be >= 3, got 2"),
+        ("data.format=amazon", r"data.format must be one of auto, sample, amazon2014, .*; got 'amazon'"),
+        ("split.kind=random", r"split.kind must be one of leave_last_out, time; got 'random'"),
+        ("split.valid_from=2020-01-01", r"split.valid_from and split.test_from go together"),
+        ("split.test_share=0.95", r"split.valid_share \+ split.test_share must be < 1, got 0.1 \+ 0.95"),
     ],
 )
 def test_a_wrong_setting_is_refused_with_the_remedy(setting: str, message: str):
