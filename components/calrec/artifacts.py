@@ -141,8 +141,8 @@ class Manifest:
 
     @property
     def digest(self) -> str:
-        """Content hash of the folder: of its files' hashes."""
-        return short_hash(dict(self.files))
+        """Content hash of the folder: of its files' hashes, reports left out, which say where the data came from."""
+        return short_hash({name: hashed for name, hashed in self.files.items() if not name.startswith("report.")})
 
 
 def short_hash(value: Any) -> str:

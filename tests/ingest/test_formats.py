@@ -1,6 +1,7 @@
 """Each format: its files are found, its columns are known, and an event and an item come out as they should."""
 
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +233,24 @@ def test_an_empty_file_among_others_is_said_and_has_no_rows(tmp_path: Path):
     log, events, _ = everything(files, tmp_path)
     assert len(events) == 3
     assert "empty: logs/0.jsonl.gz, logs/2.jsonl.gz" in log.notes
+
+
+def test_odd_types_cost_no_row_that_can_be_read(tmp_path: Path):
+    table = pa.table(
+        {
+            "user": pa.array(["a", "b"]).dictionary_encode(),
+            "item": ["x", "y"],
+            "rating": pa.array([True, None]),
+            "price": pa.array([Decimal("2.50"), None], pa.decimal128(6, 2)),
+            "category": [["Home", "Lamps"], []],
+        }
+    )
+    _, events, items = everything([raw.parquet("x.parquet", table)], tmp_path, max_reject_share=0.5)
+    assert [event[:2] for event in events] == [("b", "y")]  # a flag is no rating
+    assert items == [{"item_id": "y"}]
+    _, events, items = everything([raw.parquet("x.parquet", table.drop(["rating"]))], tmp_path)
+    assert [event[:2] for event in events] == [("a", "x"), ("b", "y")]
+    assert items[0] == {"item_id": "x", "category": "Home", "price": "2.50"}
 
 
 # --- what is refused --------------------------------------------------------------------------------------------

@@ -310,6 +310,13 @@ def test_users_with_one_event_are_dropped_and_counted(tmp_path: Path):
     assert manifest.rules[-1] == {"rule": "users with at least 3 events", "rows_before": 11, "rows_after": 4}
 
 
+def test_the_content_hash_does_not_depend_on_where_the_data_lay(tmp_path: Path):
+    digests = {
+        ingest("toys", str(amazon(tmp_path / place, GOOD)), tmp_path / f"out-{place}", LOOSE).digest for place in "ab"
+    }
+    assert len(digests) == 1
+
+
 def test_a_window_needs_timestamps(tmp_path: Path):
     with pytest.raises(ValueError, match="data.since and data.until need timestamps, and this log has none"):
         ingest("x", str(write_sequences(tmp_path / "raw")), tmp_path / "out", DataConfig(since="2020-01-01"))

@@ -118,6 +118,8 @@ COLUMNS = st.one_of(
     st.tuples(st.just(pa.bool_()), st.lists(st.booleans() | st.none(), max_size=4)),
     st.tuples(st.just(pa.timestamp("us")), st.lists(MOMENTS | st.none(), max_size=4)),
     st.tuples(st.just(pa.date32()), st.lists(MOMENTS.map(datetime.datetime.date), max_size=4)),
+    st.tuples(st.just(pa.time32("s")), st.lists(st.integers(0, 86_399), max_size=3)),
+    st.tuples(st.just(pa.decimal128(9, 2)), st.lists(st.decimals(-1000, 1000, places=2), max_size=3)),
     st.tuples(st.just(pa.list_(pa.string())), st.lists(st.lists(TEXTS, max_size=2), max_size=3)),
 )
 PATTERN = "%m/%d/%Y %H:%M"

@@ -117,7 +117,7 @@ def _attribute(record: Mapping[str, Any], name: str, layout: Layout, which: str)
         return _category([flag for flag in layout.flags if record.get(flag) in ("1", 1)], "", which)
     for column in layout.columns.get(name, ()):
         value = record.get(column)
-        text = _category(value, layout.separator, which) if name == "category" else _loose(value)
+        text = _category(value, layout.separator, which) if name == "category" else values.loose(value)
         if text:
             return text
     return ""
@@ -132,19 +132,7 @@ def _category(value: Any, separator: str, which: str) -> str:
     if isinstance(value, list):
         entries = [entry for entry in value if isinstance(entry, str) and entry]
         value = (entries[-1] if which == "last" else entries[0]) if entries else ""
-    return _loose(value)
-
-
-def _loose(value: Any) -> str:
-    """An attribute of any type as raw text; the cleaning decides what it is worth."""
-    if isinstance(value, list):
-        value = value[0] if value else ""
-    if isinstance(value, str):
-        return value
-    try:
-        return values.text_of(value)
-    except ValueError:
-        return ""
+    return values.loose(value)
 
 
 # Categories, brands and prices repeat.

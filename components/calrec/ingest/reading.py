@@ -6,6 +6,7 @@ What was read of a file is kept in a cache under the file's version: a new snaps
 import json
 import os
 import shutil
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -108,13 +109,16 @@ def read_events(file: File, layout: Layout, cache: Path) -> Part:
     if (folder / "counts.json").is_file():
         os.utime(folder)
         return Part(folder, Counts(**json.loads((folder / "counts.json").read_text())), cached=True)
-    part = folder.with_name(f"{key}.{os.getpid()}.partial")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
+    cache.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=key, suffix=".partial", dir=cache))
     try:
         counts = _write_events(file, layout, part)
         (part / "counts.json").write_text(json.dumps(asdict(counts)))
-        part.rename(folder)
+        try:
+            part.rename(folder)
+        except OSError:
+            if not (folder / "counts.json").is_file():  # else another run was quicker
+                raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return Part(folder, counts, cached=False)

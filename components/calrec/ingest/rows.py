@@ -62,8 +62,7 @@ class Events:
         return [(user, item, time, weight, *self._attributes(record))]
 
     def _attributes(self, record: Mapping[str, Any]) -> list[str]:
-        named = ((c, record.get(c)) for c in (self._layout.columns[n][0] for n in self._layout.attributes))
-        return [_named(column, values.text_of, value) for column, value in named]
+        return [values.loose(record.get(self._layout.columns[name][0])) for name in self._layout.attributes]
 
     def table(self, table: pa.Table) -> tuple[pa.Table, list[int]] | None:
         """Events of a whole table, and how many each filter dropped; None when a row needs a closer look."""
@@ -99,13 +98,16 @@ class Events:
         column = _column(table, self._weight)
         if pa.types.is_null(column.type):
             return pa.nulls(len(table), pa.float64()).fill_null(0.0)
-        if not (pa.types.is_string(column.type) or column.null_count == 0):
+        if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
             column = pc.fill_null(column, 0)
         return values.numbers(column)
 
 
 def _column(table: pa.Table, name: str) -> pa.Array:
-    return table[name].combine_chunks() if name in table.schema.names else pa.nulls(len(table))
+    if name not in table.schema.names:
+        return pa.nulls(len(table))
+    column = table[name].combine_chunks()
+    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
 
 
 def _named(column: str, parse: Callable[..., Any], *arguments: Any) -> Any:

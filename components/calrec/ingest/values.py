@@ -7,6 +7,7 @@ an Arrow column is the fast path: it gives the same values for the whole column,
 import datetime
 import math
 import re
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -39,9 +40,19 @@ def text_of(value: Any) -> str:
         if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
             raise ValueError("is not UTF-8")
         return value
-    if isinstance(value, int | float | datetime.date):
+    if isinstance(value, int | float | datetime.date | Decimal):
         return str(value)
     raise ValueError(f"is a {type(value).__name__}, not a single value")
+
+
+def loose(value: Any) -> str:
+    """An attribute of any type as raw text, of a list its first entry; the cleaning decides what it is worth."""
+    if isinstance(value, list):
+        value = value[0] if value else ""
+    try:
+        return text_of(value)
+    except ValueError:
+        return ""
 
 
 def id_of(value: Any) -> str:
@@ -69,6 +80,8 @@ def number_of(value: Any) -> float:
             value = float(value)
         except ValueError:
             raise ValueError("is not a number") from None
+    if isinstance(value, Decimal):
+        value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError("is not a number" if value not in (None, "") else "is missing")
     return float(value)
@@ -130,7 +143,7 @@ def _whole(number: float) -> int:
 
 def texts(column: pa.Array) -> pa.Array | None:
     """Cells as text, nothing as the empty string."""
-    if pa.types.is_floating(column.type) or pa.types.is_temporal(column.type):
+    if pa.types.is_floating(column.type) or pa.types.is_date(column.type):
         return pa.array([text_of(value) for value in column.to_pylist()], pa.string())
     if not _plain(column.type):
         return None
