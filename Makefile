@@ -31,8 +31,9 @@ ui: setup  ## open the MLflow UI on the local store, or on STORE=sqlite:///…
 test: setup  ## all tests
 	$(BIN)/python -m pytest
 
-test-long: setup  ## the tests that take minutes
+test-long: setup  ## the tests that take minutes, and 2,000 damaged files for each reader
 	$(BIN)/python -m pytest -m long
+	CALREC_FUZZ=2000 $(BIN)/python -m pytest tests/ingest/test_fuzz.py
 
 lint: setup  ## ruff, mypy, import contracts, spelling
 	$(BIN)/ruff check .

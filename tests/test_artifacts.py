@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from calrec import artifacts
+from calrec import artifacts, describe
 from calrec.artifacts import Manifest
 
 
@@ -16,6 +16,7 @@ def make(out: Path, value: str = "a") -> Manifest:
     with artifacts.writing(out) as folder:
         np.save(folder / "ids.npy", np.array([1, 2], np.int32))
         np.save(folder / "offsets.npy", np.array([0, 2]))
+        describe.write_report(folder, "x", Manifest("tokens", counts={"items": 1}))
         return artifacts.finish(folder, Manifest("tokens", config={"value": value}, counts={"items": 1}))
 
 
@@ -23,7 +24,7 @@ def test_a_finished_folder_reads_back(tmp_path: Path):
     written = make(tmp_path / "x")
     read = artifacts.read_manifest(tmp_path / "x", "tokens")
     assert (read.kind, read.config, read.digest) == ("tokens", {"value": "a"}, written.digest)
-    assert sorted(read.files) == ["ids.npy", "offsets.npy"]
+    assert sorted(read.files) == ["ids.npy", "offsets.npy", "report.html", "report.md"]
     assert not (tmp_path / "x.partial").exists()
 
 

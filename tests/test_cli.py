@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from calrec import artifacts
-from calrec.cli import main
+from calrec.cli import _name, main
 from tests.conftest import write_sequences
 
 SET = ["--run", "tiny", "--set", "data.min_user=3", "--set", "data.min_item=1", "--set", "stage1.valid_users=8"]
@@ -74,6 +74,15 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(
     error = capsys.readouterr().err.strip()
     assert message in error and "\n" not in error
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [("data/Books", "books"), ("gs://shop/logs/toys/", "toys"), ("https://x/y/retail.csv.gz#sha256=0", "retail"),
+     ("sample:DELI", "deli"), ("logs/day-*.jsonl", "day-*"), ("./", "log")],
+)  # fmt: skip
+def test_a_category_is_named_after_its_source(source: str, name: str):
+    assert _name(source) == name
 
 
 def test_help_names_every_step(capsys: pytest.CaptureFixture[str]):

@@ -109,7 +109,7 @@ KINDS: Mapping[str, tuple[int, Mapping[str, pa.Schema | None]]] = {
         {"items.parquet": ITEM_TEXTS, "sequences.parquet": SEQUENCES, "report.md": None, "report.html": None},
     ),
     # int32 ids of units, one after the other, and the int64 offset of each: calrec.textify.tokens.TokenCache.
-    "tokens": (2, {"ids.npy": None, "offsets.npy": None}),
+    "tokens": (2, {"ids.npy": None, "offsets.npy": None, "report.md": None, "report.html": None}),
     "model": (1, {"config.json": None, "tokenizer.json": None}),
     "generations": (1, {"generations.parquet": GENERATIONS}),
     "recommendations": (1, {"recommendations.parquet": RECOMMENDATIONS}),

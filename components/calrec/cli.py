@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -131,7 +132,7 @@ def _input(parser: argparse.ArgumentParser, name: str, what: str, **options: Any
 def _ingest(options: argparse.Namespace, config: Config) -> None:
     from calrec.ingest.step import ingest
 
-    domain = options.domain or options.source.rstrip("/").replace(":", "/").split("/")[-1].lower()
+    domain = options.domain or _name(options.source)
     with tracking.step("ingest", domain) as run:
         made = ingest(
             domain,
@@ -142,6 +143,12 @@ def _ingest(options: argparse.Namespace, config: Config) -> None:
             options.cache or storage.cache(domain, options.source),
         )
         run.record(made, options.out)
+
+
+def _name(source: str) -> str:
+    """A category's name from its source: the last part of the path without endings."""
+    last = re.split(r"[/:]", source.split("#")[0].rstrip("/"))[-1]
+    return last.split(".")[0].lower() or "log"
 
 
 def _textify(options: argparse.Namespace, config: Config) -> None:
@@ -213,8 +220,11 @@ def _inspect(options: argparse.Namespace, config: Config) -> None:
     manifest = artifacts.read_manifest(options.folder)
     print(f"{options.folder}: {manifest.kind}, content {manifest.digest}")
     print(describe.text(manifest))
-    print(*describe.rows("settings", list(tracking.flat(manifest.config).items())), sep="\n")
-    print(*describe.rows("inputs", list(manifest.inputs.items())), sep="\n")
+    for line in (
+        *describe.rows("settings", list(tracking.flat(manifest.config).items())),
+        *describe.rows("inputs", list(manifest.inputs.items())),
+    ):
+        print(line)
     _print_first_rows(options.folder, manifest)
 
 

@@ -1,8 +1,10 @@
-"""A manifest in words: its tables as text, and what a person should be warned of."""
+"""A manifest in words: its tables as text and as a page, and what a person should be warned of."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from calrec import draw
 from calrec.artifacts import Manifest
 from calrec.draw import shown
 
@@ -92,3 +94,40 @@ def histograms(manifest: Manifest) -> dict[str, list[tuple[str, int]]]:
         for name, value in manifest.counts.items()
         if isinstance(value, list | tuple)
     }
+
+
+def write_report(folder: Path, title: str, manifest: Manifest) -> None:
+    """Write a manifest as report.md and report.html: notes, warnings, rules, histograms and counts."""
+    sentences = [*manifest.notes, *(f"Warning: {warning}" for warning in warnings(manifest))]
+    rules = [
+        (rule["rule"], *(f"{n:,}" for n in (before, before - after, after)))
+        for rule in manifest.rules
+        for before, after in [(rule["rows_before"], rule["rows_after"])]
+    ]
+    counts = [(name.replace("_", " "), value) for name, value in single(manifest)]
+    header = ("rule", "rows before", "dropped", "rows after")
+    (folder / "report.md").write_text(
+        "\n".join(
+            [
+                f"# {title}\n",
+                *(f"- {sentence}" for sentence in sentences),
+                *(["", *_markdown(header, rules)] if rules else []),
+                "",
+                *_markdown(("count", ""), counts),
+                "",
+            ]
+        )
+    )
+    sections = [
+        draw.table((), [(sentence,) for sentence in sentences]) if sentences else "",
+        draw.table(header, rules) if rules else "",
+        *(draw.histogram(name, bars) for name, bars in histograms(manifest).items()),
+        draw.table(("count", ""), counts),
+    ]
+    (folder / "report.html").write_text(draw.page(title, sections))
+
+
+def _markdown(header: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
+    """A table whose first column is text and whose others are numbers."""
+    lines = [f"| {' | '.join(header)} |", "|---|" + "---:|" * (len(header) - 1)]
+    return lines + [f"| {' | '.join(row)} |" for row in cells]

@@ -27,7 +27,7 @@ def everything(
     attributes = Attributes(items, data.category)
     for batch in log.batches():
         codes = items.encode(batch["item_id"])
-        attributes.add_events(codes, batch, log.attributes)
+        attributes.add_events(codes, batch)
         events += [tuple(row.values())[:4] for row in batch.to_pylist()]
     log.describe(attributes)
     catalogue = attributes.catalogue("d", np.arange(len(items))).to_pylist()
@@ -206,6 +206,17 @@ def test_several_files_and_globs(tmp_path: Path):
     _, events, items = everything(files, tmp_path, events="day=*/*.jsonl")
     assert [event[1] for event in events] == ["44600062", "44600062", "3900821"]
     assert items[0] == {"item_id": "3900821", "title": "Lamp", "brand": "Acme"}
+
+
+def test_files_may_have_different_columns(tmp_path: Path):
+    files = [
+        raw.file("log/1.csv", "user,item,time\na,x,1\n"),
+        raw.file("log/2.csv", "time,title,item,user\n2,Lamp,x,a\n"),
+        raw.lines("log/3.jsonl", [{"user": "a", "item": "y", "time": 3, "brand": "Acme"}]),
+    ]
+    _, events, items = everything(files, tmp_path)
+    assert events == [("a", "x", 1000, 1.0), ("a", "x", 2000, 1.0), ("a", "y", 3000, 1.0)]
+    assert items == [{"item_id": "x", "title": "Lamp"}, {"item_id": "y", "brand": "Acme"}]
 
 
 def test_without_a_time_column_the_order_counts(tmp_path: Path):

@@ -158,7 +158,7 @@ def check(files: list[File], folder: Path) -> None:
     attributes = Attributes(items, data.category)
     for batch in log.batches():
         codes = items.encode(batch["item_id"])
-        attributes.add_events(codes, batch, log.attributes)
+        attributes.add_events(codes, batch)
         events += len(users.encode(batch["user_id"]))
     of_items = log.describe(attributes)
     catalogue = attributes.catalogue("d", np.arange(len(items)))

@@ -225,7 +225,7 @@ def test_only_new_and_changed_files_are_read_again(tmp_path: Path, capsys: pytes
     for number, day in enumerate(days[:3]):
         write_lines(tmp_path / f"raw/day{number}.jsonl.gz", day)
     source, cache = str(tmp_path / "raw"), tmp_path / "cache"
-    read = re.compile(r"(\d+) files of events, (\d+) of them as read before")
+    read = re.compile(r"files of events: (\d+), (\d+) of them as read before")
 
     def run(**settings: Any) -> tuple[tuple[str, ...], Any]:
         data = DataConfig(min_user=0, min_item=0, **settings)

@@ -102,8 +102,8 @@ def facts(rows: list[Row]) -> dict[str, Any]:
         "tied_users_share": round(sum(len({r[2] for r in h}) == 1 for h in users) / len(users), 4),
         "first_timestamp": min(r[2] for r in rows),
         "last_timestamp": max(r[2] for r in rows),
-        "history_lengths": classes([len(h) for h in users], LENGTHS),
-        "item_frequencies": classes(list(frequency.values()), FREQUENCIES),
+        "users_by_history_length": classes([len(h) for h in users], LENGTHS),
+        "items_by_events": classes(list(frequency.values()), FREQUENCIES),
     }
 
 
@@ -169,7 +169,7 @@ def test_memory_files_and_plain_python_agree(tmp_path_factory, log, data, memory
         assert [r["rows_after"] for r in cleaned.rules] == after
         assert [r["rows_before"] for r in cleaned.rules] == [len(log), *after[:-1]]
         assert cleaned.item_counts.tolist() == [sum(r[1] == item for r in expected) for item in range(len(ITEMS))]
-        labelled = ("history_lengths", "item_frequencies")
+        labelled = ("users_by_history_length", "items_by_events")
         assert {k: [n for _, n in v] if k in labelled else v for k, v in cleaned.facts.items()} == facts(expected)
         assert len(cleaned) == len(expected)
 
@@ -248,7 +248,7 @@ def test_one_user_with_200_000_events_at_one_time(tmp_path, memory, dedup):
     keys = {i: hashlib.blake2b(ids[i].encode(), digest_size=8).digest() for i in set(item.tolist())}
     assert got == sorted(keys, key=keys.__getitem__)
     assert cleaned.facts["tied_users_share"] == cleaned.facts["tied_share"] == 1
-    assert cleaned.facts["history_lengths"][-1] == ("101+", 1)
+    assert cleaned.facts["users_by_history_length"][-1] == ("101+", 1)
 
 
 @pytest.mark.parametrize("tie_break", ["hash", "file"])

@@ -152,7 +152,7 @@ class _Joined(io.RawIOBase):
 def opened_parquet(file: File) -> Iterator[pq.ParquetFile]:
     """An open Parquet file; damage that shows while it is read is a ValueError that names it."""
     try:
-        with pq.ParquetFile(file.seekable()) as stored:
+        with pq.ParquetFile(file.seekable(), pre_buffer=False) as stored:
             yield stored
     except pa.ArrowException as error:
         raise ValueError(f"{file.name}: not a readable Parquet file ({error})") from None

@@ -55,8 +55,8 @@ class Facts:
             "tied_users_share": round(all_tied / self._users, 4),
             "first_timestamp": self._first,
             "last_timestamp": self._last,
-            "history_lengths": _labelled(self._lengths, LENGTHS),
-            "item_frequencies": _labelled(histogram(items, FREQUENCIES), FREQUENCIES),
+            "users_by_history_length": _labelled(self._lengths, LENGTHS),
+            "items_by_events": _labelled(histogram(items, FREQUENCIES), FREQUENCIES),
         }
 
 

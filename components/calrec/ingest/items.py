@@ -41,9 +41,11 @@ class Attributes:
         self._texts: dict[str, dict[int, str]] = {name: {} for name in ATTRIBUTES}
         self._described: set[int] = set()
 
-    def add_events(self, codes: NDArray[np.int32], batch: pa.RecordBatch, names: Sequence[str]) -> None:
-        """Take each attribute from the first event of the item that has it."""
-        for name in names:
+    def add_events(self, codes: NDArray[np.int32], batch: pa.RecordBatch) -> None:
+        """Take each attribute that stands beside the events from the first event of the item that has it."""
+        for name in ATTRIBUTES:
+            if name not in batch.schema.names:
+                continue
             texts = self._texts[name]
             filled = np.flatnonzero(pc.not_equal(batch[name], "").to_numpy(zero_copy_only=False))
             found, first = np.unique(codes[filled], return_index=True)

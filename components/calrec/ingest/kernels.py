@@ -19,7 +19,10 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 def compiled(function: Function) -> Function:
     """Machine code at the first call, kept on disk for later processes; runs without the interpreter's lock."""
-    return numba.njit(cache=True, nogil=True)(function)  # type: ignore[no-any-return]
+    try:
+        return numba.njit(cache=True, nogil=True)(function)  # type: ignore[no-any-return]
+    except RuntimeError:  # neither the package nor the home can be written: compiled anew in each process
+        return numba.njit(nogil=True)(function)  # type: ignore[no-any-return]
 
 
 @compiled

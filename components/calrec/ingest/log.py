@@ -13,7 +13,6 @@ from calrec.config import DataConfig
 from calrec.files import File
 from calrec.ingest.formats import plan
 from calrec.ingest.items import Attributes, ItemCounts
-from calrec.ingest.layouts import ATTRIBUTES
 from calrec.ingest.reading import Counts, Part, Rejects, forget, read_events
 from calrec.ingest.sample import read_sample
 
@@ -35,12 +34,6 @@ class RawLog:
     rejects: list[Path]
     """Parquet files of rejected rows; those of items are there after `describe`."""
     notes: list[str] = field(default_factory=list)
-
-    @property
-    def attributes(self) -> list[str]:
-        """Attributes that stand beside the events."""
-        first = next(self.batches(), None)
-        return [] if first is None else [name for name in ATTRIBUTES if name in first.schema.names]
 
 
 def read(source: str, files: Sequence[File], data: DataConfig, cache: Path, scratch: Path) -> RawLog:
@@ -69,7 +62,7 @@ def read(source: str, files: Sequence[File], data: DataConfig, cache: Path, scra
     parts = [read_events(file, layout, cache) for file, layout in found.events]
     forget(cache)
     cached = sum(part.cached for part in parts)
-    print(f"ingest: {len(parts)} files of events, {cached} of them as read before", flush=True)
+    print(f"ingest: files of events: {len(parts)}, {cached} of them as read before", flush=True)
     counts = Counts()
     for part in parts:
         counts.add(part.counts)

@@ -64,7 +64,7 @@ class Part:
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """The events, in the order of the file."""
-        with pq.ParquetFile(self.folder / "events.parquet") as stored:
+        with pq.ParquetFile(self.folder / "events.parquet", pre_buffer=False) as stored:
             yield from stored.iter_batches(batch_size=_ROW_GROUP)
 
 

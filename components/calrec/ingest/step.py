@@ -15,7 +15,6 @@ from calrec import artifacts, describe, files
 from calrec.artifacts import Manifest
 from calrec.config import DataConfig
 from calrec.files import File
-from calrec.ingest import report
 from calrec.ingest.items import Attributes, ItemCounts, identical_texts, missing
 from calrec.ingest.log import RawLog, read, write_rejects
 from calrec.ingest.rules import Cleaned, EventLog
@@ -94,7 +93,7 @@ def ingest(
             rules=rules,
             notes=tuple(log.notes),
         )
-        report.write(folder, manifest)
+        describe.write_report(folder, f"{domain}: {source}", manifest)
         manifest = artifacts.finish(folder, manifest)
     print(describe.text(manifest, notes=False), flush=True)
     print(
@@ -124,15 +123,13 @@ def _refuse_window(log: RawLog, data: DataConfig) -> None:
 def _encode(log: RawLog, users: Vocabulary, items: Vocabulary, attributes: Attributes, events: EventLog) -> None:
     """Strings become codes once; whatever stands beside the events describes their items."""
     at = 0
-    beside = log.attributes
     for batch in log.batches():
         codes = items.encode(batch["item_id"])
         time = batch["timestamp"].to_numpy()
         if not log.timed and log.format != "sequences":
             time = np.arange(at, at + len(batch))
         events.add(users.encode(batch["user_id"]), codes, time, batch["weight"].to_numpy())
-        if beside:
-            attributes.add_events(codes, batch, beside)
+        attributes.add_events(codes, batch)
         at += len(batch)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calrec import artifacts
+from calrec import artifacts, describe
 from calrec.artifacts import Manifest
 from calrec.config import ModelConfig, TextConfig
 from calrec.model import checkpoint, scratch
@@ -58,7 +58,9 @@ def base_model(
         np.save(folder / "offsets.npy", cache.units.offsets)
         config = {"text": to_dict(text), "tokenizer": of_model.files["tokenizer.json"], **how}
         inputs = {"texts": source.digest, "model": of_model.digest}
-        of_tokens = artifacts.finish(folder, Manifest("tokens", config, figures, notes=notes, inputs=inputs))
+        of_tokens = Manifest("tokens", config, figures, notes=notes, inputs=inputs)
+        describe.write_report(folder, f"Tokens of {model.name}", of_tokens)
+        of_tokens = artifacts.finish(folder, of_tokens)
     return of_model, of_tokens
 
 
