@@ -1,6 +1,7 @@
 """Readers and the whole step, on files as they are found, and on damaged ones."""
 
 import gzip
+import hashlib
 import os
 import re
 import subprocess
@@ -8,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
@@ -332,8 +334,7 @@ def test_the_report_has_rules_and_histograms(tmp_path: Path):
 
 # --- real files -------------------------------------------------------------------------------------------------
 
-# Folder of the shared data → settings, users, items, interactions with the default rules; a program of pandas calls
-# gave the same counts for those that the folders' notes do not have.
+# Folder of the shared data → settings, users, items, interactions with the default rules.
 REAL: dict[str, tuple[dict[str, Any], int, int, int]] = {
     "amazon2014-digital-music-prefix": (
         {"events": "reviews*.prefix.json.gz", "items": "meta*.prefix.json.gz"},
@@ -364,6 +365,36 @@ def test_real_sets_give_known_counts_and_lose_no_row(tmp_path: Path, name: str):
     assert counts["event_rows"] == counts["interactions"] + dropped
     assert pq.read_metadata(tmp_path / "out/interactions.parquet").num_rows == interactions
     assert pq.read_metadata(tmp_path / "out/rejects.parquet").num_rows == counts["rejects"] == 0
+
+
+def in_pandas(log: pd.DataFrame) -> tuple[int, int, int]:
+    """Users, items and interactions that the default rules leave of (user, item, time) in the order of the file."""
+
+    def collapsed(rows: pd.DataFrame) -> pd.DataFrame:
+        return rows[(rows.user != rows.user.shift()) | (rows["item"] != rows["item"].shift())]
+
+    log = log.assign(tie=log["item"].map(lambda item: hashlib.blake2b(item.encode(), digest_size=8).digest()))
+    log = collapsed(log.drop_duplicates(["user", "item", "time"]).sort_values(["user", "time", "tie"], kind="stable"))
+    before = -1
+    while before != len(log):
+        before = len(log)
+        for column in ("user", "item"):
+            log = log[log.groupby(column)["time"].transform("size") >= 5]
+        log = collapsed(log)
+    return log["user"].nunique(), log["item"].nunique(), len(log)
+
+
+@pytest.mark.parametrize("name", [name for name in REAL if "amazon20" in name or name.startswith("movielens/ml")])
+def test_real_logs_are_cleaned_as_pandas_does_it(name: str):
+    folder = shared("data", name)
+    if name.startswith("amazon"):
+        (path,) = [*folder.glob("reviews*prefix*"), *folder.glob("*_5.json.gz")][:1]
+        log = pd.read_json(path, lines=True)[["reviewerID", "asin", "unixReviewTime"]]
+    elif name.endswith("100k"):
+        log = pd.read_csv(folder / "u.data", sep="\t", header=None, usecols=[0, 1, 3], dtype={0: str, 1: str})
+    else:
+        log = pd.read_csv(folder / "ratings.csv", usecols=[0, 1, 3], dtype={"userId": str, "movieId": str})
+    assert in_pandas(log.set_axis(["user", "item", "time"], axis=1)) == REAL[name][1:]
 
 
 def test_as_found_sets_keep_every_event_without_rules(tmp_path: Path):
