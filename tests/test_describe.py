@@ -20,6 +20,25 @@ SOUND = {"users": 5000, "items": 100, "rejects": 0, "tied_share": 0.1, "items_wi
         ("interactions", {"tied_share": 0.5}, ["50% of neighbouring events have one timestamp; see data.tie_break"]),
         ("interactions", {"first_event": "1970-01-18 02:00:00"}, ["the first event is in 1970: is the unit of the"]),
         ("tokens", {"assembled_exact_share": 0.5}, ["only 50.0% of probed prompts are assembled exactly"]),
+        (
+            "tokens",
+            {"prompts": 10, "prompts_cut": 6},
+            ["60% of the prompts lose their oldest items; raise text.max_tokens"],
+        ),
+        (
+            "model",
+            {"best_valid_nig": 0.3, "steps": 30, "best_step": 30},
+            ["the last step was the best one: more steps may help"],
+        ),
+        (
+            "model",
+            {"best_valid_nig": 0.3, "steps": 30, "best_step": 0},
+            ["validation never improved: this is the model that the stage began"],
+        ),
+        ("model", {"best_valid_nig": 0.3, "steps": 30, "best_step": 20}, []),
+        ("recommendations", {"filled_share": 0.5}, ["50% of the places are filled with popular items"]),
+        ("evaluation", {"targets_in_the_history": 0.5}, ["50% of the targets are in the history"]),
+        ("decision", {"promote": 0}, ["the model does not pass the gate"]),
         ("generations", {"unfinished_share": 0.2}, ["20.0% of the samples were cut; raise generate.max_new_tokens"]),
     ],
 )

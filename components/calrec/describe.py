@@ -18,15 +18,30 @@ _WARNINGS: Mapping[str, Sequence[_Warning]] = {
         ("target_is_previous_share", lambda s: s > 0.2, "{:.0%} of the last items repeat the one before"),
         ("target_in_history_share", lambda s: s > 0.3, "{:.0%} of the last items were bought before"),
     ),
-    "texts": (),
     "tokens": (("assembled_exact_share", lambda s: s < 1, "only {:.1%} of probed prompts are assembled exactly"),),
     "generations": (
         ("unfinished_share", lambda s: s > 0.05, "{:.1%} of the samples were cut; raise generate.max_new_tokens"),
         ("empty_texts", lambda n: n > 0, "{:,.0f} samples are empty"),
         ("distinct_share", lambda s: s < 0.05, "only {:.1%} of the samples are distinct; raise generate.temperature"),
     ),
+    "recommendations": (
+        ("filled_share", lambda s: s > 0.1, "{:.0%} of the places are filled with popular items: too few matches"),
+        ("texts_without_known_word", lambda n: n > 0, "{:,.0f} generated texts have no word of the catalogue"),
+    ),
+    "evaluation": (
+        ("catalogue_coverage", lambda s: s < 0.05, "only {:.1%} of the items are ever recommended"),
+        ("targets_in_the_history", lambda s: s > 0.3, "{:.0%} of the targets are in the history"),
+    ),
+    "decision": (("promote", lambda n: n < 1, "the model does not pass the gate"),),
 }  # fmt: skip
-_MANY = 0.2  # share of a category's items
+# count → what it is a part of, the share that is worth a warning, what it says
+_PARTS: Mapping[str, tuple[str, float, str]] = {
+    "items_without_metadata": ("items", 0.2, "items have no metadata: their text is Unknown"),
+    "items_without_title": ("items", 0.2, "items have no title"),
+    "items_with_shared_text": ("items", 0.2, "items share their text with another: retrieval cannot tell them apart"),
+    "items_cut": ("items", 0.2, "items have a longer text than text.max_item_tokens; it was cut"),
+    "prompts_cut": ("prompts", 0.5, "prompts lose their oldest items; raise text.max_tokens"),
+}  # fmt: skip
 
 
 def warnings(manifest: Manifest) -> list[str]:
@@ -37,25 +52,21 @@ def warnings(manifest: Manifest) -> list[str]:
         for name, worth, text in _WARNINGS.get(manifest.kind, ())
         if name in counts and worth(counts[name])
     ]
-    items = counts.get("items", 0)
-    for name, said in _OF_ITEMS.items():
-        if items and counts.get(name, 0) > _MANY * items:
-            found.append(f"{counts[name] / items:.0%} of the items {said}")
+    for name, (whole, share, said) in _PARTS.items():
+        if counts.get(whole) and counts.get(name, 0) > share * counts[whole]:
+            found.append(f"{counts[name] / counts[whole]:.0%} of the {said}")
     for rule in manifest.rules:
         before, after = rule["rows_before"], rule["rows_after"]
         if before and after < before / 2:
             found.append(f"the rule {rule['rule']!r} drops {1 - after / before:.0%} of the events")
     if str(counts.get("first_event", "")).startswith("1970-") and manifest.config.get("time") == "ms":
         found.append("the first event is in 1970: is the unit of the timestamps right? (data.time_format)")
+    if manifest.kind == "model" and "best_valid_nig" in counts:
+        if counts["best_step"] == counts["steps"]:
+            found.append("the last step was the best one: more steps may help")
+        if counts["best_step"] == 0:
+            found.append("validation never improved: this is the model that the stage began with")
     return found
-
-
-_OF_ITEMS = {
-    "items_without_metadata": "have no metadata: their text is Unknown",
-    "items_without_title": "have no title",
-    "items_with_shared_text": "share their whole text with another item: retrieval cannot tell these apart",
-    "items_cut": "have a longer text than text.max_item_tokens; it was cut",
-}
 
 
 def text(manifest: Manifest, notes: bool = True) -> str:
