@@ -5,6 +5,7 @@ import json
 import pytest
 
 from calrec import runs
+from calrec.checks import instant
 from calrec.config import (
     SECTIONS,
     Config,
@@ -15,9 +16,8 @@ from calrec.config import (
     Source,
     StageConfig,
     TextConfig,
-    event_filter,
-    instant,
 )
+from calrec.config_data import event_filter
 from calrec.settings import from_dict, override, to_dict
 
 

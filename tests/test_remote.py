@@ -4,34 +4,17 @@ import hashlib
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from calrec import remote, storage
-from tests.web import DATA, Web, serving
+from tests.web import DATA, Web, names, read
 
 
 @pytest.fixture(autouse=True)
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "BACKOFF_S", 0.0)
-
-
-@pytest.fixture
-def web() -> Iterator[Web]:
-    with serving() as server:
-        yield server
-
-
-def read(uri: str) -> bytes:
-    (file,) = storage.files(uri)
-    with file.open() as stream:
-        return stream.read()
-
-
-def names(uri: str) -> list[str]:
-    return [file.name for file in storage.files(uri)]
 
 
 @pytest.mark.parametrize("ranges", [True, False])

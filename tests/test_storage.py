@@ -21,7 +21,7 @@ from calrec import remote, storage
 from calrec.config import ModelConfig
 from calrec.model.step import base_model
 from tests.conftest import write_sequences
-from tests.web import DATA, Web
+from tests.web import DATA, Web, names, read
 
 TABLE = pa.table({"user": [1, 2, 3], "item": ["a", "b", "c"]})
 
@@ -44,16 +44,6 @@ def fake_bucket(web: Web, monkeypatch: pytest.MonkeyPatch) -> Web:
 
 def listed(web: Web, *items: dict[str, str]) -> None:
     web.files["/storage/v1/b/shop/o"] = json.dumps({"kind": "storage#objects", "items": items}).encode()
-
-
-def read(uri: str) -> bytes:
-    (file,) = storage.files(uri)
-    with file.open() as stream:
-        return stream.read()
-
-
-def names(uri: str) -> list[str]:
-    return [file.name for file in storage.files(uri)]
 
 
 def upload(bucket: Any, folder: Path, prefix: str) -> None:

@@ -8,6 +8,8 @@ from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
+from calrec import storage
+
 DATA = bytes(range(256)) * 4000
 
 
@@ -91,3 +93,14 @@ def serving() -> Iterator[Web]:
         finally:
             server.shutdown()
             thread.join()
+
+
+def read(uri: str) -> bytes:
+    """What stands behind the URI of one file."""
+    (file,) = storage.files(uri)
+    with file.open() as stream:
+        return stream.read()
+
+
+def names(uri: str) -> list[str]:
+    return [file.name for file in storage.files(uri)]

@@ -5,198 +5,16 @@ Bad values are refused when a section is built, with the value and the remedy.
 """
 
 import dataclasses
-import datetime
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+from calrec.checks import check, one_of
+from calrec.config_data import Columns as Columns
+from calrec.config_data import DataConfig as DataConfig
+from calrec.config_data import Source as Source
+from calrec.config_data import SplitConfig as SplitConfig
 
 # The image that carries this package; `python -m pipelines compile --image` puts another one into the YAML.
 IMAGE = "calrec:0.1.0"
-
-
-FORMATS = (
-    "auto", "sample", "amazon2014", "amazon2018", "amazon2023", "movielens", "recbole", "sequences", "table",
-)  # fmt: skip
-
-
-def _check(ok: bool, message: str) -> None:
-    if not ok:
-        raise ValueError(message)
-
-
-def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
-    _check(value in allowed, f"{name} must be one of {', '.join(allowed)}; got {value!r}")
-
-
-@dataclass(frozen=True)
-class Source:
-    """One category of the catalogue and where its raw log lies."""
-
-    domain: str
-    """Name of the category; the key of every later table, metric and model."""
-    uri: str
-    """`sample:DEPARTMENT`, or folders, files and globs, local, gs:// or https://, separated by commas."""
-    snapshot: str = ""
-    """Version of the data behind the URI (date or hash). Part of the cache key: a new value reads the log again."""
-
-    def __post_init__(self) -> None:
-        _check(bool(self.domain), f"a source needs a domain name, got {self.domain!r} for {self.uri!r}")
-        _check(bool(self.uri), f"source {self.domain!r} has no uri; give a folder, a URI or sample:DEPARTMENT")
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Names of the log's columns (`--set data.columns.user=CustomerID`); an empty one is found by its usual names."""
-
-    user: str = ""
-    item: str = ""
-    time: str = ""
-    """Without any time column the order of the file counts."""
-    weight: str = ""
-    """Rating or quantity."""
-    title: str = ""
-    category: str = ""
-    brand: str = ""
-    price: str = ""
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Reading and cleaning of the raw log (method.md, "Data")."""
-
-    format: str = "auto"
-    """auto looks at the files and says what it found; else one of FORMATS."""
-    events: str = ""
-    """Glob of the event files inside the source, such as logs/2026-*.csv; empty: all that are not item files."""
-    items: str = ""
-    """Glob of the item files; empty: meta_*, items.*, products.*, movies.* and the like."""
-    columns: Columns = field(default_factory=Columns)
-    """Column map of the table format."""
-    filters: tuple[str, ...] = ()
-    """Events that count, such as quantity>0 or event_type=purchase|cart; operators = != > >= < <=."""
-    time_format: str = "auto"
-    """auto (seconds, milliseconds, ISO 8601), s, ms, or a pattern such as %m/%d/%Y %H:%M (UTC)."""
-    delimiter: str = ""
-    """Of CSV files; empty: found in the first line. Write \\t for a tab."""
-    encoding: str = "utf-8"
-    """Of text files of the table format: utf-8 or latin-1."""
-    since: str = ""
-    """Events before this ISO date or time (UTC) are dropped."""
-    until: str = ""
-    """Events at or after this ISO date or time (UTC) are dropped."""
-    dedup: str = "consecutive"
-    """consecutive: adjacent repeats of an item collapse; first: only the first purchase counts; none."""
-    tie_break: str = "hash"
-    """Order of events at one time: hash of the item id (file order leaks), or file."""
-    min_user: int = 5
-    """k-core: fewest events of a user."""
-    min_item: int = 5
-    """k-core: fewest events of an item."""
-    min_length: int = 3
-    """Fewest events of a user after the k-core; a history, a validation and a test item need 3."""
-    min_weight: float = 0.0
-    """Events with a rating or quantity below this are dropped."""
-    category: str = "first"
-    """Which entry of a list of categories is the item's single category: first (the main one) or last (the finest)."""
-    missing_metadata: str = "keep"
-    """Events of items without metadata: keep (attributes are Unknown) or drop."""
-    max_reject_share: float = 0.01
-    """The step stops when more than this share of the rows of events, or of items, cannot be read."""
-    memory_gb: float = 0.0
-    """Memory that the events may take before they are cleaned in parts on disk; 0: 30 % of the machine's."""
-
-    def __post_init__(self) -> None:
-        _one_of("data.format", self.format, FORMATS)
-        _one_of("data.encoding", self.encoding, ("utf-8", "latin-1"))
-        _one_of("data.dedup", self.dedup, ("consecutive", "first", "none"))
-        _one_of("data.tie_break", self.tie_break, ("hash", "file"))
-        _one_of("data.category", self.category, ("first", "last"))
-        _one_of("data.missing_metadata", self.missing_metadata, ("keep", "drop"))
-        for name in ("min_user", "min_item", "min_weight", "memory_gb"):
-            _check(getattr(self, name) >= 0, f"data.{name} must be >= 0, got {getattr(self, name)}")
-        _check(
-            self.min_length >= 3,
-            f"data.min_length must be >= 3, got {self.min_length}: a history, a validation and a test item",
-        )
-        _check(
-            0 <= self.max_reject_share <= 1, f"data.max_reject_share is a share, 0 to 1; got {self.max_reject_share}"
-        )
-        _check(
-            self.time_format in ("auto", "s", "ms") or "%" in self.time_format,
-            f"data.time_format must be auto, s, ms or a pattern such as %m/%d/%Y %H:%M; got {self.time_format!r}",
-        )
-        for text in self.filters:
-            event_filter(text)
-        since, until = instant("data.since", self.since), instant("data.until", self.until)
-        if since is not None and until is not None:
-            _check(since < until, f"data.since must be before data.until, got {self.since} and {self.until}")
-
-
-_FILTER = re.compile(r"\s*([^=!<>]+?)\s*(>=|<=|!=|=|>|<)\s*(.*?)\s*$")
-
-
-def event_filter(text: str) -> tuple[str, str, str]:
-    """(column, operator, value) of an entry of `data.filters`; > >= < <= compare numbers."""
-    match = _FILTER.match(text)
-    _check(match is not None, f"data.filters takes COLUMN OPERATOR VALUE such as quantity>0, got {text!r}")
-    assert match
-    column, operator, value = match.groups()
-    if operator[0] in "<>":
-        try:
-            float(value)
-        except ValueError:
-            raise ValueError(f"data.filters: {operator} needs a number, got {text!r}") from None
-    return column, operator, value
-
-
-def instant(name: str, text: str) -> int | None:
-    """An ISO 8601 date or time as milliseconds since 1970, UTC unless it says otherwise; None when it is empty."""
-    if not text:
-        return None
-    try:
-        moment = datetime.datetime.fromisoformat(text)
-    except ValueError:
-        raise ValueError(f"{name} must be an ISO date or time such as 2026-05-01, got {text!r}") from None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=datetime.UTC)
-    return round(moment.timestamp() * 1000)
-
-
-@dataclass(frozen=True)
-class SplitConfig:
-    """Which events of a user are training, validation and test (method.md, "Data")."""
-
-    kind: str = "leave_last_out"
-    """leave_last_out: the last item is the test target, the one before the validation target; time: two global cuts,
-    a user's first event in a window is the window's target."""
-    valid_from: str = ""
-    """time: start of the validation window, an ISO date or time (UTC); empty: set by the shares."""
-    test_from: str = ""
-    """time: start of the test window; empty: set by the shares."""
-    valid_share: float = 0.1
-    """time: share of the events that lie in the validation window."""
-    test_share: float = 0.1
-    """time: share of the events that lie in the test window."""
-
-    def __post_init__(self) -> None:
-        _one_of("split.kind", self.kind, ("leave_last_out", "time"))
-        for name in ("valid_share", "test_share"):
-            share = getattr(self, name)
-            _check(0 < share < 1, f"split.{name} is a share of the events, between 0 and 1; got {share}")
-        _check(
-            self.valid_share + self.test_share < 1,
-            f"split.valid_share + split.test_share must be < 1, got {self.valid_share} + {self.test_share}",
-        )
-        _check(
-            bool(self.valid_from) == bool(self.test_from),
-            f"split.valid_from and split.test_from go together; got {self.valid_from!r} and {self.test_from!r}",
-        )
-        valid, test = instant("split.valid_from", self.valid_from), instant("split.test_from", self.test_from)
-        if valid is not None and test is not None:
-            _check(
-                valid < test,
-                f"split.valid_from must be before split.test_from, got {self.valid_from}, {self.test_from}",
-            )
 
 
 @dataclass(frozen=True)
@@ -212,11 +30,11 @@ class TextConfig:
 
     def __post_init__(self) -> None:
         for name in self.attributes:
-            _one_of("text.attributes", name, ("title", "category", "brand", "price"))
-        _check(bool(self.attributes), "text.attributes is empty; name at least title")
-        _check(len(set(self.attributes)) == len(self.attributes), f"text.attributes repeats a name: {self.attributes}")
-        _check(self.max_item_tokens >= 1, f"text.max_item_tokens must be >= 1, got {self.max_item_tokens}")
-        _check(
+            one_of("text.attributes", name, ("title", "category", "brand", "price"))
+        check(bool(self.attributes), "text.attributes is empty; name at least title")
+        check(len(set(self.attributes)) == len(self.attributes), f"text.attributes repeats a name: {self.attributes}")
+        check(self.max_item_tokens >= 1, f"text.max_item_tokens must be >= 1, got {self.max_item_tokens}")
+        check(
             self.max_tokens >= 2 * self.max_item_tokens,
             f"text.max_tokens must hold the prompt and one item, >= 2 x max_item_tokens = {2 * self.max_item_tokens}; "
             f"got {self.max_tokens}",
@@ -241,11 +59,11 @@ class ModelConfig:
     """Seed of a scratch model's first weights and of the adapters'."""
 
     def __post_init__(self) -> None:
-        _check(bool(self.name), "model.name is empty; give scratch, a Hugging Face name, a folder or a gs:// URI")
-        _one_of("model.size", self.size, ("tiny", "small", "base"))
-        _one_of("model.tuning", self.tuning, ("full", "lora"))
-        _check(self.vocab_size >= 300, f"model.vocab_size must be >= 300 (256 bytes and merges), got {self.vocab_size}")
-        _check(self.lora_rank >= 1, f"model.lora_rank must be >= 1, got {self.lora_rank}")
+        check(bool(self.name), "model.name is empty; give scratch, a Hugging Face name, a folder or a gs:// URI")
+        one_of("model.size", self.size, ("tiny", "small", "base"))
+        one_of("model.tuning", self.tuning, ("full", "lora"))
+        check(self.vocab_size >= 300, f"model.vocab_size must be >= 300 (256 bytes and merges), got {self.vocab_size}")
+        check(self.lora_rank >= 1, f"model.lora_rank must be >= 1, got {self.lora_rank}")
 
 
 @dataclass(frozen=True)
@@ -292,26 +110,26 @@ class StageConfig:
     """CPU threads; 0: all that the container may use."""
 
     def __post_init__(self) -> None:
-        _check(self.steps >= 0, f"steps must be >= 0, got {self.steps}")
-        _check(
+        check(self.steps >= 0, f"steps must be >= 0, got {self.steps}")
+        check(
             self.batch_size >= 2,
             f"batch_size must be >= 2, got {self.batch_size}: with one row both contrastive losses are identically 0; "
             "raise batch_size",
         )
-        _check(
+        check(
             self.alpha >= 0 and self.alpha + abs(self.beta) < 1,
             f"alpha must be >= 0 and alpha + |beta| < 1, got {self.alpha} + {abs(self.beta)}; lower alpha or beta",
         )
-        _check(self.tau > 0, f"tau must be > 0, got {self.tau}")
-        _check(self.lr > 0, f"lr must be > 0, got {self.lr}")
-        _check(0 <= self.warmup < 1, f"warmup is a share of the steps, 0 <= warmup < 1; got {self.warmup}")
-        _one_of("direction", self.direction, ("both", "user", "target"))
-        _one_of("train_on", self.train_on, ("last", "all"))
-        _one_of("position", self.position, ("random", "last"))
-        _one_of("mix", self.mix, ("proportional", "sqrt", "uniform"))
+        check(self.tau > 0, f"tau must be > 0, got {self.tau}")
+        check(self.lr > 0, f"lr must be > 0, got {self.lr}")
+        check(0 <= self.warmup < 1, f"warmup is a share of the steps, 0 <= warmup < 1; got {self.warmup}")
+        one_of("direction", self.direction, ("both", "user", "target"))
+        one_of("train_on", self.train_on, ("last", "all"))
+        one_of("position", self.position, ("random", "last"))
+        one_of("mix", self.mix, ("proportional", "sqrt", "uniform"))
         for name in ("valid_every", "patience", "checkpoint_every", "threads"):
-            _check(getattr(self, name) >= 0, f"{name} must be >= 0, got {getattr(self, name)}")
-        _check(self.valid_users >= 2, f"valid_users must be >= 2, got {self.valid_users}")
+            check(getattr(self, name) >= 0, f"{name} must be >= 0, got {getattr(self, name)}")
+        check(self.valid_users >= 2, f"valid_users must be >= 2, got {self.valid_users}")
 
 
 @dataclass(frozen=True)
@@ -335,15 +153,15 @@ class GenerateConfig:
     """CPU threads; 0: all that the container may use."""
 
     def __post_init__(self) -> None:
-        _one_of("generate.backend", self.backend, ("hf",))
-        _one_of("generate.split", self.split, ("test", "valid"))
-        _check(
+        one_of("generate.backend", self.backend, ("hf",))
+        one_of("generate.split", self.split, ("test", "valid"))
+        check(
             self.temperature > 0, f"generate.temperature must be > 0, got {self.temperature}; use 0.01 for near-greedy"
         )
         for name in ("samples", "max_new_tokens", "batch_users"):
-            _check(getattr(self, name) >= 1, f"generate.{name} must be >= 1, got {getattr(self, name)}")
+            check(getattr(self, name) >= 1, f"generate.{name} must be >= 1, got {getattr(self, name)}")
         for name in ("max_users", "threads"):
-            _check(getattr(self, name) >= 0, f"generate.{name} must be >= 0, got {getattr(self, name)}")
+            check(getattr(self, name) >= 0, f"generate.{name} must be >= 0, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -360,10 +178,10 @@ class RetrieveConfig:
     """Leave out what is in the history; applied to the floors alike."""
 
     def __post_init__(self) -> None:
-        _check(self.k >= 1, f"retrieve.k must be >= 1, got {self.k}")
-        _check(self.k1 >= 0, f"retrieve.k1 must be >= 0, got {self.k1}")
-        _check(0 <= self.b <= 1, f"retrieve.b must be between 0 and 1, got {self.b}")
-        _check(self.epsilon >= 0, f"retrieve.epsilon must be >= 0, got {self.epsilon}")
+        check(self.k >= 1, f"retrieve.k must be >= 1, got {self.k}")
+        check(self.k1 >= 0, f"retrieve.k1 must be >= 0, got {self.k1}")
+        check(0 <= self.b <= 1, f"retrieve.b must be between 0 and 1, got {self.b}")
+        check(self.epsilon >= 0, f"retrieve.epsilon must be >= 0, got {self.epsilon}")
 
 
 @dataclass(frozen=True)
@@ -379,10 +197,10 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         for k in (*self.recall_at, *self.ndcg_at):
-            _check(k >= 1, f"evaluate: a cut-off must be >= 1, got {k}")
+            check(k >= 1, f"evaluate: a cut-off must be >= 1, got {k}")
         for name in self.floors:
-            _one_of("evaluate.floors", name, ("popularity", "markov", "repeat_last", "bm25_last"))
-        _check(self.bootstrap >= 1, f"evaluate.bootstrap must be >= 1, got {self.bootstrap}")
+            one_of("evaluate.floors", name, ("popularity", "markov", "repeat_last", "bm25_last"))
+        check(self.bootstrap >= 1, f"evaluate.bootstrap must be >= 1, got {self.bootstrap}")
 
 
 @dataclass(frozen=True)
@@ -415,28 +233,26 @@ class Config:
 
     def __post_init__(self) -> None:
         domains = [source.domain for source in self.sources]
-        _check(bool(domains), "a run needs at least one source; give --source NAME=URI")
-        _check(len(set(domains)) == len(domains), f"two sources have one domain name: {', '.join(domains)}")
-        _check(bool(self.targets), "a run needs at least one target; give --target NAME")
-        _check(len(set(self.targets)) == len(self.targets), f"a target is named twice: {', '.join(self.targets)}")
+        check(bool(domains), "a run needs at least one source; give --source NAME=URI")
+        check(len(set(domains)) == len(domains), f"two sources have one domain name: {', '.join(domains)}")
+        check(bool(self.targets), "a run needs at least one target; give --target NAME")
+        check(len(set(self.targets)) == len(self.targets), f"a target is named twice: {', '.join(self.targets)}")
         for what, names in (("target", self.targets), ("stage1.domains", self.stage1.domains)):
             for name in names:
-                _check(name in domains, f"{what} {name!r} is not a category of this run; sources: {', '.join(domains)}")
-        _check(
+                check(name in domains, f"{what} {name!r} is not a category of this run; sources: {', '.join(domains)}")
+        check(
             not self.stage2.domains,
             f"stage2.domains is set by the pipeline to the target; leave it empty, got {self.stage2.domains}",
         )
         deepest = max(*self.evaluate.recall_at, *self.evaluate.ndcg_at, 1)
-        _check(
+        check(
             deepest <= self.retrieve.k,
             f"evaluate looks at rank {deepest} but retrieve.k is {self.retrieve.k}; raise retrieve.k",
         )
         known = metric_names(self.evaluate)
-        _check(
-            self.gate.metric in known, f"gate.metric {self.gate.metric!r} is not computed; one of {', '.join(known)}"
-        )
+        check(self.gate.metric in known, f"gate.metric {self.gate.metric!r} is not computed; one of {', '.join(known)}")
         for name in self.gate.beat:
-            _check(
+            check(
                 name in self.evaluate.floors,
                 f"gate.beat {name!r} is not among evaluate.floors: {', '.join(self.evaluate.floors)}",
             )

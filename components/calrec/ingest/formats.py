@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-from calrec.config import DataConfig, event_filter
+from calrec.config_data import DataConfig, event_filter
 from calrec.files import File
 from calrec.ingest.layouts import Layout
 from calrec.ingest.look import Look, look

@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from calrec.config import DataConfig, instant
+from calrec.checks import instant
+from calrec.config import DataConfig
 from calrec.ingest import kernels
 from calrec.ingest.facts import Facts
 from calrec.ingest.kernels import Int32, Int64

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from calrec.config import SplitConfig, instant
+from calrec.checks import instant
+from calrec.config import SplitConfig
 from calrec.textify.sequences import Histories, Ints
 
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)

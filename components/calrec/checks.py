@@ -1,0 +1,28 @@
+"""What a setting must be: each check says the value and the remedy."""
+
+import datetime
+from collections.abc import Sequence
+
+
+def check(ok: bool, message: str) -> None:
+    """A ValueError with the message, unless `ok`."""
+    if not ok:
+        raise ValueError(message)
+
+
+def one_of(name: str, value: str, allowed: Sequence[str]) -> None:
+    """A ValueError that lists the allowed values."""
+    check(value in allowed, f"{name} must be one of {', '.join(allowed)}; got {value!r}")
+
+
+def instant(name: str, text: str) -> int | None:
+    """An ISO 8601 date or time as milliseconds since 1970, UTC unless it says otherwise; None when it is empty."""
+    if not text:
+        return None
+    try:
+        moment = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"{name} must be an ISO date or time such as 2026-05-01, got {text!r}") from None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=datetime.UTC)
+    return round(moment.timestamp() * 1000)
