@@ -75,6 +75,9 @@ def text(manifest: Manifest, notes: bool = True) -> str:
     lines += [f"  warning: {warning}" for warning in warnings(manifest)]
     lines += rows("counts", single(manifest))
     lines += rows(
+        "rejects by reason", [(reason, shown(n)) for reason, n in manifest.counts.get("rejects_by_reason", ())]
+    )
+    lines += rows(
         "rules (rows before → after)",
         [(rule["rule"], f"{rule['rows_before']:,} → {rule['rows_after']:,}") for rule in manifest.rules],
     )

@@ -1,7 +1,6 @@
 """Readers and the whole step, on files as they are found, and on damaged ones."""
 
 import gzip
-import hashlib
 import os
 import re
 import subprocess
@@ -9,14 +8,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
 from calrec import artifacts, describe
 from calrec.config import DataConfig
 from calrec.ingest.step import ingest
-from tests.conftest import shared, write_lines, write_sequences
+from tests.conftest import write_lines, write_sequences
 
 LOOSE = DataConfig(min_user=0, min_item=0)
 
@@ -82,6 +80,9 @@ def test_a_bad_line_becomes_a_reject_with_its_place_and_reason(tmp_path: Path):
         ("Toys_5.json.gz", 9, "asin is not an id"),
     ]
     assert rejects[0]["raw"] == "{not json"
+    manifest = artifacts.read_manifest(tmp_path / "out")
+    assert manifest.counts["rejects_by_reason"] == [[reject["reason"], 1] for reject in rejects]
+    assert "  asin is not an id  " in describe.text(manifest)
 
 
 def test_too_many_rejects_stop_the_step_with_the_first_one(tmp_path: Path):
@@ -330,96 +331,3 @@ def test_the_report_has_rules_and_histograms(tmp_path: Path):
     assert page.count("<svg") == 2
     assert "users with at least 3 events" in page
     assert "| rows that can be read | 4 | 0 | 4 |" in (tmp_path / "out/report.md").read_text()
-
-
-# --- real files -------------------------------------------------------------------------------------------------
-
-# Folder of the shared data → settings, users, items, interactions with the default rules.
-REAL: dict[str, tuple[dict[str, Any], int, int, int]] = {
-    "amazon2014-digital-music-prefix": (
-        {"events": "reviews*.prefix.json.gz", "items": "meta*.prefix.json.gz"},
-        268,
-        206,
-        2480,
-    ),
-    "amazon2018-all-beauty-reviews-only": ({}, 140, 24, 710),
-    "amazon2018-gift-cards": ({}, 453, 147, 2944),
-    "beauty2014": ({}, 22363, 12101, 198502),
-    "games2018": ({}, 50335, 16428, 437772),
-    "movielens/ml-100k": ({}, 943, 1349, 99287),
-    "movielens/ml-latest-small-2016": ({}, 671, 3496, 90072),
-    "movielens/recbole-ml-100k": ({}, 943, 1349, 99287),
-    "scientific2018": ({}, 8386, 4373, 58983),
-    "sports2014-keywords": ({}, 35598, 18357, 296337),
-    "toys2014-keywords": ({}, 19412, 11924, 167597),
-}
-
-
-@pytest.mark.parametrize("name", REAL)
-def test_real_sets_give_known_counts_and_lose_no_row(tmp_path: Path, name: str):
-    settings, users, items, interactions = REAL[name]
-    manifest = ingest("x", str(shared("data", name)), tmp_path / "out", DataConfig(**settings))
-    counts = manifest.counts
-    assert (counts["users"], counts["items"], counts["interactions"]) == (users, items, interactions)
-    dropped = sum(rule["rows_before"] - rule["rows_after"] for rule in manifest.rules)
-    assert counts["event_rows"] == counts["interactions"] + dropped
-    assert pq.read_metadata(tmp_path / "out/interactions.parquet").num_rows == interactions
-    assert pq.read_metadata(tmp_path / "out/rejects.parquet").num_rows == counts["rejects"] == 0
-
-
-def in_pandas(log: pd.DataFrame) -> tuple[int, int, int]:
-    """Users, items and interactions that the default rules leave of (user, item, time) in the order of the file."""
-
-    def collapsed(rows: pd.DataFrame) -> pd.DataFrame:
-        return rows[(rows.user != rows.user.shift()) | (rows["item"] != rows["item"].shift())]
-
-    log = log.assign(tie=log["item"].map(lambda item: hashlib.blake2b(item.encode(), digest_size=8).digest()))
-    log = collapsed(log.drop_duplicates(["user", "item", "time"]).sort_values(["user", "time", "tie"], kind="stable"))
-    before = -1
-    while before != len(log):
-        before = len(log)
-        for column in ("user", "item"):
-            log = log[log.groupby(column)["time"].transform("size") >= 5]
-        log = collapsed(log)
-    return log["user"].nunique(), log["item"].nunique(), len(log)
-
-
-@pytest.mark.parametrize("name", [name for name in REAL if "amazon20" in name or name.startswith("movielens/ml")])
-def test_real_logs_are_cleaned_as_pandas_does_it(name: str):
-    folder = shared("data", name)
-    if name.startswith("amazon"):
-        (path,) = [*folder.glob("reviews*prefix*"), *folder.glob("*_5.json.gz")][:1]
-        log = pd.read_json(path, lines=True)[["reviewerID", "asin", "unixReviewTime"]]
-    elif name.endswith("100k"):
-        log = pd.read_csv(folder / "u.data", sep="\t", header=None, usecols=[0, 1, 3], dtype={0: str, 1: str})
-    else:
-        log = pd.read_csv(folder / "ratings.csv", usecols=[0, 1, 3], dtype={"userId": str, "movieId": str})
-    assert in_pandas(log.set_axis(["user", "item", "time"], axis=1)) == REAL[name][1:]
-
-
-def test_as_found_sets_keep_every_event_without_rules(tmp_path: Path):
-    counts = ingest(
-        "s", str(shared("data", "scientific2018")), tmp_path / "out", DataConfig(dedup="none", min_user=0, min_item=0)
-    ).counts
-    assert (counts["users"], counts["items"], counts["interactions"]) == (8442, 4385, 59384)
-
-
-def test_titles_that_are_page_fragments_are_missing(tmp_path: Path):
-    ingest("s", str(shared("data", "scientific2018")), tmp_path / "out", DataConfig(min_user=0, min_item=0))
-    titles = [row["title"] for row in table(tmp_path / "out", "items.parquet")]
-    assert (titles.count("Industrial & Scientific"), titles.count("")) == (0, 24)
-    assert not any("/>" in str(title) for title in titles)
-
-
-def test_the_schema_sample_of_2023_is_read_but_leaves_no_user(tmp_path: Path):
-    with pytest.raises(ValueError, match="none of the 2 items of the log is in the metadata"):
-        ingest("x", str(shared("data", "amazon2023-schema-sample")), tmp_path / "out", LOOSE)
-
-
-def test_the_truncated_files_are_refused(tmp_path: Path):
-    found = shared("data", "amazon2014-digital-music-prefix")
-    with pytest.raises(
-        ValueError, match=r"reviews_Digital_Music_5.json.gz: damaged after line \d,\d{3} .*or leave it out"
-    ):
-        ingest("x", str(found), tmp_path / "out", DataConfig(events="*reviews*", items="meta*"))
-    assert not (tmp_path / "out").exists()

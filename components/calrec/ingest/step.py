@@ -3,6 +3,7 @@
 import datetime
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from calrec.settings import to_dict
 
 _MEMORY_SHARE = 0.3
 _ROW_GROUP = 1 << 18
+_REASONS = 20  # in the manifest; rejects.parquet has them all
 
 
 def ingest(
@@ -158,7 +160,8 @@ def _moment(ms: int) -> str:
     return (datetime.datetime(1970, 1, 1) + datetime.timedelta(milliseconds=ms)).isoformat(" ", "seconds")
 
 
-def _row_counts(log: RawLog, of_items: ItemCounts) -> dict[str, int]:
+def _row_counts(log: RawLog, of_items: ItemCounts) -> dict[str, Any]:
+    reasons = Counter(log.counts.reasons) + Counter(of_items.reasons)
     return {
         "event_rows": log.counts.rows,
         "event_rejects": log.counts.rejects,
@@ -167,6 +170,7 @@ def _row_counts(log: RawLog, of_items: ItemCounts) -> dict[str, int]:
         "item_rows_repeated": of_items.repeated,
         "item_rows_not_in_log": of_items.absent,
         "rejects": log.counts.rejects + of_items.rejects,
+        **({"rejects_by_reason": reasons.most_common(_REASONS)} if reasons else {}),
     }
 
 
