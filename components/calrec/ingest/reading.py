@@ -106,6 +106,8 @@ def read_events(file: File, layout: Layout, cache: Path) -> Part:
     """
     key = artifacts.short_hash([_READER, file.name, file.size, file.version, layout.fingerprint])
     folder = cache / key
+    if not file.version:  # nobody says when it changes
+        shutil.rmtree(folder, ignore_errors=True)
     if (folder / "counts.json").is_file():
         os.utime(folder)
         return Part(folder, Counts(**json.loads((folder / "counts.json").read_text())), cached=True)
