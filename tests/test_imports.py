@@ -21,6 +21,11 @@ def test_the_core_imports_without_kfp_mlflow_and_google():
     run(f"import sys; sys.modules.update(dict.fromkeys(['kfp', 'mlflow', 'google'])); {imports}")
 
 
+def test_training_and_generation_import_without_what_only_the_readers_need():
+    imports = "; ".join(f"import calrec.{name}" for name in CORE if name != "ingest.step")
+    run(f"import sys; sys.modules.update(dict.fromkeys(['numba', 'isal', 'orjson'])); {imports}")
+
+
 @pytest.mark.parametrize("module", ["textify.texts", "evaluate.metrics", "config", "artifacts", "cli", "ingest.step"])
 def test_light_modules_load_neither_torch_nor_kfp_nor_mlflow(module: str):
     run(

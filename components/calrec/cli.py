@@ -5,12 +5,13 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from calrec import artifacts, describe, storage, tracking
 from calrec.artifacts import Manifest
-from calrec.config import Config
+from calrec.config import Columns, Config, DataConfig
 from calrec.runs import RUNS, named
 from calrec.settings import override
 
@@ -53,6 +54,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="URI",
         help="folders, files and globs, local, gs:// or https://, separated by commas; or sample:DEPARTMENT",
     )
+    names = [f"data.columns.{f.name}" for f in fields(Columns)]
+    names = [f"data.{f.name}" for f in fields(DataConfig) if f.name != "columns"] + names
+    ingest.epilog = f"Settings for --set: {', '.join(names)}."
     ingest.add_argument(
         "--cache",
         type=Path,
