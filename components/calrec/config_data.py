@@ -36,7 +36,7 @@ class Columns:
     time: str = ""
     """Without any time column the order of the file counts."""
     weight: str = ""
-    """Rating or quantity."""
+    """Rating or quantity; 1 without such a column, 0 where it is empty."""
     title: str = ""
     category: str = ""
     brand: str = ""
