@@ -26,3 +26,9 @@ def instant(name: str, text: str) -> int | None:
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=datetime.UTC)
     return round(moment.timestamp() * 1000)
+
+
+def iso(milliseconds: int) -> str:
+    """Milliseconds since 1970 as ISO 8601 in UTC."""
+    moment = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC) + datetime.timedelta(milliseconds=milliseconds)
+    return moment.isoformat(timespec="milliseconds" if milliseconds % 1000 else "seconds")

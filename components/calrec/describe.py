@@ -125,9 +125,9 @@ def write_report(folder: Path, title: str, manifest: Manifest) -> None:
             [
                 f"# {title}\n",
                 *(f"- {sentence}" for sentence in sentences),
-                *(["", *_markdown(header, rules)] if rules else []),
+                *(["", draw.markdown(header, rules)] if rules else []),
                 "",
-                *_markdown(("count", ""), counts),
+                draw.markdown(("count", ""), counts),
                 "",
             ]
         )
@@ -139,9 +139,3 @@ def write_report(folder: Path, title: str, manifest: Manifest) -> None:
         draw.table(("count", ""), counts),
     ]
     (folder / "report.html").write_text(draw.page(title, sections))
-
-
-def _markdown(header: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
-    """A table whose first column is text and whose others are numbers."""
-    lines = [f"| {' | '.join(header)} |", "|---|" + "---:|" * (len(header) - 1)]
-    return lines + [f"| {' | '.join(row)} |" for row in cells]

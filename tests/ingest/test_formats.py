@@ -219,6 +219,18 @@ def test_files_may_have_different_columns(tmp_path: Path):
     assert items == [{"item_id": "x", "title": "Lamp"}, {"item_id": "y", "brand": "Acme"}]
 
 
+def test_blank_lines_before_the_header_are_no_header(tmp_path: Path):
+    _, events, _ = everything([raw.file("x.csv", "\n \r\nuser,item\na,b\n\nc,d\n")], tmp_path)
+    assert [event[:2] for event in events] == [("a", "b"), ("c", "d")]
+
+
+def test_a_column_that_stands_twice_matters_only_when_it_is_read(tmp_path: Path):
+    _, events, _ = everything([raw.file("x.csv", "user,item,note,note\na,b,1,2\n")], tmp_path)
+    assert [event[:2] for event in events] == [("a", "b")]
+    with pytest.raises(ValueError, match="the header names the column 'item' twice: user, item, item; rename one"):
+        everything([raw.file("x.csv", "user,item,item\na,b,c\n")], tmp_path)
+
+
 def test_without_a_time_column_the_order_counts(tmp_path: Path):
     log, _, _ = everything([raw.file("x.csv", "user,item\na,b\n")], tmp_path)
     assert not log.timed

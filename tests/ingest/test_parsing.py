@@ -40,6 +40,10 @@ def test_blocks_hold_every_line_once_with_its_number(rows: list[bytes], size: in
     assert found == [(n, line.removesuffix(b"\r")) for n, line in enumerate(expected, 1)]
 
 
+def test_the_first_block_is_a_whole_one():
+    assert [block.data for block in blocks.blocks(raw.file("x.csv", "\n\n\na,b\n1,2\n"))] == [b"\n\n\na,b\n1,2\n"]
+
+
 def test_compressed_files_are_known_by_their_first_bytes():
     text = b"one\ntwo\n"
     stored = {

@@ -151,6 +151,11 @@ def test_the_time_split_equals_a_plain_loop(log: Log, valid: int, window: int):
     refuse_leaks(kept, made, item_id)  # a time split has no leak, whatever the categories share
 
 
+def test_a_share_of_half_an_event_is_rounded_as_the_share_says():
+    cuts = SplitConfig(kind="time", valid_share=0.25, test_share=0.10000000000000002)  # a little over 3.5 of 35 events
+    assert cut_points(np.arange(35), cuts)[1] == 31
+
+
 @given(st.lists(st.integers(0, 1000), min_size=30, max_size=200, unique=True), st.data())
 def test_cuts_by_shares_leave_the_shares(times: list[int], data: st.DataObject):
     valid, test = (data.draw(st.floats(0.1, 0.4)) for _ in range(2))

@@ -93,16 +93,14 @@ class _DamageError(Exception):
 def _stream(file: File, size: int) -> Iterator[bytes]:
     from isal.igzip_lib import IsalError
 
-    damage: Any = (EOFError, zlib.error, IsalError)
+    damage: Any = (EOFError, zlib.error, IsalError, OSError)
     try:
         with file.open() as stored:
             stream = _decompressed(file.name, stored)
             while data := stream.read(size):
                 yield data
     except damage as error:
-        raise _DamageError(error) from None
-    except OSError as error:
-        if not is_damage(error):
+        if isinstance(error, OSError) and not is_damage(error):
             raise
         raise _DamageError(error) from None
 
@@ -127,7 +125,7 @@ def _decompressed(name: str, stored: BinaryIO) -> Any:
     for suffix in (".gz", ".zst"):
         if head and name.endswith(suffix):
             raise EOFError(f"it ends in {suffix} but begins with {head!r}")
-    return stream
+    return io.BufferedReader(stream)  # whole chunks, not what one read of the stream happens to bring
 
 
 class _Joined(io.RawIOBase):
@@ -154,9 +152,7 @@ def opened_parquet(file: File) -> Iterator[pq.ParquetFile]:
     try:
         with pq.ParquetFile(file.seekable(), pre_buffer=False) as stored:
             yield stored
-    except pa.ArrowException as error:
-        raise ValueError(f"{file.name}: not a readable Parquet file ({error})") from None
-    except OSError as error:
-        if not is_damage(error):
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and not is_damage(error):
             raise
         raise ValueError(f"{file.name}: not a readable Parquet file ({error})") from None

@@ -47,11 +47,19 @@ class Look:
         return by_name[name]
 
     def layout(self, columns: Mapping[str, tuple[str, ...]], **options: Any) -> Layout:
-        """The layout with these columns."""
-        return Layout(
+        """The layout with these columns.
+
+        Raises:
+            ValueError: one of them stands twice in the header.
+        """
+        layout = Layout(
             self.kind, columns, self.header if self.kind == "csv" else (), self.headed, self.delimiter, self.quoted,
             self.encoding, self.types, **options,
         )  # fmt: skip
+        for name in layout.wanted():
+            if self.header.count(name) > 1:
+                raise ValueError(f"the header names the column {name!r} twice: {', '.join(self.header)}; rename one")
+        return layout
 
 
 def look(file: File, name: str, header: Sequence[str], delimiter: str, encoding: str) -> Look:

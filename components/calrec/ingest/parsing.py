@@ -25,6 +25,7 @@ Line = tuple[int, bytes, Mapping[str, Any] | str]
 TYPES = {"text": pa.string(), "whole": pa.int64(), "number": pa.float64(), "flag": pa.bool_()}
 # Outside of an object pyarrow's JSON reader must not meet a null: it crashes the process (pyarrow 25.0.1).
 _NULL_OUTSIDE = re.compile(rb"\}\s*null")
+_HEADER = re.compile(rb"\s*[^\n]*\n?")  # the first line that is not blank, as look.py takes it
 _SEPARATOR = "\x1f"  # stands for the delimiter `::`, as Arrow and csv take a single character
 
 
@@ -119,7 +120,9 @@ def _body(block: Block, layout: Layout) -> tuple[int, bytes]:
     """Number of the first line, and the lines as UTF-8 without the header, parted by a single character."""
     first, data = block.first, block.data
     if first == 1 and layout.headed:
-        first, data = 2, data[data.find(b"\n") + 1 :] if b"\n" in data else b""
+        header = _HEADER.match(data)
+        assert header, "it matches anything"
+        first, data = 1 + header[0].count(b"\n"), data[header.end() :]
     if layout.encoding != "utf-8":
         data = data.decode(layout.encoding).encode()
     return first, data.replace(layout.delimiter.encode(), _SEPARATOR.encode()) if len(layout.delimiter) > 1 else data

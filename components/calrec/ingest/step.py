@@ -1,6 +1,5 @@
 """The ingest step: a source in, a folder of interactions, items, rejects and a report out."""
 
-import datetime
 import os
 import shutil
 from collections import Counter
@@ -14,6 +13,7 @@ import pyarrow.parquet as pq
 
 from calrec import artifacts, describe, files
 from calrec.artifacts import Manifest
+from calrec.checks import iso
 from calrec.config import DataConfig
 from calrec.files import File
 from calrec.ingest.items import Attributes, ItemCounts, identical_texts, missing
@@ -153,11 +153,7 @@ def _facts(cleaned: Cleaned, timed: bool) -> dict[str, Any]:
     """Facts of the cleaned events; times as a person reads them, and none when there are none."""
     facts = dict(cleaned.facts)
     first, last = facts.pop("first_timestamp"), facts.pop("last_timestamp")
-    return {**facts, "first_event": _moment(first), "last_event": _moment(last)} if timed else facts
-
-
-def _moment(ms: int) -> str:
-    return (datetime.datetime(1970, 1, 1) + datetime.timedelta(milliseconds=ms)).isoformat(" ", "seconds")
+    return {**facts, "first_event": iso(first), "last_event": iso(last)} if timed else facts
 
 
 def _row_counts(log: RawLog, of_items: ItemCounts) -> dict[str, Any]:

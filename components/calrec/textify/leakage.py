@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from calrec.checks import iso
 from calrec.textify.sequences import Histories, Ints
-from calrec.textify.splits import Split, iso
+from calrec.textify.splits import Split
 
 _UNTIMED = (
     "; without times the same user and item count as the same event: if the ids of the two files only look alike, make "

@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from calrec import draw
+from calrec.checks import iso
 from calrec.textify.sequences import Histories, Ints
-from calrec.textify.splits import Split, iso
+from calrec.textify.splits import Split
 from calrec.textify.texts import prompt
 
 _PREVIEWS, _BINS = 3, 12
@@ -151,7 +152,9 @@ def _bars(values: Ints, upper: Sequence[int]) -> list[tuple[str, int]]:
 def markdown(report: Report) -> str:
     """The report as Markdown."""
     shown = "\n".join(f"{one.title}\n\n    {one.prompt}\n    -> {one.target}\n" for one in report.previews)
-    return f"# Texts\n\n{report.how} {report.chars}\n\n{_table(report.header, report.rows)}\n\n{_LEGEND}\n\n{shown}"
+    return (
+        f"# Texts\n\n{report.how} {report.chars}\n\n{draw.markdown(report.header, report.rows)}\n\n{_LEGEND}\n\n{shown}"
+    )
 
 
 def page(report: Report) -> str:
@@ -164,8 +167,3 @@ def page(report: Report) -> str:
     charts = [draw.histogram(name, bars) for name, bars in report.histograms.items()]
     first = [f"<p>{html.escape(report.how)} {html.escape(report.chars)}</p>", draw.table(report.header, report.rows)]
     return draw.page("Texts", [*first, *charts, f"<p>{html.escape(_LEGEND)}</p>", *prompts])
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *([draw.shown(cell) for cell in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,16 +1,13 @@
 """Which events of a user are training, validation and test."""
 
-import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from calrec.checks import instant
+from calrec.checks import instant, iso
 from calrec.config import SplitConfig
 from calrec.textify.sequences import Histories, Ints
-
-_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 
 @dataclass(frozen=True)
@@ -107,7 +104,7 @@ def cut_points(times: Ints, config: SplitConfig) -> tuple[int, int]:
                 raise ValueError(f"split.{name}={iso(cut)} leaves no event on one side of it: {reach}")
         return valid, test
     shares = (config.valid_share + config.test_share, config.test_share)
-    at = [min(len(times) - 1, round(len(times) * (1 - share))) for share in shares]
+    at = [min(len(times) - 1, len(times) - round(len(times) * share)) for share in shares]
     ordered = np.partition(times, at)
     valid, test = int(ordered[at[0]]), int(ordered[at[1]])
     if not first < valid < test:
@@ -116,12 +113,6 @@ def cut_points(times: Ints, config: SplitConfig) -> tuple[int, int]:
             "give split.valid_from and split.test_from, or change the shares"
         )
     return valid, test
-
-
-def iso(milliseconds: int) -> str:
-    """Milliseconds since 1970 as ISO 8601 in UTC."""
-    moment = _EPOCH + datetime.timedelta(milliseconds=milliseconds)
-    return moment.isoformat(timespec="milliseconds" if milliseconds % 1000 else "seconds")
 
 
 def _before(histories: Histories, cut: int) -> Ints:

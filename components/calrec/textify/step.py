@@ -10,12 +10,13 @@ import pyarrow.compute as pc
 
 from calrec import artifacts
 from calrec.artifacts import Manifest
+from calrec.checks import iso
 from calrec.config import SplitConfig, TextConfig
 from calrec.settings import to_dict
 from calrec.textify import report
 from calrec.textify.leakage import refuse_leaks
 from calrec.textify.sequences import Histories, Ints, read_histories, text_groups, train_counts
-from calrec.textify.splits import Split, iso, split
+from calrec.textify.splits import Split, split
 from calrec.textify.texts import item_texts
 
 
