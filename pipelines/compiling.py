@@ -36,7 +36,11 @@ def compile_training(config: Config, out: Path, image: str = "") -> Path:
     documents = [d for d in yaml.safe_load_all(path.read_text()) if d]
     if image:
         for executor in documents[0]["deploymentSpec"]["executors"].values():
-            executor["container"]["image"] = image
+            container = executor["container"]
+            container["image"] = image
+            for variable in container.get("env", []):
+                if variable["name"] == "CALREC_IMAGE":
+                    variable["value"] = image
     # Written anew: kfp's comment header prints dictionaries in random order.
     path.write_text(yaml.safe_dump_all(documents, sort_keys=True, allow_unicode=True, width=120))
     return path

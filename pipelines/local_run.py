@@ -101,12 +101,21 @@ def _execute(config: Config, root: Path, fresh: bool, output: "_Steps") -> dict[
             stream = cast(TextIO, output)
             with contextlib.redirect_stdout(stream), _logging_to(stream), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                task = training(**parameters(config))
+                task = _without_retries(training)(**parameters(config))
         except Exception as error:
             raise RuntimeError(f"{_first_line(error)}\n{output.reason}\nthe traceback is in {output.name}") from None
         finally:
             tempfile.tempdir = None
     return {name: [Path(one.path) for one in artifacts] for name, artifacts in task.outputs.items()}
+
+
+def _without_retries(pipeline: Any) -> Any:
+    """What fails on this machine fails again: a person should not wait for that."""
+    spec = pipeline.pipeline_spec
+    for component in (spec.root, *spec.components.values()):
+        for task in component.dag.tasks.values():
+            task.ClearField("retry_policy")
+    return pipeline
 
 
 def _first_line(error: Exception) -> str:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from kfp import dsl, kubernetes
 
+from calrec.config import IMAGE
 from calrec.evaluate.component import evaluate
 from calrec.finetune.component import finetune
 from calrec.generate.component import generate
@@ -17,9 +18,11 @@ from calrec.promote.component import promote
 from calrec.retrieve.component import retrieve
 from calrec.textify.component import textify
 
-# Where the tracking server is, and its credentials, and the cache of raw files: all optional, and none in the YAML.
+# Where the tracking server is, and its credentials, the cache of raw files and the mirror of checkpoints: all optional,
+# and none in the YAML.
 SETTINGS = "calrec"
-_CONFIG = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "CALREC_TRACKING", "CALREC_CACHE")
+_CONFIG = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "CALREC_TRACKING", "CALREC_CACHE", "CALREC_CHECKPOINTS")
+RETRIES, BACKOFF = 2, "30s"  # attempts after the first of a training, and the pause before the second
 _SECRET = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 
 
@@ -29,6 +32,16 @@ def in_pod(task: dsl.PipelineTask, title: str) -> dsl.PipelineTask:
     kubernetes.use_config_map_as_env(task, SETTINGS, {name: name for name in _CONFIG}, optional=True)
     kubernetes.use_secret_as_env(task, SETTINGS, {name: name for name in _SECRET}, optional=True)
     return task.set_display_name(title)
+
+
+def trained(task: dsl.PipelineTask, title: str) -> dsl.PipelineTask:
+    """A training's pod is told its image, which a TrainJob takes too, and is started again when it ends badly.
+
+    Each attempt goes on from the last checkpoint in CALREC_CHECKPOINTS, when the settings have that.
+    """
+    task.set_env_variable("CALREC_IMAGE", IMAGE)
+    task.set_retry(RETRIES, backoff_duration=BACKOFF, backoff_factor=2.0, backoff_max_duration="600s")
+    return in_pod(task, title)
 
 
 class TargetOutputs(NamedTuple):
@@ -47,14 +60,24 @@ def per_target(
     joint: dsl.Input[dsl.Model],
     model: dict,
     stage2: dict,
+    launch: dict,
     generate_: dict,
     retrieve_: dict,
     evaluate_: dict,
     gate: dict,
 ) -> TargetOutputs:
     """One target: stage 2 → generate → retrieve → evaluate → promote."""
-    tuned = in_pod(
-        finetune(texts=texts, tokens=tokens, start=joint, stage="stage2", section=stage2, model=model, target=target),
+    tuned = trained(
+        finetune(
+            texts=texts,
+            tokens=tokens,
+            start=joint,
+            stage="stage2",
+            section=stage2,
+            model=model,
+            launch=launch,
+            target=target,
+        ),
         "Stage 2",
     )
     texts_of = in_pod(
@@ -101,6 +124,7 @@ def training(
     model: dict,
     stage1: dict,
     stage2: dict,
+    launch: dict,
     generate: dict,
     retrieve: dict,
     evaluate: dict,
@@ -117,6 +141,7 @@ def training(
         model: base model; full or LoRA.
         stage1: joint fine-tuning over categories.
         stage2: fine-tuning per target.
+        launch: processes and machines of a stage.
         generate: sampling of next-item texts.
         retrieve: BM25 and fusion.
         evaluate: metrics and floors.
@@ -129,7 +154,7 @@ def training(
         log = in_pod(ingest(domain=source.domain, uri=source.uri, snapshot=source.snapshot, data=data), "Ingest")
     texts = in_pod(textify(data=dsl.Collected(log.outputs["interactions"]), text=text, split=split), "Textify")
     base = in_pod(base_model(texts=texts.outputs["texts"], model=model), "Base model")
-    joint = in_pod(
+    joint = trained(
         finetune(
             texts=texts.outputs["texts"],
             tokens=base.outputs["tokens"],
@@ -137,6 +162,7 @@ def training(
             stage="stage1",
             section=stage1,
             model=model,
+            launch=launch,
         ),
         "Stage 1",
     )
@@ -148,6 +174,7 @@ def training(
             joint=joint.outputs["tuned"],
             model=model,
             stage2=stage2,
+            launch=launch,
             generate_=generate,
             retrieve_=retrieve,
             evaluate_=evaluate,

@@ -16,8 +16,9 @@ import google_crc32c
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from google.cloud.storage.exceptions import DataCorruption
 
-from calrec import remote, storage
+from calrec import buckets, remote, storage
 from calrec.config import ModelConfig
 from calrec.model.step import base_model
 from tests.conftest import write_sequences
@@ -29,7 +30,7 @@ TABLE = pa.table({"user": [1, 2, 3], "item": ["a", "b", "c"]})
 @pytest.fixture(autouse=True)
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "BACKOFF_S", 0.0)
-    monkeypatch.setattr(storage, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(buckets, "PATIENCE_S", 0.5)
 
 
 @pytest.fixture
@@ -295,3 +296,88 @@ def test_a_model_in_a_bucket_is_a_base_model(bucket: Any, small: SimpleNamespace
     made, _ = base_model(small.texts, tmp_path / "m", tmp_path / "t", ModelConfig(name=uri), storage.local(uri))
     assert made.config["model"]["name"] == uri
     assert (tmp_path / "m/model.safetensors").read_bytes() == (small.base / "model.safetensors").read_bytes()
+
+
+# Folders that files are put into
+
+
+@pytest.fixture(params=["local", "bucket"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    if request.param == "bucket":
+        request.getfixturevalue("bucket").blob("other/x").upload_from_string("x")
+        return storage.folder("gs://shop/run/")
+    return storage.folder(str(tmp_path / "run"))
+
+
+def test_what_is_put_into_a_folder_can_be_listed_got_and_deleted(folder: Any, tmp_path: Path):
+    source, copy = tmp_path / "source", tmp_path / "copy"
+    assert folder.names() == []
+    for name, data in (("b", DATA), ("a/b/c.json", b"old"), ("a/b/c.json", b""), ("a.b", b"new")):
+        source.write_bytes(data)
+        folder.put(source, name)
+        folder.get(name, copy)
+        assert copy.read_bytes() == data
+    assert folder.names() == ["a.b", "a/b/c.json", "b"]
+    for name in ("a/b/c.json", "b", "never"):
+        folder.delete(name)
+    assert folder.names() == ["a.b"]
+    with pytest.raises(FileNotFoundError, match="run/b"):
+        folder.get("b", copy)
+    with pytest.raises(FileNotFoundError, match="none"):
+        folder.put(tmp_path / "none", "b")
+
+
+def test_a_local_folder_shows_whole_files_only(tmp_path: Path):
+    folder = storage.folder(str(tmp_path))
+    (tmp_path / "a.partial").write_text("of a process that was killed")
+    assert folder.names() == []
+    (tmp_path / "source").write_text("whole")
+    folder.put(tmp_path / "source", "deep/a")
+    assert folder.names() == ["deep/a", "source"]
+    folder.delete("deep/a")
+    assert not (tmp_path / "deep").exists()
+
+
+def test_a_large_file_goes_into_a_bucket_in_parts(bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(storage, "_CHUNK", 256 << 10)
+    (tmp_path / "source").write_bytes(DATA * 10)
+    folder = storage.folder("gs://shop/run")
+    folder.put(tmp_path / "source", "day.bin")
+    folder.get("day.bin", tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == bucket.blob("run/day.bin").download_as_bytes() == DATA * 10
+
+
+def test_an_object_that_is_not_what_the_bucket_says_is_refused(fake_bucket: Web, tmp_path: Path):
+    item = {"name": "logs/day.bin", "size": str(len(DATA)), "generation": "7", "crc32c": "AAAAAA==", "bucket": "shop"}
+    fake_bucket.files["/storage/v1/b/shop/o/logs%2Fday.bin"] = json.dumps(item).encode()
+    with pytest.raises(ValueError, match=r"gs://shop/logs/day.bin: got crc32c \w+, expected 00000000"):
+        storage.folder("gs://shop/logs").get("day.bin", tmp_path / "copy")
+
+
+def test_what_no_folder_can_be_is_refused():
+    for uri in ("s3://bucket/run", "https://host/run", "", "gs://"):
+        with pytest.raises(ValueError, match="use (a local folder or )?gs://BUCKET/FOLDER"):
+            storage.folder(uri)
+
+
+def test_a_bucket_that_is_not_there_or_refuses_is_said(bucket: Any, fake_bucket: Web, tmp_path: Path, emulator: str):
+    (tmp_path / "x").write_text("x")
+    folder = storage.folder("gs://shop/run")
+    fake_bucket.status = {"GET": [403]}
+    for call in (folder.names, lambda: folder.get("x", tmp_path / "y")):
+        with pytest.raises(PermissionError, match=r"(?s)gs://shop/run.*default login.*role storage.objectViewer"):
+            call()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STORAGE_EMULATOR_HOST", emulator)
+        nowhere = storage.folder("gs://nowhere/run")
+        for call in (nowhere.names, lambda: nowhere.put(tmp_path / "x", "x")):
+            with pytest.raises(FileNotFoundError, match="gs://nowhere/run.*check the names of bucket and object"):
+                call()
+
+
+def test_an_upload_that_is_damaged_on_its_way_is_told():
+    with (
+        pytest.raises(ConnectionError, match="gs://shop/x: damaged on its way .*; run again"),
+        buckets.told("gs://shop/x"),
+    ):
+        raise DataCorruption(None, "another checksum")

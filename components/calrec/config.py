@@ -12,6 +12,8 @@ from calrec.config_data import Columns as Columns
 from calrec.config_data import DataConfig as DataConfig
 from calrec.config_data import Source as Source
 from calrec.config_data import SplitConfig as SplitConfig
+from calrec.config_training import LaunchConfig as LaunchConfig
+from calrec.config_training import StageConfig as StageConfig
 
 # The image that carries this package; `python -m pipelines compile --image` puts another one into the YAML.
 IMAGE = "calrec:0.1.0"
@@ -55,6 +57,11 @@ class ModelConfig:
     """full: every weight is trained; lora: low-rank adapters, merged when the stage ends."""
     lora_rank: int = 16
     lora_alpha: float = 32.0
+    lora_targets: tuple[str, ...] = ()
+    """Names of the linear layers that get adapters, such as q_proj,v_proj; empty means all but the output layer."""
+    lora_dropout: float = 0.0
+    dora: bool = False
+    """Weight-decomposed adapters (DoRA): direction and length are trained apart."""
     seed: int = 0
     """Seed of a scratch model's first weights and of the adapters'."""
 
@@ -64,72 +71,7 @@ class ModelConfig:
         one_of("model.tuning", self.tuning, ("full", "lora"))
         check(self.vocab_size >= 300, f"model.vocab_size must be >= 300 (256 bytes and merges), got {self.vocab_size}")
         check(self.lora_rank >= 1, f"model.lora_rank must be >= 1, got {self.lora_rank}")
-
-
-@dataclass(frozen=True)
-class StageConfig:
-    """One stage of fine-tuning (method.md, "Loss"); stage 1 and stage 2 have one each."""
-
-    steps: int = 1000
-    """Optimizer steps; 0 passes the model through (the ablation)."""
-    batch_size: int = 32
-    """Users per step; each has batch_size - 1 in-batch negatives."""
-    lr: float = 1e-3
-    """Peak learning rate: linear warm-up, then cosine to a tenth."""
-    warmup: float = 0.05
-    """Share of the steps that warm up."""
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    """Largest norm of the gradient."""
-    alpha: float = 0.125
-    """Weight of L_TT, target against target-in-context."""
-    beta: float = 0.025
-    """Weight of L_UT, history against target; may be negative (the ablation)."""
-    tau: float = 0.5
-    """Temperature of both contrastive losses."""
-    direction: str = "both"
-    """Side that is normalised over in InfoNCE: user, target, or both (their mean)."""
-    train_on: str = "last"
-    """Items whose tokens are predicted: last (the target), or all (each item of the history is a next item too)."""
-    position: str = "random"
-    """Where a user's history is cut in an epoch: random, or last (always the newest training item is the target)."""
-    domains: tuple[str, ...] = ()
-    """Categories trained jointly; empty means all."""
-    mix: str = "proportional"
-    """Share of a category in the batches: proportional to its users, sqrt of it, or uniform."""
-    valid_every: int = 100
-    """Steps between validations; the best one's weights are kept. 0: no validation, the last weights."""
-    valid_users: int = 256
-    """Held-out users in a validation."""
-    patience: int = 0
-    """Validations without gain after which the stage ends; 0: never."""
-    checkpoint_every: int = 200
-    """Steps between checkpoints, from which an interrupted stage goes on; 0: none."""
-    seed: int = 0
-    threads: int = 0
-    """CPU threads; 0: all that the container may use."""
-
-    def __post_init__(self) -> None:
-        check(self.steps >= 0, f"steps must be >= 0, got {self.steps}")
-        check(
-            self.batch_size >= 2,
-            f"batch_size must be >= 2, got {self.batch_size}: with one row both contrastive losses are identically 0; "
-            "raise batch_size",
-        )
-        check(
-            self.alpha >= 0 and self.alpha + abs(self.beta) < 1,
-            f"alpha must be >= 0 and alpha + |beta| < 1, got {self.alpha} + {abs(self.beta)}; lower alpha or beta",
-        )
-        check(self.tau > 0, f"tau must be > 0, got {self.tau}")
-        check(self.lr > 0, f"lr must be > 0, got {self.lr}")
-        check(0 <= self.warmup < 1, f"warmup is a share of the steps, 0 <= warmup < 1; got {self.warmup}")
-        one_of("direction", self.direction, ("both", "user", "target"))
-        one_of("train_on", self.train_on, ("last", "all"))
-        one_of("position", self.position, ("random", "last"))
-        one_of("mix", self.mix, ("proportional", "sqrt", "uniform"))
-        for name in ("valid_every", "patience", "checkpoint_every", "threads"):
-            check(getattr(self, name) >= 0, f"{name} must be >= 0, got {getattr(self, name)}")
-        check(self.valid_users >= 2, f"valid_users must be >= 2, got {self.valid_users}")
+        check(0 <= self.lora_dropout < 1, f"model.lora_dropout must be >= 0 and < 1, got {self.lora_dropout}")
 
 
 @dataclass(frozen=True)
@@ -226,6 +168,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     stage1: StageConfig = field(default_factory=StageConfig)
     stage2: StageConfig = field(default_factory=StageConfig)
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
     generate: GenerateConfig = field(default_factory=GenerateConfig)
     retrieve: RetrieveConfig = field(default_factory=RetrieveConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)

@@ -57,6 +57,17 @@ def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
     return cls(**{key: _coerce(f"{label}.{key}", value, hints[key]) for key, value in values.items()})
 
 
+def merge(config: Config, document: Any) -> Config:
+    """`config` with the values of a document {section: {key: value}}, also `sources` and `targets`; all else stays."""
+    return typing.cast(Config, _coerce("settings", _merged(to_dict(config), document), Config))
+
+
+def _merged(old: Any, new: Any) -> Any:
+    if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
+        return new
+    return {**old, **{key: _merged(old.get(key), value) for key, value in new.items()}}
+
+
 def override(config: Config, settings: Sequence[str]) -> Config:
     """Apply `section.key=value` settings (`data.columns.user=value` for a key inside a key).
 

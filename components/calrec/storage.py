@@ -16,13 +16,13 @@ from datetime import timedelta
 from importlib import metadata
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import SplitResult, urlsplit
 
-from calrec import remote
+from calrec import buckets, remote
+from calrec.checks import check
 from calrec.files import File, matches, split_glob
 from calrec.files import local as local_files
 
-PATIENCE_S = 45.0  # how long one listing is tried again; the client's own default is 120 s
+_PARTIAL = ".partial"  # ends the name of a file while it is written
 _CHUNK = 32 << 20  # bytes of one ranged request to a bucket
 
 
@@ -72,6 +72,102 @@ def local(uri: str) -> str:
         with file.open() as source, target.open("wb") as copy:
             shutil.copyfileobj(source, copy, _CHUNK)
     return str(folder)
+
+
+class LocalFolder:
+    """A folder of this machine, or a mounted volume; see folder()."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def names(self) -> list[str]:
+        """Every file below it, with `/`; an unfinished one is none."""
+        found = (path for path in self._path.rglob("*") if path.is_file() and path.suffix != _PARTIAL)
+        return sorted(path.relative_to(self._path).as_posix() for path in found)
+
+    def get(self, name: str, path: Path) -> None:
+        """Copy one file to `path`."""
+        shutil.copyfile(self._path / name, path)
+
+    def put(self, path: Path, name: str) -> None:
+        """Copy `path` to one file, which is the old one or whole at any time."""
+        target = self._path / name
+        part = target.with_name(target.name + _PARTIAL)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("rb") as source, part.open("wb") as copy:
+            shutil.copyfileobj(source, copy, _CHUNK)
+            copy.flush()
+            os.fsync(copy.fileno())
+        part.replace(target)
+
+    def delete(self, name: str) -> None:
+        """Remove one file if it is there, and the folders that are empty then."""
+        (self._path / name).unlink(missing_ok=True)
+        with suppress(OSError):
+            for parent in [parent for parent in Path(name).parents if parent.name]:
+                (self._path / parent).rmdir()
+
+
+class BucketFolder:
+    """A folder of a bucket; see folder()."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri.rstrip("/")
+        self._bucket, _, path = self._uri[len("gs://") :].partition("/")
+        self._prefix = f"{path}/" if path else ""
+        check(bool(self._bucket), f"{uri}: names no bucket; use gs://BUCKET/FOLDER")
+
+    def names(self) -> list[str]:
+        """Every object below it."""
+        with buckets.told(self._uri):
+            listed = buckets.client().list_blobs(
+                self._bucket, prefix=self._prefix, timeout=remote.TIMEOUT_S, retry=buckets.retry()
+            )
+            return sorted(blob.name.removeprefix(self._prefix) for blob in listed if not blob.name.endswith("/"))
+
+    def get(self, name: str, path: Path) -> None:
+        """Download one object to `path`, checked against its crc32c."""
+        uri, blob = f"{self._uri}/{name}", self._blob(name)
+        with buckets.told(uri):
+            blob.reload(timeout=remote.TIMEOUT_S, retry=buckets.retry())
+        with _bucket_file(uri, name, blob).open() as source, path.open("wb") as copy:
+            shutil.copyfileobj(source, copy, _CHUNK)
+
+    def put(self, path: Path, name: str) -> None:
+        """Upload `path` to one object, which appears when all of it is there and has the crc32c of the file."""
+        with buckets.told(f"{self._uri}/{name}", "storage.objectUser"):
+            self._blob(name).upload_from_filename(
+                str(path),
+                "application/octet-stream",
+                checksum="crc32c",
+                timeout=remote.TIMEOUT_S,
+                retry=buckets.retry(),
+            )
+
+    def delete(self, name: str) -> None:
+        """Remove one object if it is there."""
+        with suppress(FileNotFoundError), buckets.told(f"{self._uri}/{name}", "storage.objectUser"):
+            self._blob(name).delete(timeout=remote.TIMEOUT_S, retry=buckets.retry())
+
+    def _blob(self, name: str) -> Any:
+        with buckets.told(self._uri):
+            return buckets.client().bucket(self._bucket).blob(self._prefix + name, chunk_size=_CHUNK)
+
+
+def folder(uri: str) -> LocalFolder | BucketFolder:
+    """A local folder or gs://BUCKET/FOLDER into which files are put; what is not there yet has no names().
+
+    Raises:
+        ValueError: another scheme, or no bucket.
+
+    Its methods raise:
+        FileNotFoundError: the bucket, or the file that get() is asked for, is not there.
+        PermissionError, ConnectionError, other OSErrors: with the URI or path, and for buckets the remedy.
+        ValueError: an object has another crc32c than the bucket says, also after all attempts.
+    """
+    scheme = _scheme(uri)
+    check(bool(uri) and scheme in ("", "gs"), f"{uri!r} is not supported; use a local folder or gs://BUCKET/FOLDER")
+    return BucketFolder(uri) if scheme else LocalFolder(Path(uri).expanduser())
 
 
 def snapshot(uri: str) -> str:
@@ -124,14 +220,14 @@ def _bucket_files(uri: str) -> list[File]:
         raise ValueError(f"{uri}: names no bucket; use gs://BUCKET/FOLDER")
     parts, patterns = split_glob([part for part in path.split("/") if part])
     folder = "".join(f"{part}/" for part in parts)
-    with _told(uri):
-        client = _client()
+    with buckets.told(uri):
+        client = buckets.client()
         start = re.split(r"[*?[]", patterns[0])[0] if patterns else ""
-        listed = client.list_blobs(bucket, prefix=folder + start, timeout=remote.TIMEOUT_S, retry=_retry())
+        listed = client.list_blobs(bucket, prefix=folder + start, timeout=remote.TIMEOUT_S, retry=buckets.retry())
         blobs = {blob.name.removeprefix(folder): blob for blob in listed if not blob.name.endswith("/")}
         names = sorted(name for name in blobs if matches(name.split("/"), patterns or ["**", "*"]))
         if not (names or patterns) and parts:
-            one = client.bucket(bucket).get_blob("/".join(parts), timeout=remote.TIMEOUT_S, retry=_retry())
+            one = client.bucket(bucket).get_blob("/".join(parts), timeout=remote.TIMEOUT_S, retry=buckets.retry())
             blobs, names = {parts[-1]: one}, [parts[-1]] if one else []
     if not names:
         raise FileNotFoundError(
@@ -161,7 +257,7 @@ def _ask(uri: str, blob: Callable[[], Any], size: int, offset: int) -> Iterator[
     chunk = io.BytesIO()
     options = {"raw_download": True, "checksum": None, "retry": None, "timeout": remote.TIMEOUT_S}
     try:
-        with _told(uri):
+        with buckets.told(uri):
             blob().download_to_file(chunk, start=offset, end=offset + _CHUNK - 1, **options)
     except FileNotFoundError as error:
         raise remote.changed(uri, "was deleted or replaced") from error
@@ -176,50 +272,10 @@ def _seekable(uri: str, generation: int) -> Any:
     from pyarrow import fs
 
     options: dict[str, Any] = {}
-    if emulator := _emulator():
+    if emulator := buckets.emulator():
         options = {"anonymous": True, "scheme": emulator.scheme, "endpoint_override": emulator.netloc}
-    system = fs.GcsFileSystem(retry_time_limit=timedelta(seconds=PATIENCE_S), **options)
+    system = fs.GcsFileSystem(retry_time_limit=timedelta(seconds=buckets.PATIENCE_S), **options)
     file = system.open_input_file(uri[len("gs://") :])
     if file.metadata()["generation"] != str(generation).encode():
         raise remote.changed(uri, "was replaced")
     return file
-
-
-def _client() -> Any:
-    from google.cloud import storage
-
-    return storage.Client(project="emulator" if _emulator() else None)
-
-
-def _emulator() -> SplitResult | None:
-    """Where the emulator listens, which needs neither credentials nor a project."""
-    host = os.environ.get("STORAGE_EMULATOR_HOST", "")
-    return urlsplit(host if "://" in host else f"http://{host}") if host else None
-
-
-def _retry() -> Any:
-    from google.cloud.storage.retry import DEFAULT_RETRY
-
-    return DEFAULT_RETRY.with_timeout(PATIENCE_S)
-
-
-@contextmanager
-def _told(uri: str) -> Iterator[None]:
-    """Turns errors of Google's libraries into Python's, with the URI and the remedy."""
-    import urllib3
-    from google.api_core import exceptions as api
-    from google.auth import exceptions as auth
-
-    try:
-        yield
-    except api.NotFound as error:
-        raise FileNotFoundError(f"{uri}: {error.message}; check the names of bucket and object") from error
-    except (api.Forbidden, api.Unauthorized, auth.DefaultCredentialsError, auth.RefreshError) as error:
-        raise PermissionError(
-            f"{uri}: {error}; run `gcloud auth application-default login`, "
-            "or give the step's service account the role storage.objectViewer on this bucket"
-        ) from error
-    except (api.BadRequest, ValueError) as error:
-        raise ValueError(f"{uri}: {error}; check the names of bucket and object") from error
-    except (api.GoogleAPIError, auth.GoogleAuthError, urllib3.exceptions.HTTPError) as error:
-        raise ConnectionError(f"{uri}: no answer ({error}); check the network and run again") from error

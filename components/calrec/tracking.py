@@ -35,19 +35,26 @@ _TIMEOUTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOU
 class Run:
     """One step's run; after the first failure of the server it stays silent."""
 
-    def __init__(self, mlflow: Any | None):
+    def __init__(self, mlflow: Any | None, run_id: str | None = None):
         self._mlflow = mlflow
+        self._id = run_id  # None: the process's active run
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """One point of each curve."""
-        self._try(lambda mlflow: mlflow.log_metrics(dict(values), step=step))
+        self._try(lambda mlflow: mlflow.log_metrics(dict(values), step=step, run_id=self._id))
 
-    def record(self, manifest: Manifest, folder: str | Path) -> dict[str, Any]:
+    def record(self, manifest: Manifest | None, folder: str | Path) -> dict[str, Any]:
         """Log a step's output: settings, counts, data set, manifest and reports.
+
+        Args:
+            manifest: what the step made; None in a process of torchrun that leaves it to the first.
+            folder: where it made it.
 
         Returns:
             counts and content hash, for the metadata of the KFP artifact.
         """
+        if manifest is None:
+            return {}
         numbers = {k: float(v) for k, v in manifest.counts.items() if isinstance(v, int | float)}
 
         def log(mlflow: Any) -> None:
@@ -97,6 +104,17 @@ def step(name: str, domain: str = "") -> Iterator[Run]:
         finally:
             if mlflow is not None:
                 run._try(lambda m: m.end_run(status))
+
+
+def active() -> str:
+    """Id of the run that this process writes to; empty when there is none."""
+    run = sys.modules["mlflow"].active_run() if "mlflow" in sys.modules else None
+    return str(run.info.run_id) if run else ""
+
+
+def joined(run_id: str) -> Run:
+    """Another process's run, to which this one adds points, and which it neither starts nor ends."""
+    return Run(_mlflow() if run_id else None, run_id)
 
 
 def start_parent(name: str, files: Path | None = None) -> tuple[str, str]:
@@ -175,7 +193,8 @@ def _experiment(mlflow: Any) -> str:
 
 
 def _start(name: str, domain: str) -> Any | None:
-    if not os.environ.get("MLFLOW_TRACKING_URI"):
+    # Of the processes of torchrun only the first has a run.
+    if not os.environ.get("MLFLOW_TRACKING_URI") or os.environ.get("RANK", "0") != "0":
         return None
     try:
         mlflow = _mlflow()

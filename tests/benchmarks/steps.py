@@ -6,9 +6,11 @@ from typing import Any
 import numpy as np
 
 from calrec.config import RetrieveConfig
+from tests.benchmarks.gradcache import gradcache
 from tests.benchmarks.ingest import ingest
 from tests.benchmarks.kcore import kcore
 from tests.benchmarks.tokens import tokens
+from tests.benchmarks.train import train
 
 Benchmark = tuple[Callable[[], Any], Callable[[], Any], str]
 WORDS = [
@@ -72,6 +74,8 @@ STEPS: dict[str, Callable[[], Benchmark | dict[str, Any]]] = {
     "ingest": ingest,
     "kcore": kcore,
     "tokens": tokens,
+    "train": train,
+    "gradcache": gradcache,
     "retrieve": retrieve,
 }
 """Step → its paths to be timed in turns, or a function that measures by itself and gives the figures."""

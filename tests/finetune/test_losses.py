@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calrec.finetune.losses import combine, info_nce, next_item
+from calrec.finetune.losses import combine, info_nce, token_nll
 
 B, D = 6, 8
 APART = torch.arange(B)
@@ -60,10 +60,10 @@ def test_both_directions_are_the_mean_of_the_two():
     assert torch.isclose(target, info_nce(p, a, APART, 0.5, "user"))
 
 
-def test_next_item_is_the_mean_of_minus_log_softmax():
+def test_token_nll_is_the_sum_of_minus_log_softmax():
     logits = torch.tensor([[1.0, 2.0, 0.5], [0.0, 0.0, 3.0]])
     by_hand = -(2 - math.log(math.e + math.e**2 + math.e**0.5)) - (3 - math.log(2 + math.e**3))
-    assert next_item(logits, torch.tensor([1, 2])).item() == pytest.approx(by_hand / 2, rel=1e-6)
+    assert token_nll(logits, torch.tensor([1, 2])).item() == pytest.approx(by_hand, rel=1e-6)
 
 
 @settings(max_examples=50)

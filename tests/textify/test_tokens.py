@@ -337,9 +337,9 @@ def test_a_model_whose_tokenizer_crosses_spaces_is_trained_and_sampled_on_whole_
     batch = collate(rows, cache, np.zeros(len(texts), np.int32), "all")
     for b, row in enumerate(rows):
         whole = tokenizer(FORMS[made.config["form"]].prompt([cache.texts[i] for i in row.history]))["input_ids"]
-        assert batch.joint_BT[b, : batch.prompt_B[b]].tolist() == whole
-    ends = cache.assemble([[0, 3]]).ends
-    assert batch.labels_BT[0, ends].tolist() == [cache.end] * 2
+        assert batch.ids_T[batch.offsets[b] :][: batch.prompt_B[b]].tolist() == whole
+    labels = dict(zip(batch.predict_N.tolist(), batch.label_N.tolist(), strict=True))
+    assert [labels[end] for end in cache.assemble([[0, 3]]).ends.tolist()] == [cache.end] * 2
     options = GenerateConfig(samples=2, max_new_tokens=4, max_users=3, threads=1)
     generated = generate(small.texts, tmp_path / "tokens", tmp_path / "base", tmp_path / "g", "home", options)
     assert generated.counts["users"] == 3

@@ -1,6 +1,6 @@
-"""Which users train at which step, and their rows as padded tensors.
+"""Rows of users as one packed row of tokens.
 
-Shape suffixes: B rows, T tokens of history + target, S tokens of a target.
+Shape suffixes: B users, T tokens of all sequences, N predicted tokens.
 """
 
 from collections.abc import Sequence
@@ -11,12 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from calrec.model.loading import Users
-from calrec.textify.tokens import TokenCache
-
-Ints = NDArray[np.int64]
-IGNORE = -100
-_BUCKET_BATCHES = 8
+from calrec.textify.tokens import Ragged, TokenCache, running, spans
 
 
 @dataclass(frozen=True)
@@ -29,29 +24,44 @@ class Row:
 
 @dataclass(frozen=True)
 class Batch:
-    """Right-padded rows. Under causal attention a pad behind a sequence is never seen by it, so no mask is needed."""
+    """2·B sequences one after the other, without padding: [U1 T1] … [UB TB] and then [T1] … [TB]."""
 
-    joint_BT: Tensor
-    """Tokens of history and target."""
-    labels_BT: Tensor
-    """Token that follows position t, where it is to be predicted; else IGNORE."""
-    target_BS: Tensor
-    """Tokens of the target alone."""
+    ids_T: Tensor
+    """Token ids."""
+    position_T: Tensor
+    """Position of each token in its sequence; starts at 0 for each."""
+    offsets: list[int]
+    """Sequence i is ids_T[offsets[i] : offsets[i + 1]]."""
     prompt_B: Tensor
-    """Tokens before the target."""
-    length_B: Tensor
-    """Tokens of history and target."""
+    """Tokens before the target in the joint sequences."""
+    predict_N: Tensor
+    """Positions in ids_T whose next token is predicted."""
+    label_N: Tensor
+    """That token."""
     group_B: Tensor
     """Text group of the target."""
 
+    def __len__(self) -> int:
+        return len(self.group_B)
+
     @property
     def tokens(self) -> int:
-        """Real tokens that both towers read."""
-        return int((2 * self.length_B - self.prompt_B).sum())
+        """Tokens that both towers read."""
+        return len(self.ids_T)
+
+    @property
+    def squares(self) -> int:
+        """Sum of squared lengths, which attention costs."""
+        return int((np.diff(self.offsets).astype(np.int64) ** 2).sum())
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch there."""
+        moved = {name: v.to(device, non_blocking=True) for name, v in vars(self).items() if isinstance(v, Tensor)}
+        return Batch(**{**vars(self), **moved})
 
 
 def collate(rows: Sequence[Row], cache: TokenCache, groups: NDArray[np.int32], train_on: str) -> Batch:
-    """Tokens and labels of a batch.
+    """Tokens and labels of some rows.
 
     With train_on = "all" every item of the history is predicted too, each closed by the end token as a target is: the
     label after its last token is the end token, although the next-item phrase follows in the text.
@@ -59,90 +69,29 @@ def collate(rows: Sequence[Row], cache: TokenCache, groups: NDArray[np.int32], t
     prompts = cache.assemble([row.history for row in rows])
     targets = cache.targets([row.target for row in rows])
     before, alone = prompts.lengths, targets.lengths()
-    at_T, at_S = np.arange((before + alone).max()), np.arange(alone.max())
-    in_prompt_BT = at_T < before[:, None]
-    in_target_BT = ~in_prompt_BT & (at_T < (before + alone)[:, None])
-    joint_BT = np.full(in_prompt_BT.shape, cache.end, dtype=np.int64)
-    joint_BT[in_prompt_BT], joint_BT[in_target_BT] = prompts.ids, targets.flat
-    target_BS = np.full((len(rows), len(at_S)), cache.end, dtype=np.int64)
-    target_BS[at_S < alone[:, None]] = targets.flat
-    predicted_BT = in_target_BT.copy()
+    offsets = running(np.concatenate([before + alone, alone]))
+    begins = offsets[: len(rows)]
+    prompt_at, target_at = spans(begins, before), spans(begins + before, alone)
+    ids = np.empty(offsets[-1], dtype=np.int64)
+    ids[prompt_at], ids[target_at], ids[offsets[len(rows)] :] = prompts.ids, targets.flat, targets.flat
+    predicted, label = target_at - 1, targets.flat.astype(np.int64)
     if train_on == "all":
-        predicted_BT[in_prompt_BT] = prompts.inside_items()
-    labels_BT = np.full_like(joint_BT, IGNORE)
-    labels_BT[:, :-1][predicted_BT[:, 1:]] = joint_BT[:, 1:][predicted_BT[:, 1:]]
-    if train_on == "all":
-        row = np.repeat(np.arange(len(rows)), prompts.kept)
-        labels_BT[row, prompts.ends - prompts.offsets[row]] = cache.end
+        inside, ends = prompts.inside_items(), prompt_at[prompts.ends]
+        predicted = np.concatenate([prompt_at[inside] - 1, ends, predicted])
+        label = np.concatenate([prompts.ids[inside], np.full(len(ends), cache.end), label])
     return Batch(
-        joint_BT=torch.from_numpy(joint_BT),
-        labels_BT=torch.from_numpy(labels_BT),
-        target_BS=torch.from_numpy(target_BS),
+        ids_T=torch.from_numpy(ids),
+        position_T=torch.from_numpy(spans(np.zeros(len(offsets) - 1, dtype=np.int64), np.diff(offsets))),
+        offsets=offsets.tolist(),
         prompt_B=torch.from_numpy(before),
-        length_B=torch.from_numpy(before + alone),
+        predict_N=torch.from_numpy(predicted),
+        label_N=torch.from_numpy(label.astype(np.int64)),
         group_B=torch.from_numpy(groups[[row.target for row in rows]].astype(np.int64)),
     )
 
 
-# --- order ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Order:
-    """The whole stage's draws, fixed before the first step, so that a resumed stage sees the same rows."""
-
-    user: Ints
-    """User of each draw."""
-    cut: Ints
-    """Position of the draw's target in the user's sequence."""
-
-    def rows(self, users: Users, step: int, batch_size: int) -> list[Row]:
-        """The rows of one step."""
-        draw = slice(step * batch_size, (step + 1) * batch_size)
-        pairs = zip(self.user[draw].tolist(), self.cut[draw].tolist(), strict=True)
-        return [Row(users.items[user][:cut], int(users.items[user][cut])) for user, cut in pairs]
-
-
-def order(users: Users, steps: int, batch_size: int, mix: str, position: str, seed: int) -> Order:
-    """Draw users by category shares, each category in shuffled epochs, and cut each history at a training item.
-
-    Users need two training items, a history and a target; others are left out (see :func:`trainable`).
-    """
-    rng, draws = np.random.default_rng(seed), steps * batch_size
-    able = np.flatnonzero(trainable(users))
-    if mix == "proportional":
-        user = _epochs(able, draws, rng)
-    else:
-        names, code = np.unique(users.domain[able], return_inverse=True)
-        share = np.bincount(code) ** (0.5 if mix == "sqrt" else 0.0)
-        domain = rng.choice(len(names), size=draws, p=share / share.sum())
-        user = np.empty(draws, dtype=np.int64)
-        for d in range(len(names)):
-            user[domain == d] = _epochs(able[code == d], int((domain == d).sum()), rng)
-    newest = users.train_end[user] - 1
-    cut = newest if position == "last" else 1 + (rng.random(draws) * newest).astype(np.int64)
-    by_length = _bucketed(cut, batch_size, rng)
-    return Order(user[by_length], cut[by_length])
-
-
-def _bucketed(length: Ints, batch_size: int, rng: np.random.Generator) -> Ints:
-    """An order in which the rows of a batch have similar lengths, for less padding.
-
-    Draws are sorted by length inside windows of 8 batches, and the batches of a window are shuffled again.
-    """
-    batch = np.arange(len(length)) // batch_size
-    window = batch // _BUCKET_BATCHES
-    inside = np.lexsort((length, window))
-    shuffled = np.lexsort((rng.random(int(batch[-1]) + 1), np.arange(int(batch[-1]) + 1) // _BUCKET_BATCHES))
-    return np.concatenate([inside[b * batch_size : (b + 1) * batch_size] for b in shuffled])
-
-
-def trainable(users: Users) -> NDArray[np.bool_]:
-    """Users with at least two training items."""
-    return users.train_end >= 2
-
-
-def _epochs(ids: Ints, draws: int, rng: np.random.Generator) -> Ints:
-    """Shuffled epochs over `ids`, one after the other."""
-    epochs = [rng.permutation(ids) for _ in range(-(-draws // len(ids)))]
-    return np.concatenate([*epochs, ids[:0]])[:draws]
+def row_tokens(rows: Sequence[Row], cache: TokenCache) -> NDArray[np.int64]:
+    """Tokens of each row in both towers, without assembling them."""
+    _, before = cache.fit(Ragged.of([row.history for row in rows]))
+    alone = cache.targets([row.target for row in rows]).lengths()
+    return np.asarray(before + 2 * alone, dtype=np.int64)

@@ -13,6 +13,7 @@ def finetune(
     stage: str,
     section: dict,
     model: dict,
+    launch: dict,
     tuned: dsl.Output[dsl.Model],
     target: str = "",
 ) -> None:
@@ -25,14 +26,16 @@ def finetune(
         stage: stage1 or stage2.
         section: that section of the configuration.
         model: the model section: full or LoRA.
+        launch: the launch section: processes and machines.
         tuned: the trained model.
         target: the one category to train on; empty means the section's domains.
     """
+    import os
     from pathlib import Path
 
     from calrec import tracking
-    from calrec.config import ModelConfig, StageConfig
-    from calrec.finetune.step import finetune
+    from calrec.config import LaunchConfig, ModelConfig, StageConfig
+    from calrec.launch import finetune
     from calrec.settings import from_dict
 
     with tracking.step(stage, target) as run:
@@ -43,8 +46,10 @@ def finetune(
             Path(tuned.path),
             stage=from_dict(StageConfig, section, stage),
             tuning=from_dict(ModelConfig, model),
+            launch=from_dict(LaunchConfig, launch),
+            log=run.metrics,
             name=stage,
             domains=[target] if target else [],
-            log=run.metrics,
+            checkpoints=os.environ.get("CALREC_CHECKPOINTS", ""),
         )
         tuned.metadata.update(run.record(done, tuned.path))

@@ -20,9 +20,9 @@ class Terms:
     ut: Tensor
 
 
-def next_item(logits_NV: Tensor, labels_N: Tensor) -> Tensor:
-    """L_NIG: negative log-likelihood summed over all predicted tokens, divided once by their number (nats)."""
-    return F.cross_entropy(logits_NV.float(), labels_N, reduction="sum") / max(1, len(labels_N))
+def token_nll(logits_NV: Tensor, labels_N: Tensor) -> Tensor:
+    """Negative log-likelihood summed over the predicted tokens (nats); L_NIG divides the sum of a step once."""
+    return F.cross_entropy(logits_NV.float(), labels_N, reduction="sum")
 
 
 def info_nce(anchor_BD: Tensor, positive_BD: Tensor, group_B: Tensor, tau: float, direction: str) -> Tensor:

@@ -1,20 +1,31 @@
 """The finetune step, used for both stages: a model in, a model out."""
 
-import hashlib
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from calrec import artifacts
 from calrec.artifacts import Manifest
 from calrec.config import ModelConfig, StageConfig
-from calrec.finetune.state import Checkpoints
-from calrec.finetune.trainer import Data, Log, no_log, train
+from calrec.finetune import attention, plan, ranks, telemetry, towers
+from calrec.finetune.checkpoints import Checkpoints, Remote
+from calrec.finetune.order import trainable
+from calrec.finetune.ranks import Ranks
+from calrec.finetune.telemetry import Log, Report
+from calrec.finetune.towers import Towers
+from calrec.finetune.trainer import Data, Trainer
+from calrec.finetune.tuning import adapted, merged
 from calrec.model import checkpoint
-from calrec.model.device import device, use_threads
+from calrec.model.device import use_threads
 from calrec.model.loading import load_model, load_users
 from calrec.settings import to_dict
+
+
+def no_log(step: int, metrics: dict[str, float]) -> None:
+    """Track nothing."""
 
 
 def finetune(
@@ -27,68 +38,165 @@ def finetune(
     name: str = "stage1",
     domains: Sequence[str] = (),
     log: Log = no_log,
-) -> Manifest:
+    remote: Remote | None = None,
+    sharding: str = "ddp",
+) -> Manifest | None:
     """Train `model` on the training part of some categories and write the best validated weights.
+
+    Under torchrun (WORLD_SIZE in the environment) it is one of several processes that share each batch.
 
     Args:
         texts: folder of the textify step.
         tokens: token cache of the base-model step.
         model: model folder to start from: the base model, or the model of stage 1.
-        out: the model folder to make; a checkpoint lies beside it until the step is done.
+        out: the model folder to make; checkpoints lie beside it until the step is done.
         stage: loss and schedule; 0 steps pass the model through.
         tuning: full or LoRA, from the model section.
         name: "stage1" or "stage2", for progress lines and the manifest.
         domains: categories to train on; empty means `stage.domains`, and if that is empty too, all.
         log: called with (step, metrics).
+        remote: folder elsewhere that keeps a copy of the checkpoints, and from which the stage goes on.
+        sharding: ddp or fsdp, with several processes.
+
+    Returns:
+        the manifest; None on ranks other than 0, which write nothing.
 
     Raises:
-        ValueError: unknown category, too few users, a model and a token cache that do not belong together.
+        ValueError: unknown category, too few users, a model and a token cache that do not belong together, a
+            checkpoint of another run, more ranks than users in a batch.
         FloatingPointError: non-finite loss.
+        OSError: a checkpoint cannot be written.
+        SystemExit: 75 after SIGTERM; the same call goes on from the checkpoint.
     """
     threads = use_threads(stage.threads)
     domains = tuple(domains) or stage.domains
+    label = f"{name} {'+'.join(domains)}" if domains else name
     users = load_users(texts, domains)
     network, tokenizer, cache, of_model = load_model(model, tokens, texts)
     of_texts = artifacts.read_manifest(texts, "texts")
-    groups = artifacts.read_table(texts, "items.parquet", "texts")["group"].to_numpy()
-    label = f"{name} {'+'.join(domains)}" if domains else name
+    data = Data(users, cache, artifacts.read_table(texts, "items.parquet", "texts")["group"].to_numpy())
     config = {"stage": name, "domains": list(domains), name: to_dict(stage), "model": to_dict(tuning)}
     inputs = {"texts": of_texts.digest, "model": of_model.digest}
     counts: dict[str, Any] = {"steps": 0, "users": len(users), "threads": threads}
-    checkpoints = Checkpoints(Path(out).with_name(Path(out).name + ".checkpoint"), _fingerprint(config, inputs))
-    if stage.steps:
-        network = trainable(network.to(device()), tuning)
-        progress = train(network, Data(users, cache, groups), stage, checkpoints, label, log)
-        network = merged(network).to("cpu")
-        counts |= {"steps": progress.step, "best_step": progress.best_step}
-        counts |= {"best_valid_nig": progress.best_nig} if stage.valid_every else {}
-    else:
-        print(f"{label}: 0 steps, the model passes through", flush=True)
-    with artifacts.writing(Path(out)) as folder:
-        checkpoint.save(network, tokenizer, folder)
-        manifest = artifacts.finish(folder, Manifest("model", config=config, counts=counts, inputs=inputs))
+    checkpoints = Checkpoints(
+        Path(out).with_name(Path(out).name + ".checkpoint"),
+        {**config, "inputs": inputs},
+        stage.keep_checkpoints,
+        remote,
+    )
+    with ranks.joined() as (among, device):
+        report = Report(label, stage, log, 0, quiet=not among.main)
+        if stage.steps:
+            _check(data, stage, among, network)
+            network = adapted(network.to(device), tuning)
+            weights, trained = _train(
+                network, data, stage, checkpoints if among.main else None, report, among, sharding
+            )
+            counts |= trained
+            if among.main:
+                if among.size > 1 and sharding == "fsdp":  # what is spread over ranks cannot be saved as a model
+                    network = adapted(checkpoint.load(model)[0], tuning)
+                ranks.fill(network, weights)
+                network = merged(network).to("cpu")
+        else:
+            report.line("0 steps, the model passes through")
+        if not among.main:
+            return None
+        checkpoints.wait()  # what its uploads have to say belongs into the manifest
+        with artifacts.writing(Path(out)) as folder:
+            checkpoint.save(network, tokenizer, folder)
+            notes = tuple(checkpoints.notes)
+            manifest = artifacts.finish(folder, Manifest("model", config, counts, notes=notes, inputs=inputs))
     checkpoints.remove()
     return manifest
 
 
-def _fingerprint(config: dict[str, Any], inputs: dict[str, str]) -> str:
-    return hashlib.sha256(json.dumps([config, inputs], sort_keys=True).encode()).hexdigest()
+def _train(
+    network: Any,
+    data: Data,
+    stage: StageConfig,
+    checkpoints: Checkpoints | None,
+    report: Report,
+    among: Ranks,
+    sharding: str,
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The trained weights, and what the manifest counts of them."""
+    torch.manual_seed(stage.seed + among.rank)  # dropout; ranks draw apart
+    dtype = precision(stage, ranks.device_of(network))
+    kernel = reading(network, stage, dtype, report.line)
+    if stage.gradient_checkpointing:
+        towers.core(network).gradient_checkpointing_enable({"use_reentrant": False})
+    if stage.compile:
+        for layer in towers.layers(network):
+            layer.compile(dynamic=True)
+    spread = ranks.spread(towers.core(network), towers.layers(network), among, sharding, dtype)
+    reader = Towers(network, spread, kernel, dtype)
+    report.peak = telemetry.peak_flops(reader.device, dtype) * among.size
+    try:
+        trainer = Trainer(network, reader, data, stage, checkpoints, report, among)
+        if trainer.progress.step == 0:
+            for line in plan.arithmetic(trainer):
+                report.line(line)
+        weights = trainer.train()
+    finally:
+        report.close()
+        reader.close()
+    done = trainer.progress
+    counts: dict[str, Any] = {"steps": done.step, "attention": kernel, "ranks": among.size}
+    if stage.valid_every and trainer.held_out:
+        score = done.best_score if stage.valid_metric == "nig" else -done.best_score
+        report.line(f"best validation {stage.valid_metric} {score:.4f} at step {done.best_step}")
+        counts |= {"best_step": done.best_step, f"best_valid_{stage.valid_metric}": score}
+    return weights, counts
 
 
-def trainable(network: Any, tuning: ModelConfig) -> Any:
-    """The network as it is (full), or with low-rank adapters on every linear layer and all else frozen (lora)."""
-    if tuning.tuning == "full":
-        return network.requires_grad_(True)
-    import torch
-    from peft import LoraConfig, get_peft_model
-
-    torch.manual_seed(tuning.seed)
-    adapters = LoraConfig(
-        r=tuning.lora_rank, lora_alpha=tuning.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM"
-    )
-    return get_peft_model(network, adapters)
+def precision(stage: StageConfig, device: torch.device) -> torch.dtype:
+    """Of matrix products: bf16 is slower than fp32 on CPUs without AMX, so only GPUs take it unasked."""
+    bf16 = stage.precision == "bf16" or (stage.precision == "auto" and device.type == "cuda")
+    return torch.bfloat16 if bf16 else torch.float32
 
 
-def merged(network: Any) -> Any:
-    """The plain network again, adapters added into its weights."""
-    return network.merge_and_unload() if hasattr(network, "merge_and_unload") else network
+def reading(network: Any, stage: StageConfig, dtype: torch.dtype, say: Callable[[str], None]) -> str:
+    """How the network's packed rows attend, or "padded" when it cannot be packed, which is said.
+
+    Raises:
+        ValueError: the kernel that `stage.attention` names does not work for this network on this machine.
+    """
+    if stage.attention == "padded":
+        return "padded"
+    auto = stage.attention == "auto"
+    why = ""
+    for kernel in attention.candidates(ranks.device_of(network), dtype) if auto else [stage.attention]:
+        found = towers.suits(network, kernel, dtype)
+        if not found:
+            return kernel
+        why = f"{why}; {kernel}: {found}".lstrip("; ")
+    name = type(towers.core(network)).__name__
+    if not auto:
+        raise ValueError(f"attention = {stage.attention} does not work for {name} here ({why}); use auto")
+    say(f"{name} cannot be packed ({why}); training goes on padded, which is slower")
+    return "padded"
+
+
+def _check(data: Data, stage: StageConfig, among: Ranks, network: Any) -> None:
+    """Refuse what cannot be trained."""
+    able, size = int(trainable(data.users).sum()), stage.batch_size
+    if able < size:
+        raise ValueError(f"{able} users can train, fewer than batch_size = {size}; lower batch_size or add data")
+    if size % among.size:
+        raise ValueError(
+            f"batch_size = {size} cannot be shared by {among.size} processes; make it a multiple, such as "
+            f"{-(-size // among.size) * among.size}, or lower launch.processes"
+        )
+    if stage.negatives == "micro" and size == among.size:
+        raise ValueError(
+            f"negatives = micro with batch_size = {size} on {among.size} processes leaves each user alone: both "
+            "contrastive losses are identically 0; raise batch_size or use negatives = batch"
+        )
+    room = int(getattr(network.config, "max_position_embeddings", 0) or 0)
+    longest = data.cache.max_tokens + int(data.cache.units.lengths().max())
+    if 0 < room < longest:
+        raise ValueError(
+            f"history and target may take {longest} tokens, but the model has {room} positions; run textify and the "
+            f"base-model step again with a lower text.max_tokens"
+        )

@@ -1,76 +1,187 @@
 """The two towers of one causal LM: the joint tower reads history + target, the target tower the target alone.
 
-This is the padded reference path, the oracle of any faster one.
-Shape suffixes: B rows, T tokens of history + target, S tokens of a target, D width, N predicted tokens, V vocabulary.
+Shape suffixes: B users, T tokens of all sequences, S tokens of a padded sequence, D width, N predicted tokens,
+V vocabulary.
 """
 
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from calrec.config import StageConfig
-from calrec.finetune import losses
-from calrec.finetune.batches import IGNORE, Batch
-from calrec.finetune.losses import Terms
+from calrec.finetune import attention, losses
+from calrec.finetune.attention import Packing
+from calrec.finetune.batches import Batch
 
 
-def decoder_and_head(network: Any) -> tuple[Any, Any]:
-    """The stack that gives last-layer states, and the layer that turns them into logits.
+@dataclass(frozen=True)
+class Read:
+    """What the loss needs of a batch, with its graph."""
 
-    Raises:
-        ValueError: the architecture computes its logits in another way (scaling, soft-capping).
-    """
-    core = network.get_base_model() if hasattr(network, "get_base_model") else network
-    decoder, head = core.base_model, core.get_output_embeddings()
-    if decoder is core or head is None:
-        raise ValueError(
-            f"{type(core).__name__} has no separate decoder and output layer; use a causal LM such as Llama or Qwen"
-        )
-    with torch.no_grad():
-        probe = torch.tensor([[1, 2, 3]], device=core.device)
-        ours = head(decoder(input_ids=probe, use_cache=False).last_hidden_state)
-        theirs = core(input_ids=probe, use_cache=False).logits
-    if not torch.allclose(ours, theirs, atol=1e-4, rtol=1e-4):
-        raise ValueError(
-            f"{type(core).__name__} changes its logits after the output layer, which training does not reproduce"
-        )
-    return decoder, head
+    vectors_3BD: Tensor
+    """v_U, v_T|U and v_T in fp32: means of last-layer states over all tokens before the target, over the target's
+    tokens in the joint tower, and over the same tokens in the target tower, whose positions start at 0."""
+    nll: Tensor
+    """Negative log-likelihood in nats, summed over the predicted tokens."""
 
 
-def towers(decoder: Any, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(v_U, v_T|U, v_T), each [B, D] and fp32, and the joint tower's states [B, T, D].
+class Towers:
+    """A network that reads batches, packed or padded."""
 
-    v_U is the mean over all tokens before the target, v_T|U over the target's tokens in the joint tower, v_T over the
-    same tokens in the target tower, whose positions start at 0.
-    """
-    joint_BTD = decoder(input_ids=batch.joint_BT, use_cache=False).last_hidden_state
-    target_BSD = decoder(input_ids=batch.target_BS, use_cache=False).last_hidden_state
-    zero_B = torch.zeros_like(batch.prompt_B)
-    return (
-        mean_between(joint_BTD, zero_B, batch.prompt_B),
-        mean_between(joint_BTD, batch.prompt_B, batch.length_B),
-        mean_between(target_BSD, zero_B, batch.length_B - batch.prompt_B),
-        joint_BTD,
-    )
+    def __init__(self, network: Any, spread: Any = None, kernel: str = "loop", dtype: torch.dtype = torch.float32):
+        """Prepare to read.
+
+        Args:
+            network: a causal LM, adapted or not.
+            spread: the same network as it is trained on several ranks; its gradients are exchanged.
+            kernel: how packed rows attend (calrec.finetune.attention), or padded.
+            dtype: of matrix products.
+        """
+        self.core = core(network)
+        if self.core.get_decoder() is self.core:
+            raise ValueError(
+                f"{type(self.core).__name__} has no decoder of its own; use a causal LM such as Llama or Qwen"
+            )
+        self.call = self.core if spread is None or spread is network else spread
+        self.kernel, self.dtype, self.device = kernel, dtype, self.core.device
+        self._can_keep = "logits_to_keep" in inspect.signature(self.core.forward).parameters
+        self._states: Tensor | None = None
+        self._hook = self.core.get_decoder().register_forward_hook(self._keep)
+        self._was = self.core.config._attn_implementation
+        if kernel != "padded":
+            attention.register()
+            self.core.set_attn_implementation(attention.NAME)
+
+    def close(self) -> None:
+        """Leave the network as it was."""
+        self._hook.remove()
+        self.core.set_attn_implementation(self._was)
+
+    def __call__(self, batch: Batch, graph: bool = True) -> Read:
+        """Read a batch.
+
+        Args:
+            batch: on the network's device.
+            graph: False gives the vectors alone, without a graph and without logits.
+        """
+        predict_N = batch.predict_N if graph else batch.predict_N[:0]
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            read = self._padded if self.kernel == "padded" else self._packed
+            states_TD, logits_NV = read(batch, predict_N)
+        labels_N = batch.label_N[: len(predict_N)]
+        return Read(pooled(states_TD, batch), losses.token_nll(logits_NV, labels_N))
+
+    def _packed(self, batch: Batch, predict_N: Tensor) -> tuple[Tensor, Tensor]:
+        """One row that holds all sequences; the head sees the predicted positions alone."""
+        packing = Packing(batch.offsets, self.kernel, self.device)
+        logits = self._run(batch.ids_T[None], predict_N, position_ids=batch.position_T[None], packing=packing)
+        return self.states[0], logits[0]
+
+    def _padded(self, batch: Batch, predict_N: Tensor) -> tuple[Tensor, Tensor]:
+        """The reference: sequences padded to the longest, each tower by itself, the head on every position.
+
+        Under causal attention a pad behind a sequence is never seen by it, so no mask is needed.
+        """
+        sequences, many = torch.split(batch.ids_T, lengths(batch)), len(batch)  # type: ignore[no-untyped-call]
+        logits = self._run(_pad(sequences[:many]), None)
+        logits_TV, joint_TD = _flat(logits, sequences[:many]), _flat(self.states, sequences[:many])
+        self._run(_pad(sequences[many:]), predict_N[:0])
+        return torch.cat([joint_TD, _flat(self.states, sequences[many:])]), logits_TV[predict_N]
+
+    def _run(self, ids: Tensor, keep: Tensor | None, **options: Any) -> Tensor:
+        """Logits at the positions `keep` of each row, or at all; the states are kept aside."""
+        if self._can_keep:
+            options["logits_to_keep"] = 0 if keep is None else keep
+        logits: Tensor = self.call(input_ids=ids, use_cache=False, **options).logits
+        return logits if self._can_keep or keep is None else logits[:, keep]
+
+    @property
+    def states(self) -> Tensor:
+        """Last-layer states of the last call."""
+        assert self._states is not None
+        states, self._states = self._states, None
+        return states
+
+    def _keep(self, module: Any, given: Any, out: Any) -> None:
+        self._states = out.last_hidden_state
 
 
-def mean_between(states_BTD: Tensor, start_B: Tensor, stop_B: Tensor) -> Tensor:
-    """Mean of the states at positions start ≤ t < stop of each row, in fp32."""
-    at_T = torch.arange(states_BTD.shape[1], device=states_BTD.device)
-    inside_BT = (at_T >= start_B[:, None]) & (at_T < stop_B[:, None])
-    sum_BD = torch.einsum("btd,bt->bd", states_BTD.float(), inside_BT.float())
-    return sum_BD / (stop_B - start_B)[:, None]
+def core(network: Any) -> Any:
+    """The causal LM itself, below adapters."""
+    return network.get_base_model() if hasattr(network, "get_base_model") else network
 
 
-def loss_of(decoder: Any, head: Any, batch: Batch, stage: StageConfig) -> Terms:
-    """The CALRec loss of a batch; logits are computed only where a token is predicted."""
-    v_u_BD, v_tu_BD, v_t_BD, joint_BTD = towers(decoder, batch)
-    predicted_BT = batch.labels_BT != IGNORE
-    return losses.combine(
-        nig=losses.next_item(head(joint_BTD[predicted_BT]), batch.labels_BT[predicted_BT]),
-        tt=losses.info_nce(v_tu_BD, v_t_BD, batch.group_B, stage.tau, stage.direction),
-        ut=losses.info_nce(v_u_BD, v_t_BD, batch.group_B, stage.tau, stage.direction),
-        alpha=stage.alpha,
-        beta=stage.beta,
-    )
+def layers(network: Any) -> Any:
+    """The decoder's layers."""
+    return next(m for m in core(network).get_decoder().children() if isinstance(m, torch.nn.ModuleList))
+
+
+def lengths(batch: Batch) -> list[int]:
+    """Tokens of each sequence."""
+    return [b - a for a, b in zip(batch.offsets[:-1], batch.offsets[1:], strict=True)]
+
+
+def pooled(states_TD: Tensor, batch: Batch) -> Tensor:
+    """v_U, v_T|U, v_T as [3, B, D], fp32."""
+    many, sizes = len(batch), torch.tensor(lengths(batch), device=states_TD.device)
+    joint_B, alone_B, user_B = sizes[:many], sizes[many:], torch.arange(many, device=states_TD.device)
+    # Segments as they lie in the row: U1, T1|U1, U2, T2|U2, …, T1, T2, …
+    segment = torch.cat([torch.stack([user_B, many + user_B], 1).flatten(), 2 * many + user_B])
+    size = torch.cat([torch.stack([batch.prompt_B, joint_B - batch.prompt_B], 1).flatten(), alone_B])
+    segment_T = torch.repeat_interleave(segment, size, output_size=len(states_TD))
+    sum_D = torch.zeros(3 * many, states_TD.shape[-1], device=states_TD.device)
+    sum_D = sum_D.index_add(0, segment_T, states_TD.float())
+    count = torch.cat([batch.prompt_B, joint_B - batch.prompt_B, alone_B])
+    return (sum_D / count[:, None]).view(3, many, -1)
+
+
+def _pad(sequences: Sequence[Tensor]) -> Tensor:
+    return torch.nn.utils.rnn.pad_sequence(list(sequences), batch_first=True)
+
+
+def _flat(padded: Tensor, sequences: Sequence[Tensor]) -> Tensor:
+    """Padded rows one after the other again, without the padding."""
+    return torch.cat([row[: len(sequence)] for row, sequence in zip(padded, sequences, strict=True)])
+
+
+def suits(network: Any, kernel: str, dtype: torch.dtype) -> str:
+    """Why this network cannot be packed; empty when a packed probe gives what the padded reference gives."""
+    inner = core(network)
+    was = inner.training
+    probe = _probe(min(inner.config.get_text_config().vocab_size, 1000)).to(inner.device)
+    inner.eval()
+    try:
+        padded = _seen(Towers(network, kernel="padded"), probe)
+        packed = _seen(Towers(network, kernel=kernel, dtype=dtype), probe)
+    except (NotImplementedError, TypeError, RuntimeError, AttributeError, ValueError) as error:
+        return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    finally:
+        inner.train(was)
+    gap = float((padded - packed).norm() / padded.norm())
+    return "" if gap < (1e-4 if dtype == torch.float32 else 5e-2) else f"packed states or gradients differ by {gap:.1e}"
+
+
+def _seen(towers: Towers, batch: Batch) -> Tensor:
+    """What a kernel must get right forward and backward: vectors, token loss, and the norm of each gradient."""
+    try:
+        read = towers(batch)
+        weights = [p for p in towers.core.parameters() if p.requires_grad]
+        gradients = torch.autograd.grad(read.vectors_3BD.square().sum() + read.nll, weights, allow_unused=True)
+        norms = [gradient.float().norm()[None] for gradient in gradients if gradient is not None]
+        return torch.cat([read.vectors_3BD.detach().flatten(), read.nll.detach()[None], *norms])
+    finally:
+        towers.close()
+
+
+def _probe(vocabulary: int) -> Batch:
+    """Two users, histories of 40 and 7 tokens and targets of 3 and 5."""
+    before, alone = [40, 7], [3, 5]
+    sizes = [b + a for b, a in zip(before, alone, strict=True)] + alone
+    ids = torch.randint(0, vocabulary, (sum(sizes),), generator=torch.Generator().manual_seed(0))
+    offsets = [0, *torch.tensor(sizes).cumsum(0).tolist()]
+    predict = torch.cat([torch.arange(offsets[i] + before[i] - 1, offsets[i + 1] - 1) for i in (0, 1)])
+    positions = torch.cat([torch.arange(size) for size in sizes])
+    return Batch(ids, positions, offsets, torch.tensor(before), predict, ids[predict + 1], torch.arange(2))

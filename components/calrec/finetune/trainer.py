@@ -1,30 +1,30 @@
 """The training loop of one stage."""
 
-import math
-import time
-from collections.abc import Callable, Sequence
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from calrec.config import StageConfig
-from calrec.finetune import batches
-from calrec.finetune.batches import IGNORE, Batch, Row
+from calrec.finetune import batches, gradients, order, ranks, telemetry, validation
+from calrec.finetune.batches import Batch
+from calrec.finetune.checkpoints import Checkpoints, Progress
+from calrec.finetune.gradients import Interrupted
 from calrec.finetune.losses import Terms
-from calrec.finetune.state import Checkpoints, Progress
-from calrec.finetune.towers import decoder_and_head, loss_of
+from calrec.finetune.optimizer import Average, adamw, rate
+from calrec.finetune.ranks import Ranks
+from calrec.finetune.telemetry import Report
+from calrec.finetune.towers import Towers
 from calrec.model.loading import Users
 from calrec.textify.tokens import TokenCache
 
-Log = Callable[[int, dict[str, float]], None]
-REPORT_SECONDS = 5.0
-
-
-def no_log(step: int, metrics: dict[str, float]) -> None:
-    """Track nothing."""
+TEMPORARY = 75  # EX_TEMPFAIL: the same command, run again, goes on
 
 
 @dataclass(frozen=True)
@@ -36,63 +36,68 @@ class Data:
     groups: NDArray[np.int32]
 
 
-def train(
-    network: Any, data: Data, stage: StageConfig, checkpoints: Checkpoints, label: str, log: Log = no_log
-) -> Progress:
-    """Train `network` in place for `stage.steps` steps and leave it with the best validated weights.
-
-    Args:
-        network: a causal LM; only weights with requires_grad change.
-        data: users, tokens, text groups.
-        stage: loss and schedule.
-        checkpoints: where an interrupted stage goes on from.
-        label: first words of each progress line.
-        log: called with (step, metrics); losses in nats.
-
-    Returns:
-        where the stage ended and which step was best.
-
-    Raises:
-        ValueError: fewer trainable users than rows in a batch.
-        FloatingPointError: the loss is not finite; names step and users, before any weight changed.
-    """
-    able = int(batches.trainable(data.users).sum())
-    if able < stage.batch_size:
-        raise ValueError(
-            f"{able} users can train, fewer than batch_size = {stage.batch_size}; lower batch_size or add data"
-        )
-    torch.manual_seed(stage.seed)
-    trainer = _Trainer(network, data, stage, checkpoints, label, log)
-    if trainer.progress.step == 0:
-        _print_arithmetic(label, stage, data, trainer.order, able)
-        trainer.validate()
-    while trainer.progress.step < stage.steps and not trainer.patience_is_over:
-        trainer.step()
-        done = trainer.progress.step
-        if stage.valid_every and (done % stage.valid_every == 0 or done == stage.steps):
-            trainer.validate()
-        if stage.checkpoint_every and done % stage.checkpoint_every == 0 and done < stage.steps:
-            checkpoints.write(network, trainer.optimizer, trainer.progress)
-    if stage.valid_every:
-        checkpoints.load_best(network)
-        best = trainer.progress
-        print(f"{label}: best validation {best.best_nig:.4f} nats/token at step {best.best_step}", flush=True)
-    return trainer.progress
-
-
-class _Trainer:
-    """What a stage works with, and its two actions."""
+class Trainer:
+    """What a stage works with, and its actions."""
 
     def __init__(
-        self, network: Any, data: Data, stage: StageConfig, checkpoints: Checkpoints, label: str, log: Log
+        self,
+        network: Any,
+        towers: Towers,
+        data: Data,
+        stage: StageConfig,
+        checkpoints: Checkpoints | None,
+        report: Report,
+        among: Ranks,
     ) -> None:
-        self.network, self.data, self.stage, self.checkpoints = network, data, stage, checkpoints
-        self.decoder, self.head = decoder_and_head(network)
-        self.optimizer = _optimizer(network, stage)
-        self.order = batches.order(data.users, stage.steps, stage.batch_size, stage.mix, stage.position, stage.seed)
-        self.held_out = _validation_rows(data.users, stage)
-        self.progress = checkpoints.resume(network, self.optimizer)
-        self.report = _Report(label, stage, log, self.progress.step)
+        """Set out, from the newest checkpoint when there is one.
+
+        Args:
+            network: a causal LM; only weights with requires_grad change.
+            towers: how it reads.
+            data: users, tokens, text groups.
+            stage: loss and schedule.
+            checkpoints: where an interrupted stage goes on from; None on ranks other than 0.
+            report: what a person sees.
+            among: the processes that share the stage.
+        """
+        self.network, self.towers, self.data, self.stage = network, towers, data, stage
+        self.checkpoints, self.report, self.among = checkpoints, report, among
+        self.order = order.order(data.users, stage)
+        self.held_out = validation.in_batches(validation.held_out(data.users, stage), data.cache, data.groups)
+        self.optimizer = adamw(network, stage)
+        self.average = Average(network, stage.ema)
+        self.progress = self._resume()
+        self._next: list[Batch] | None = None
+        self._stopped = False
+
+    def train(self) -> dict[str, Tensor]:
+        """Train to the end of the stage, or until it is told to stop.
+
+        Returns:
+            the best validated weights, or the last ones without validation; on the CPU, by name.
+
+        Raises:
+            SystemExit: SIGTERM came; a checkpoint was written, and code 75 says that a retry goes on from there.
+            FloatingPointError: the loss is not finite; names step and users, before any weight changed.
+        """
+        stage, progress = self.stage, self.progress
+        with self._listening():
+            if progress.step == 0:
+                self.validate()
+            while progress.step < stage.steps and not self.patience_is_over:
+                try:
+                    self.step()
+                except Interrupted:
+                    self._leave()
+                done = progress.step
+                if stage.valid_every and (done % stage.valid_every == 0 or done == stage.steps):
+                    self.validate()
+                if stage.checkpoint_every and done % stage.checkpoint_every == 0 and done < stage.steps:
+                    self.save()
+        if not (stage.valid_every and self.held_out):
+            with self.average.swapped(self.network):
+                return self._weights()
+        return self.among.share_tensors(self.checkpoints.load_best(progress.best_step) if self.checkpoints else None)
 
     @property
     def patience_is_over(self) -> bool:
@@ -102,146 +107,133 @@ class _Trainer:
     def step(self) -> None:
         """One optimizer step."""
         stage, step = self.stage, self.progress.step
-        rows = self.order.rows(self.data.users, step, stage.batch_size)
-        batch = _to(batches.collate(rows, self.data.cache, self.data.groups, stage.train_on), self.network)
+        random = gradients.random_state()
+        rows = self._next or self.batches_of(step)
         self.network.train()
-        terms = loss_of(self.decoder, self.head, batch, stage)
-        if not torch.isfinite(terms.loss):
-            self._stop(terms)
-        terms.loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), stage.clip)
-        lr = stage.lr * schedule(step, stage.steps, stage.warmup)
+        try:
+            terms = gradients.backward(self.towers, rows, stage, self.among, self._told_to_stop)
+        except Interrupted:
+            gradients.set_random_state(random)
+            raise
+        # A GPU still computes; the next step's tokens are assembled meanwhile.
+        self._next = self.batches_of(step + 1) if step + 1 < stage.steps else None
+        norm = float(ranks.whole(torch.nn.utils.clip_grad_norm_(self.network.parameters(), stage.clip)))
+        if not np.isfinite([terms.loss.item(), norm]).all():
+            self._not_finite(terms, norm)
+        lr = stage.lr * rate(step, stage)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.progress.step += 1
-        self.report.step(self.progress.step, terms, float(norm), lr, batch.tokens)
+        self.average.update(self.network, self.progress.step)
+        metrics = {name: value.item() for name, value in vars(terms).items()} | {"grad_norm": norm, "lr": lr}
+        self.report.step(self.progress.step, metrics, *self._cost(rows))
+
+    def batches_of(self, step: int) -> list[Batch]:
+        """The packed rows of a step that fall to this rank, on its device."""
+        data, stage = self.data, self.stage
+        rows = self.order.rows(data.users, step, stage.batch_size)
+        turns = order.shares(batches.row_tokens(rows, data.cache), self.among.size, stage.micro_tokens)[self.among.rank]
+        collated = [batches.collate([rows[i] for i in t], data.cache, data.groups, stage.train_on) for t in turns]
+        return [batch.to(self.towers.device) for batch in collated]
+
+    def _cost(self, rows: Sequence[Batch]) -> tuple[int, float]:
+        """Tokens and FLOPs of the step over all ranks, each taken to do what this one does."""
+        tokens, squares = sum(batch.tokens for batch in rows), sum(batch.squares for batch in rows)
+        predicted = sum(len(batch.label_N) for batch in rows)
+        size = self.among.size
+        return tokens * size, telemetry.flops(self.network, tokens, squares, predicted) * size
 
     def validate(self) -> None:
         """Measure the held-out targets; keep the weights when they are the best so far."""
-        if not self.stage.valid_every:
+        if not (self.stage.valid_every and self.held_out):
             return
         progress = self.progress
-        nig = validation_nig(self.network, self.decoder, self.head, self.data, self.held_out, self.stage.batch_size)
-        better = nig < progress.best_nig
-        progress.worse = 0 if better else progress.worse + 1
-        if better:
-            progress.best_nig, progress.best_step = nig, progress.step
-            self.checkpoints.write_best(self.network)
-        self.report.validation(progress.step, nig, better)
+        with self.average.swapped(self.network):
+            values = validation.validate(self.towers, self.held_out, self.among)
+            score = values["nig"] if self.stage.valid_metric == "nig" else -values["ndcg"]
+            better = score < progress.best_score
+            progress.worse = 0 if better else progress.worse + 1
+            if better:
+                progress.best_score, progress.best_step = score, progress.step
+                weights = self._weights()
+                if self.checkpoints:
+                    self.checkpoints.save_best(weights, progress.step)
+        self.report.validation(progress.step, values, better)
 
-    def _stop(self, terms: Terms) -> NoReturn:
+    def save(self) -> None:
+        """Write a checkpoint of everything that the next step depends on."""
+        states = self.among.objects(gradients.random_state())
+        tensors = {
+            "weights": self._weights(),
+            "optimizer": ranks.optimizer_state(self.network, self.optimizer),
+            "rng": {f"{name}.{rank}": state for rank, own in enumerate(states) for name, state in own.items()},
+            **({"ema": {name: ranks.whole(t) for name, t in self.average.tensors.items()}} if self.stage.ema else {}),
+        }
+        if self.checkpoints:
+            self.checkpoints.save(tensors, self.progress)
+
+    def _resume(self) -> Progress:
+        found = self.checkpoints.load() if self.checkpoints else None
+        progress: Progress | None = self.among.share(found[1] if found else None)
+        if progress is None:
+            return Progress()
+        kinds = self.among.share(list(found[0]) if found else None)
+        saved = {kind: self.among.share_tensors(found[0][kind] if found else None) for kind in kinds}
+        ranks.fill(self.network, saved["weights"])
+        ranks.fill_optimizer(self.network, self.optimizer, saved["optimizer"])
+        if self.stage.ema:
+            averages = self.average.tensors
+            self.average.load({name: ranks.like(value, averages[name]) for name, value in saved["ema"].items()})
+        suffix = f".{self.among.rank}"  # a rank that was not there before draws anew
+        own = {name.removesuffix(suffix): state for name, state in saved["rng"].items() if name.endswith(suffix)}
+        if own:
+            gradients.set_random_state(own)
+        self.report.first_step = progress.step
+        self.report.line(f"continuing after step {progress.step}")
+        return progress
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: ranks.whole(p) for name, p in ranks.trained(self.network).items()}
+
+    # --- interruptions ------------------------------------------------------------------------------------------
+
+    def _told_to_stop(self) -> bool:
+        return self.among.any(self._stopped, self.towers.device)
+
+    @contextmanager
+    def _listening(self) -> Iterator[None]:
+        """Note SIGTERM, which is looked at before each packed row."""
+
+        def note(*_: Any) -> None:
+            self._stopped = True
+
+        try:
+            old = signal.signal(signal.SIGTERM, note)
+        except ValueError:  # not in the main thread: somebody else must listen
+            yield
+            return
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, old)
+
+    def _leave(self) -> NoReturn:
+        self.optimizer.zero_grad(set_to_none=True)
+        self.save()
+        if self.checkpoints:
+            self.checkpoints.wait()
+        self.report.line(
+            f"told to stop; a checkpoint of step {self.progress.step} is written, the same command goes on"
+        )
+        raise SystemExit(TEMPORARY)
+
+    def _not_finite(self, terms: Terms, norm: float) -> NoReturn:
         step, size = self.progress.step, self.stage.batch_size
         users = [self.data.users.user_id[u] for u in self.order.user[step * size : (step + 1) * size]]
         raise FloatingPointError(
-            f"{self.report.label}: loss is {terms.loss.item()} at step {step} (nig {terms.nig.item()}, "
-            f"tt {terms.tt.item()}, ut {terms.ut.item()}); lower lr (now {self.stage.lr}); "
-            f"users of the batch: {', '.join(users)}"
+            f"{self.report.label}: loss is {terms.loss.item()} at step {step} (nig {terms.nig.item()}, tt "
+            f"{terms.tt.item()}, ut {terms.ut.item()}, grad norm {norm}); lower lr (now {self.stage.lr}); no weight "
+            f"was changed by this step; users of the batch: {', '.join(users)}"
         )
-
-
-def schedule(step: int, steps: int, warmup: float) -> float:
-    """Share of the peak learning rate: linear warm-up, then cosine to a tenth."""
-    ramp = max(1, round(steps * warmup))
-    if step < ramp:
-        return (step + 1) / ramp
-    done = (step - ramp) / max(1, steps - ramp)
-    return 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * done))
-
-
-def _optimizer(network: Any, stage: StageConfig) -> torch.optim.Optimizer:
-    """AdamW; vectors (norms, biases) are not decayed."""
-    parameters = [p for p in network.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": stage.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=stage.lr, betas=(0.9, 0.95), fused=True)
-
-
-def _to(batch: Batch, network: Any) -> Batch:
-    device = next(network.parameters()).device
-    return Batch(**{name: tensor.to(device) for name, tensor in vars(batch).items()})
-
-
-# --- validation -------------------------------------------------------------------------------------------------
-
-
-def _validation_rows(users: Users, stage: StageConfig) -> list[Row]:
-    """A fixed random sample of users, each with the validation item as target."""
-    held_out = np.flatnonzero(users.valid_at >= 1)
-    chosen = np.random.default_rng(stage.seed).permutation(held_out)[: stage.valid_users]
-    return [
-        Row(users.items[user][:at].tolist(), int(users.items[user][at]))
-        for user, at in zip(chosen.tolist(), users.valid_at[chosen].tolist(), strict=True)
-    ]
-
-
-@torch.no_grad()
-def validation_nig(network: Any, decoder: Any, head: Any, data: Data, rows: Sequence[Row], batch_size: int) -> float:
-    """Nats per token of the held-out targets: summed over all rows, divided once."""
-    network.eval()
-    total, tokens = 0.0, 0
-    for start in range(0, len(rows), batch_size):
-        batch = _to(batches.collate(rows[start : start + batch_size], data.cache, data.groups, "last"), network)
-        predicted = batch.labels_BT != IGNORE
-        states = decoder(input_ids=batch.joint_BT, use_cache=False).last_hidden_state[predicted]
-        total += float(
-            torch.nn.functional.cross_entropy(head(states).float(), batch.labels_BT[predicted], reduction="sum")
-        )
-        tokens += int(predicted.sum())
-    return total / max(1, tokens)
-
-
-# --- what a person sees -----------------------------------------------------------------------------------------
-
-
-def _print_arithmetic(label: str, stage: StageConfig, data: Data, order: batches.Order, able: int) -> None:
-    first = [
-        batches.collate(order.rows(data.users, step, stage.batch_size), data.cache, data.groups, stage.train_on)
-        for step in range(min(stage.steps, 8))
-    ]
-    tokens = sum(batch.tokens for batch in first)
-    padded = sum(batch.joint_BT.numel() + batch.target_BS.numel() for batch in first)
-    share = sum(int((batch.labels_BT != IGNORE).sum()) for batch in first) / tokens
-    print(
-        f"{label}: {able:,} of {len(data.users):,} users train; {stage.steps} steps of {stage.batch_size} users = "
-        f"{stage.steps * stage.batch_size / able:.1f} epochs; {stage.batch_size - 1} negatives per anchor\n"
-        f"{label}: {tokens // len(first):,} tokens per step, {share:.0%} of them predicted; padding is "
-        f"{1 - tokens / padded:.0%} of what is computed; {torch.get_num_threads()} threads",
-        flush=True,
-    )
-
-
-class _Report:
-    """Progress lines now and then, and metrics to the log."""
-
-    def __init__(self, label: str, stage: StageConfig, log: Log, first_step: int):
-        self.label, self.stage, self.log = label, stage, log
-        self.started = self.last = time.perf_counter()
-        self.first_step, self.tokens, self.steps = first_step, 0, 0
-
-    def step(self, step: int, terms: Any, norm: float, lr: float, tokens: int) -> None:
-        self.tokens += tokens
-        self.steps += 1
-        now = time.perf_counter()
-        if now - self.last < REPORT_SECONDS and step < self.stage.steps:
-            return
-        rate = self.tokens / (now - self.last)
-        metrics = {name: getattr(terms, name).item() for name in ("loss", "nig", "tt", "ut")}
-        eta = (now - self.started) / (step - self.first_step) * (self.stage.steps - step)
-        parts = " ".join(f"{name} {value:.3f}" for name, value in metrics.items())
-        print(
-            f"{self.label}: step {step}/{self.stage.steps} {parts} grad {norm:.2f} lr {lr:.1e} "
-            f"{rate:,.0f} tokens/s ETA {int(eta) // 60}:{int(eta) % 60:02d}",
-            flush=True,
-        )
-        self.log(step, {**metrics, "grad_norm": norm, "lr": lr, "tokens_per_second": rate})
-        self.last, self.tokens = now, 0
-
-    def validation(self, step: int, nig: float, better: bool) -> None:
-        print(
-            f"{self.label}: step {step} validation {nig:.4f} nats/token{' (best so far)' if better else ''}", flush=True
-        )
-        self.log(step, {"valid_nig": nig})

@@ -12,12 +12,16 @@ def device() -> Any:
 
 
 def use_threads(threads: int) -> int:
-    """Set the CPU threads of torch; 0 means all that this process may run on. Returns the number set.
+    """Set the CPU threads of torch; 0 means all that this process may run on, or its part of them under torchrun.
+
+    Returns:
+        the number set.
 
     The same number gives the same sums: a run is reproducible on one machine only with the same number of threads.
     """
     import torch
 
-    threads = threads or len(os.sched_getaffinity(0))
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    threads = threads or max(1, len(os.sched_getaffinity(0)) // here)
     torch.set_num_threads(threads)
     return threads

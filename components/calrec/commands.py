@@ -1,0 +1,133 @@
+"""What `calrec STEP` does: a step's function on the command line's folders, inside a run of the tracking server."""
+
+import argparse
+import re
+from pathlib import Path
+
+from calrec import artifacts, describe, launch, storage, tracking
+from calrec.artifacts import Manifest
+from calrec.config import Config
+
+
+def ingest(options: argparse.Namespace, config: Config) -> None:
+    """Raw log → interactions, items, rejects."""
+    from calrec.ingest import step
+
+    domain = options.domain or name_of(options.source)
+    with tracking.step("ingest", domain) as run:
+        made = step.ingest(
+            domain,
+            options.source,
+            options.out,
+            config.data,
+            storage.files(options.source),
+            options.cache or storage.cache(domain, options.source),
+        )
+        run.record(made, options.out)
+
+
+def name_of(source: str) -> str:
+    """A category's name from its source: the last part of the path without endings."""
+    last = re.split(r"[/:]", source.split("#")[0].rstrip("/"))[-1]
+    return last.split(".")[0].lower() or "log"
+
+
+def textify(options: argparse.Namespace, config: Config) -> None:
+    """Categories → texts and sequences."""
+    from calrec.textify import step
+
+    with tracking.step("textify") as run:
+        run.record(step.textify(options.data, options.out, config.text, config.split), options.out)
+
+
+def model(options: argparse.Namespace, config: Config) -> None:
+    """Texts → base model and token cache."""
+    from calrec.model.step import base_model
+
+    with tracking.step("base_model") as run:
+        weights = storage.local(config.model.name)
+        made, tokens = base_model(options.texts, options.out, options.tokens_out, config.model, weights)
+        run.record(made, options.out)
+        run.record(tokens, options.tokens_out)
+
+
+def finetune(options: argparse.Namespace, config: Config) -> None:
+    """Model → trained model, where the launch section says."""
+    section = getattr(config, options.stage)
+    target = options.target or ""
+    texts, tokens, model = (Path(storage.local(uri)) for uri in (options.texts, options.tokens, options.model))
+    with tracking.step(options.stage, target) as run:
+        made = launch.finetune(
+            texts, tokens, model, options.out,
+            stage=section, tuning=config.model, launch=config.launch, log=run.metrics, name=options.stage,
+            domains=[target] if target else [], checkpoints=options.checkpoints,
+        )  # fmt: skip
+        run.record(made, options.out)
+
+
+def work(options: argparse.Namespace, config: Config) -> None:
+    """What a process of torchrun does that calrec.launch has started."""
+    launch.work(options.uri)
+
+
+def generate(options: argparse.Namespace, config: Config) -> None:
+    """Model and histories → sampled texts."""
+    from calrec.generate import step
+
+    with tracking.step("generate", options.target) as run:
+        made = step.generate(options.texts, options.tokens, options.model, options.out, options.target, config.generate)
+        run.record(made, options.out)
+
+
+def retrieve(options: argparse.Namespace, config: Config) -> None:
+    """Sampled texts → ranked items."""
+    from calrec.retrieve import step
+
+    with tracking.step("retrieve", _domain(options.generations)) as run:
+        run.record(step.retrieve(options.texts, options.generations, options.out, config.retrieve), options.out)
+
+
+def evaluate(options: argparse.Namespace, config: Config) -> None:
+    """Rankings → metrics and report, which is printed."""
+    from calrec.evaluate import step
+
+    with tracking.step("evaluate", _domain(options.generations)) as run:
+        made = step.evaluate(options.texts, options.generations, options.recommendations, options.out, config.evaluate)
+        run.record(made, options.out)
+    print((options.out / "report.md").read_text())
+
+
+def promote(options: argparse.Namespace, config: Config) -> None:
+    """Metrics → the gate's decision."""
+    from calrec.promote import step
+
+    with tracking.step("promote", _domain(options.evaluation)) as run:
+        run.record(step.promote(options.evaluation, options.out, config.gate), options.out)
+
+
+def _domain(folder: Path) -> str:
+    return str(artifacts.read_manifest(folder).config["domain"])
+
+
+def inspect(options: argparse.Namespace, config: Config) -> None:
+    """Print what a step's folder holds."""
+    manifest = artifacts.read_manifest(options.folder)
+    print(f"{options.folder}: {manifest.kind}, content {manifest.digest}")
+    print(describe.text(manifest))
+    for line in (
+        *describe.rows("settings", list(tracking.flat(manifest.config).items())),
+        *describe.rows("inputs", list(manifest.inputs.items())),
+    ):
+        print(line)
+    _print_first_rows(options.folder, manifest)
+
+
+def _print_first_rows(folder: Path, manifest: Manifest, count: int = 10) -> None:
+    import pyarrow.parquet as pq
+
+    for name in manifest.files:
+        if name.endswith(".parquet"):
+            table = pq.ParquetFile(folder / name)
+            print(f"{name}: {table.metadata.num_rows:,} rows")
+            for row in next(table.iter_batches(batch_size=count), table.schema_arrow.empty_table()).to_pylist():
+                print(f"  {str(row)[:200]}")

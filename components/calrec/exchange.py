@@ -1,0 +1,88 @@
+"""The folder that who waits for a training and the processes that train share: a local one, or one of a bucket."""
+
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from calrec import artifacts, storage
+from calrec.artifacts import MANIFEST
+
+INTERRUPTED = os.EX_TEMPFAIL
+"""Exit code of a training that wrote a checkpoint and stopped: the same command goes on from there."""
+JOB = "job.json"
+"""What is to be done."""
+ERROR = "error"
+"""The first error of a process that trains."""
+STOPPED = "interrupted"
+"""There when the processes wrote a checkpoint and stopped."""
+RESULT = "result"
+"""The model, when it has to travel."""
+
+
+class Exchange:
+    """Texts, and whole folders of steps, by name in one shared folder."""
+
+    def __init__(self, uri: str):
+        self.uri = uri.rstrip("/")
+        self._files = storage.folder(self.uri)
+
+    def has(self, name: str) -> bool:
+        """Whether a text, or a whole folder of a step, is there."""
+        return not {name, f"{name}/{MANIFEST}"}.isdisjoint(self._files.names())
+
+    def read(self, name: str) -> str:
+        """A text; empty when it is not there."""
+        if not self.has(name):
+            return ""
+        with tempfile.TemporaryDirectory(prefix="calrec-") as folder:
+            path = Path(folder) / "text"
+            self._files.get(name, path)
+            return path.read_text()
+
+    def write(self, name: str, text: str) -> None:
+        """Put a text there, in the place of an older one."""
+        with tempfile.TemporaryDirectory(prefix="calrec-") as folder:
+            path = Path(folder) / "text"
+            path.write_text(text)
+            self._files.put(path, name)
+
+    def upload(self, folder: Path, name: str) -> None:
+        """Put a step's folder there, its manifest last; one that is there already is left as it is."""
+        if self.has(name):
+            return
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        for path in sorted(files, key=lambda path: path == folder / MANIFEST):
+            self._files.put(path, f"{name}/{path.relative_to(folder).as_posix()}")
+
+    def download(self, name: str, out: Path) -> None:
+        """Get a step's folder.
+
+        Raises:
+            FileNotFoundError: it is not there, or not whole.
+        """
+        if not self.has(name):
+            raise FileNotFoundError(f"{self.uri}/{name}: no {MANIFEST} there; was the folder emptied meanwhile?")
+        with artifacts.writing(out) as part:
+            for file in self._files.names():
+                if file.startswith(f"{name}/"):
+                    path = part / file.removeprefix(f"{name}/")
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    self._files.get(file, path)
+
+    def fetch(self, names: Sequence[str], local_rank: int) -> Path:
+        """Folders on this machine's disk: the machine's first process gets them, the others wait for it."""
+        here = Path(tempfile.gettempdir()) / f"calrec-{artifacts.short_hash(self.uri)}"
+        for name in names:
+            if local_rank == 0 and not (here / name).exists():
+                self.download(name, here / name)
+            while not (here / name).exists():
+                time.sleep(0.2)
+        return here
+
+    def remove(self, *names: str) -> None:
+        """Delete texts and folders; without a name all that is there."""
+        for file in self._files.names():
+            if not names or file.split("/")[0] in names:
+                self._files.delete(file)
