@@ -1,5 +1,6 @@
 """Copies of checkpoints elsewhere: in a folder, or in an emulated bucket."""
 
+import os
 import threading
 from pathlib import Path
 from typing import Any
