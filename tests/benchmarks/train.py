@@ -74,6 +74,7 @@ def _against(own: list[Figures], other: list[Figures]) -> Figures:
         "our_share_of_memory": statistics.median(memory),
         "first_loss": reference,
         "loss_error": abs(loss - reference) / abs(reference),
+        "note": other[0].get("note", ""),
     }
 
 
@@ -113,6 +114,7 @@ def lines(figures: Figures) -> list[str]:
         rows.append(
             f"{name:18}{one['seconds']:9.3f}{one['tokens_per_second']:11,.0f}{one['ratio']:8.2f}{one['ratio_min']:8.2f}"
             f"{one['peak_mib']:8,}{one['our_share_of_memory']:8.2f}{one['loss_error']:12.1e}"
+            f"  {one['note']}".rstrip()
         )
     rest = {key: value for key, value in figures.items() if key not in ("variants", "what")}
     return [figures["what"], head, *rows, json.dumps(rest)]

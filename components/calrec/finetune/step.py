@@ -125,7 +125,7 @@ def _train(
     dtype = precision(stage, ranks.device_of(network))
     kernel = reading(network, stage, dtype, report.line)
     if stage.gradient_checkpointing:
-        towers.core(network).gradient_checkpointing_enable({"use_reentrant": False})
+        towers.recompute(network)
     if stage.compile:
         for layer in towers.layers(network):
             layer.compile(dynamic=True)

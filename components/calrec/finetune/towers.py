@@ -119,6 +119,15 @@ def layers(network: Any) -> Any:
     return next(m for m in core(network).get_decoder().children() if isinstance(m, torch.nn.ModuleList))
 
 
+def recompute(network: Any) -> None:
+    """Compute each layer again in the backward pass instead of keeping what it made."""
+    inner = core(network)
+    # The new name in transformers; the old one goes in 6.
+    name = "activation_checkpointing_enable"
+    enable = getattr(inner, name if hasattr(inner, name) else "gradient_checkpointing_enable")
+    enable({"use_reentrant": False})
+
+
 def lengths(batch: Batch) -> list[int]:
     """Tokens of each sequence."""
     return [b - a for a, b in zip(batch.offsets[:-1], batch.offsets[1:], strict=True)]
