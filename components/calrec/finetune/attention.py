@@ -5,6 +5,7 @@ Shape suffixes: H heads, T tokens of all sequences, K width of a head.
 
 import functools
 import importlib.util
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,7 +32,7 @@ class Packing:
     @property
     def longest(self) -> int:
         """Tokens of the longest sequence."""
-        return max(b - a for a, b in zip(self.offsets[:-1], self.offsets[1:], strict=True))
+        return max(b - a for a, b in itertools.pairwise(self.offsets))
 
     def cumulative(self) -> Tensor:
         """The offsets as varlen kernels want them; made once for all layers."""
@@ -97,20 +98,20 @@ def _loop(
 ) -> Tensor:
     """One causal SDPA per sequence: CPUs have no varlen kernel, and a mask over the whole row would cost its square."""
     groups = q.shape[1] // k.shape[1]
-    k, v = repeat_kv(k, groups), repeat_kv(v, groups)
+    sizes = [b - a for a, b in itertools.pairwise(packing.offsets)]
+    # Slices would each give a gradient of the whole row's length; a split gives one for all.
+    every = zip(*(torch.split(x, sizes, 2) for x in (q, repeat_kv(k, groups), repeat_kv(v, groups))), strict=True)  # type: ignore[no-untyped-call]
     parts = []
-    for a, b in zip(packing.offsets[:-1], packing.offsets[1:], strict=True):
+    for size, (q_1, k_1, v_1) in zip(sizes, every, strict=True):
         near = None
-        if 0 < window < b - a:
-            at = torch.arange(b - a, device=q.device)
+        if 0 < window < size:
+            at = torch.arange(size, device=q.device)
             near = (at[:, None] >= at) & (at[:, None] - at < window)
-        parts.append(
-            F.scaled_dot_product_attention(
-                q[:, :, a:b], k[:, :, a:b], v[:, :, a:b],
-                attn_mask=near, is_causal=near is None, scale=scale, dropout_p=dropout,
-            )
-        )  # fmt: skip
-    return torch.cat(parts, 2).transpose(1, 2)
+        out = F.scaled_dot_product_attention(
+            q_1, k_1, v_1, attn_mask=near, is_causal=near is None, scale=scale, dropout_p=dropout
+        )
+        parts.append(out.transpose(1, 2))
+    return torch.cat(parts, 1)
 
 
 def _varlen_kernel(
