@@ -18,7 +18,7 @@ from calrec.config import GenerateConfig, RetrieveConfig, SplitConfig, StageConf
 from calrec.evaluate.cases import load_cases
 from calrec.evaluate.floors import countable
 from calrec.finetune import batches
-from calrec.finetune.trainer import _validation_rows
+from calrec.finetune.validation import held_out
 from calrec.generate.step import held_out
 from calrec.model.loading import load_users
 from calrec.retrieve.catalogue import load_catalogue
@@ -330,7 +330,7 @@ def test_training_draws_only_from_before_the_first_cut(timed: SimpleNamespace):
     order = batches.order(timed.users, 20, 4, "proportional", "random", 0)
     assert {timed.users.user_id[u] for u in order.user} == {"all", "no test", "no valid", "train only"}
     assert (order.cut < timed.users.train_end[order.user]).all() and (order.cut >= 1).all()
-    rows = _validation_rows(timed.users, StageConfig())
+    rows = held_out(timed.users, StageConfig())
     assert sorted((len(row.history), row.target) for row in rows) == [(1, 1), (2, 2), (2, 2)]
 
 
