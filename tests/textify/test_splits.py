@@ -17,8 +17,7 @@ from calrec.artifacts import Manifest
 from calrec.config import GenerateConfig, RetrieveConfig, SplitConfig, StageConfig, TextConfig
 from calrec.evaluate.cases import load_cases
 from calrec.evaluate.floors import countable
-from calrec.finetune import batches
-from calrec.finetune.validation import held_out
+from calrec.finetune import order, validation
 from calrec.generate.step import held_out
 from calrec.model.loading import load_users
 from calrec.retrieve.catalogue import load_catalogue
@@ -327,10 +326,10 @@ def test_cuts_by_shares_are_recorded_and_give_the_same_again(tmp_path: Path):
 
 
 def test_training_draws_only_from_before_the_first_cut(timed: SimpleNamespace):
-    order = batches.order(timed.users, 20, 4, "proportional", "random", 0)
-    assert {timed.users.user_id[u] for u in order.user} == {"all", "no test", "no valid", "train only"}
-    assert (order.cut < timed.users.train_end[order.user]).all() and (order.cut >= 1).all()
-    rows = held_out(timed.users, StageConfig())
+    drawn = order.order(timed.users, StageConfig(steps=20, batch_size=4))
+    assert {timed.users.user_id[u] for u in drawn.user} == {"all", "no test", "no valid", "train only"}
+    assert (drawn.cut < timed.users.train_end[drawn.user]).all() and (drawn.cut >= 1).all()
+    rows = validation.held_out(timed.users, StageConfig())
     assert sorted((len(row.history), row.target) for row in rows) == [(1, 1), (2, 2), (2, 2)]
 
 
