@@ -152,6 +152,7 @@ def _flex(
 ) -> Tensor:
     """Flex attention with a block mask: blocks between two sequences are skipped."""
     kernel = _compiled_flex() if q.is_cuda else _flex_attention()
+    q, k = q.to(v.dtype), k.to(v.dtype)  # under autocast rotary positions leave them in fp32
     groups = q.shape[1] != k.shape[1]
     out = kernel(q, k, v, block_mask=packing.block_mask(window), scale=scale, enable_gqa=groups)
     return out.transpose(1, 2)  # type: ignore[no-any-return]
