@@ -19,7 +19,7 @@ from calrec.config import ModelConfig, StageConfig
 from calrec.finetune.step import finetune
 
 STAGE = StageConfig(
-    steps=90, batch_size=4, lr=3e-3, train_on="all", valid_every=7, valid_users=16, checkpoint_every=4, ema=0.5,
+    steps=130, batch_size=4, lr=3e-3, train_on="all", valid_every=7, valid_users=16, checkpoint_every=4, ema=0.5,
     micro_tokens=250, threads=1,
 )  # fmt: skip
 TUNING = ModelConfig(size="tiny", vocab_size=400, tuning="lora", lora_rank=2, lora_dropout=0.2)
@@ -38,27 +38,34 @@ def child(folder: Path, out: Path) -> int:
         os._exit(status)
 
 
+def newest(out: Path) -> int:
+    """Step of the newest whole checkpoint."""
+    found = out.with_name(out.name + ".checkpoint").glob("step-????????/state.json")
+    return max((int(path.parent.name.removeprefix("step-")) for path in found), default=0)
+
+
+def killed(folder: Path, delay: float, further: int) -> None:
+    """Start the stage, wait for some more checkpoints and a moment, and kill it."""
+    goal = newest(folder / "killed") + further * STAGE.checkpoint_every
+    pid = child(folder, folder / "killed")
+    while newest(folder / "killed") < goal:
+        time.sleep(0.002)
+    time.sleep(delay)
+    os.kill(pid, signal.SIGKILL)
+    assert os.WIFSIGNALED(os.waitpid(pid, 0)[1]), "it ended before it was killed"
+
+
 def main(folder: Path, kills: int, seed: int = 0) -> None:
     """The stage once left alone, then killed `kills` times and finished."""
     rng = random.Random(seed)
     begun = time.monotonic()
     assert os.waitpid(child(folder, folder / "alone"), 0)[1] == 0
-    seconds = time.monotonic() - begun
-    killed = 0
-    while True:
-        pid = child(folder, folder / "killed")
-        if killed == kills:
-            assert os.waitpid(pid, 0)[1] == 0
-            break
-        # Late enough to get on, early enough not to be done: what is lost is at most 4 steps an attempt.
-        time.sleep(seconds * rng.uniform(0.1, 0.6))
-        os.kill(pid, signal.SIGKILL)
-        status = os.waitpid(pid, 0)[1]
-        if os.WIFEXITED(status):  # it was faster
-            break
-        killed += 1
+    interval = (time.monotonic() - begun) * STAGE.checkpoint_every / STAGE.steps
+    for _ in range(kills):  # each gets at most three checkpoints further, so that none comes too late
+        killed(folder, rng.uniform(0, interval), rng.randrange(3))
+    assert os.waitpid(child(folder, folder / "killed"), 0)[1] == 0
     one, other = (load_file(folder / name / "model.safetensors") for name in ("alone", "killed"))
-    print(json.dumps({"killed": killed, "identical": all(one[k].equal(other[k]) for k in one)}), file=sys.stderr)
+    print(json.dumps({"killed": kills, "identical": all(one[k].equal(other[k]) for k in one)}), file=sys.stderr)
 
 
 if __name__ == "__main__":
