@@ -82,12 +82,12 @@ def packed_attention(
     """Attention of one layer on a packed row; [1, H, T, K] in, [1, T, H, K] out.
 
     Raises:
-        NotImplementedError: the layer wants what no kernel here does, or did not pass the packing on.
+        ValueError: the layer wants what no kernel here does, or did not pass the packing on.
     """
     if packing is None or softcap is not None or (attention_mask is not None) or unused.get("s_aux") is not None:
-        raise NotImplementedError("this architecture's attention cannot be packed")
+        raise ValueError("this architecture's attention cannot be packed")
     if packing.kernel != "loop" and dropout:
-        raise NotImplementedError(f"attention = {packing.kernel} has no dropout; use attention = loop")
+        raise ValueError(f"attention = {packing.kernel} has no dropout; use attention = loop")
     attend: Callable[..., Tensor] = {"loop": _loop, "varlen": _varlen_kernel, "flex": _flex}[packing.kernel]
     window = sliding_window if sliding_window and sliding_window < packing.longest else 0
     return attend(query, key, value, packing, scaling, window, dropout), None
@@ -122,7 +122,7 @@ def _varlen_kernel(
     q, k, v = (x[0].transpose(0, 1).to(dtype) for x in (q, k, v))  # [T, H, K]
     at, longest, near = packing.cumulative(), packing.longest, (window - 1 if window else -1, 0)
     if not (found := _varlen()):
-        raise NotImplementedError("attention = varlen needs torch >= 2.11 or the package flash-attn; use flex")
+        raise ValueError("attention = varlen needs torch >= 2.11 or the package flash-attn; use flex")
     kernel, name = found
     if name == "flash_attn":
         out = kernel(q, k, v, at, at, longest, longest, softmax_scale=scale, causal=True, window_size=near)
