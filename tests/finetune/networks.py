@@ -17,12 +17,16 @@ from transformers import (
     GemmaForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
     GraniteConfig,
     GraniteForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    PhiConfig,
+    PhiForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
@@ -37,6 +41,7 @@ _SHAPE: dict[str, Any] = {
     "vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "intermediate_size": 64, "max_position_embeddings": 256,
 }  # fmt: skip
+_WIDE = {key: value for key, value in _SHAPE.items() if key != "num_key_value_heads"}
 _GPT2: dict[str, Any] = {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256}
 _NO_DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
 
@@ -52,6 +57,8 @@ PACKED: dict[str, Callable[[], Any]] = {
         Gemma3TextConfig(**_SHAPE, head_dim=16, sliding_window=16, layer_types=["sliding_attention", "full_attention"])
     ),
     "gpt2": lambda: GPT2LMHeadModel(GPT2Config(**_GPT2, **_NO_DROPOUT)),
+    "gpt-neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**_WIDE)),
+    "phi": lambda: PhiForCausalLM(PhiConfig(**_WIDE)),
     "granite": lambda: GraniteForCausalLM(GraniteConfig(**_SHAPE, logits_scaling=4.0)),
 }
 # What cannot be packed: attention that is soft-capped, and positions that are not told by position_ids.

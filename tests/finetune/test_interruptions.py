@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,7 +26,7 @@ def test_killed_at_random_moments_a_stage_ends_with_identical_weights(
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stderr.strip().splitlines()[-1])
     assert found == {"killed": kills, "identical": True}
-    assert "continuing after step" in done.stdout
+    assert "going on after step" in done.stdout
     assert not (tmp_path / "killed.checkpoint").exists()
 
 
@@ -48,7 +47,7 @@ def test_sigterm_writes_a_checkpoint_from_which_the_stage_goes_on_bit_for_bit(
     assert "told to stop; a checkpoint of step 20 is written" in capsys.readouterr().out
     assert not (tmp_path / "parts").exists()
     run(small, tmp_path / "parts", stage)
-    assert "continuing after step 20" in capsys.readouterr().out
+    assert "going on after step 20" in capsys.readouterr().out
     assert equal(tmp_path / "whole", tmp_path / "parts")
 
 
@@ -135,8 +134,6 @@ def test_sigterm_reaches_both_processes(small: SimpleNamespace, tmp_path: Path):
             lines.append(line)
             if "step 8 validation" in line:
                 running.send_signal(signal.SIGTERM)
-        began = time.monotonic()
         running.wait(60)
-    assert time.monotonic() - began < 60
     assert any("told to stop; a checkpoint of step" in line for line in lines), "".join(lines)[-3000:]
     assert list((tmp_path / "m.checkpoint").glob("step-*/state.json"))

@@ -191,7 +191,6 @@ class Trainer:
         if own:
             gradients.set_random_state(own)
         self.report.first_step = progress.step
-        self.report.line(f"continuing after step {progress.step}")
         return progress
 
     def _weights(self) -> dict[str, Tensor]:
