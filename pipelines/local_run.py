@@ -26,9 +26,8 @@ from pipelines.summary import Result, headline, headline_params, link_outputs, n
 
 T = TypeVar("T")
 
-_STEPS = "ingest|textify|model|tokens|stage1|stage2|generate|retrieve|evaluate|promote"
-_OTHERS = "checkpoint|going on|tracking|warning"
-_OURS = re.compile(rf"^(?:{_STEPS}|{_OTHERS})\b(?!: \w+\()")  # not kfp's own listing, "tokens: Dataset("
+_STEPS = "ingest|textify|model|tokens|stage1|stage2|generate|retrieve|evaluate|promote|checkpoint|tracking"
+_OURS = re.compile(rf"^(?:{_STEPS})\b(?!: \w+\()")  # not kfp's own listing, "tokens: Dataset("
 _CACHED = re.compile(r"^Task (\S+) cache hit")
 _ERROR = re.compile(r"^[\w.]*(?:Error|Exception): ")
 _LOGGED = re.compile(r"^\d\d:\d\d:\d\d\.\d+ - ")

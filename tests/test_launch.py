@@ -81,7 +81,7 @@ def test_sigterm_is_passed_on_and_the_same_command_goes_on(small: SimpleNamespac
     assert told[-1] == line and told.count(line) == 1
     second = subprocess.run([*command, str(tmp_path / "second/out")], capture_output=True, text=True)
     assert second.returncode == 0, second.stderr
-    assert "going on after step" in second.stdout
+    assert "stage1: going on after step" in second.stdout
     assert storage.folder(str(tmp_path / "mirror")).names() == []
     assert read_manifest(tmp_path / "second/out").counts["steps"] == 60
 

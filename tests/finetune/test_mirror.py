@@ -96,7 +96,7 @@ def test_a_remote_folder_that_fails_is_told_and_caught_up_with_later(
     save(checkpoints, 10, best=10)
     assert checkpoints.notes
     assert all("was not copied to the remote folder" in note for note in checkpoints.notes)
-    assert capsys.readouterr().err.count("\nwarning: ") + 1 == len(checkpoints.notes)
+    assert capsys.readouterr().err.count("\ncheckpoint: warning: ") + 1 == len(checkpoints.notes)
     (tmp_path / "volume").unlink()
     save(checkpoints, 20, best=10)
     assert copied(storage.folder(str(tmp_path / "volume"))) == whole("best-00000010", "step-00000010", "step-00000020")

@@ -81,13 +81,10 @@ class Checkpoints:
         there = {name for name in {*self._items(), *self._mirror.listed()} if name.startswith("step")}
         for name in sorted(there, key=_number, reverse=True):
             try:
-                tensors, progress = self._load(name)
+                return self._load(name)
             except DamagedError as error:
                 damaged.append(str(error))
                 self._note(f"checkpoint {name} is skipped: {error}")
-                continue
-            print(f"going on after step {progress.step} from {self.folder / name}", flush=True)
-            return tensors, progress
         if damaged:
             remedy = "put one of them back from a copy, or remove the folder and its remote copy to start anew"
             raise ValueError(f"{self.folder}: every checkpoint is damaged: {'; '.join(damaged)}; {remedy}")
@@ -221,7 +218,7 @@ class Checkpoints:
         return state
 
     def _note(self, text: str) -> None:
-        print(f"warning: {text}", file=sys.stderr, flush=True)
+        print(f"checkpoint: warning: {text}", file=sys.stderr, flush=True)
         self.notes.append(text)
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from calrec.config import StageConfig
+from calrec.finetune.towers import core
 
 Log = Callable[[int, dict[str, float]], None]
 REPORT_SECONDS = 5.0
@@ -54,13 +55,13 @@ def flops(network: Any, tokens: int, squares: int, predicted: int) -> float:
         squares: sum of the squared lengths of the sequences; causal attention needs half of the products.
         predicted: tokens for which logits are computed.
     """
-    core = network.get_base_model() if hasattr(network, "get_base_model") else network
-    config = core.config.get_text_config()
+    inner = core(network)
+    config = inner.config.get_text_config()
     heads, layers = config.num_attention_heads, config.num_hidden_layers
     width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
-    embeddings = {id(m.weight) for m in core.base_model.modules() if isinstance(m, nn.Embedding)}
-    matrices = [p for p in core.base_model.parameters() if p.ndim == 2 and id(p) not in embeddings]
-    head = [p for p in core.get_output_embeddings().parameters() if p.ndim == 2]
+    embeddings = {id(m.weight) for m in inner.base_model.modules() if isinstance(m, nn.Embedding)}
+    matrices = [p for p in inner.base_model.parameters() if p.ndim == 2 and id(p) not in embeddings]
+    head = [p for p in inner.get_output_embeddings().parameters() if p.ndim == 2]
     return float(_per_token(matrices) * tokens + 6 * layers * width * squares + _per_token(head) * predicted)
 
 

@@ -1,5 +1,6 @@
 """The training loop of one stage."""
 
+import os
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,8 +24,6 @@ from calrec.finetune.telemetry import Report
 from calrec.finetune.towers import Towers
 from calrec.model.loading import Users
 from calrec.textify.tokens import TokenCache
-
-TEMPORARY = 75  # EX_TEMPFAIL: the same command, run again, goes on
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ class Trainer:
             the best validated weights, or the last ones without validation; on the CPU, by name.
 
         Raises:
-            SystemExit: SIGTERM came; a checkpoint was written, and code 75 says that a retry goes on from there.
+            SystemExit: SIGTERM came; a checkpoint was written, and EX_TEMPFAIL says that a retry goes on from there.
             FloatingPointError: the loss is not finite; names step and users, before any weight changed.
         """
         stage, progress = self.stage, self.progress
@@ -191,6 +190,7 @@ class Trainer:
         if own:
             gradients.set_random_state(own)
         self.report.first_step = progress.step
+        self.report.line(f"going on after step {progress.step}")
         return progress
 
     def _weights(self) -> dict[str, Tensor]:
@@ -226,7 +226,7 @@ class Trainer:
         self.report.line(
             f"told to stop; a checkpoint of step {self.progress.step} is written, the same command goes on"
         )
-        raise SystemExit(TEMPORARY)
+        raise SystemExit(os.EX_TEMPFAIL)
 
     def _not_finite(self, terms: Terms, norm: float) -> NoReturn:
         step, size = self.progress.step, self.stage.batch_size
