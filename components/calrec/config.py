@@ -78,32 +78,43 @@ class ModelConfig:
 class GenerateConfig:
     """Sampling of next-item texts (method.md, "Inference")."""
 
-    backend: str = "hf"
-    """hf: transformers' generate, the reference."""
+    backend: str = "shared_prefix"
+    """shared_prefix: each prompt is read once; hf: transformers' generate, the reference; vllm: for large models."""
     samples: int = 32
-    """Independent samples per user."""
+    """Independent samples per user; beams of a beam search."""
     temperature: float = 0.5
     max_new_tokens: int = 64
+    merge: bool = True
+    """Compute samples that begin alike once. What is drawn stays the same."""
+    trie: str = "off"
+    """sample or beam: only item texts of the catalogue are generated; off: any text."""
     split: str = "test"
     """Which held-out item is to be predicted: test or valid."""
     max_users: int = 0
     """A fixed random sample of so many users; 0: all."""
-    batch_users: int = 8
-    """Users decoded together; memory grows with batch_users x samples."""
+    memory_gb: float = 1.0
+    """Memory for the users that are decoded together: keys, values and logits. It changes speed, not samples."""
     seed: int = 0
+    """Each user draws from numbers of his own, made from this seed and his id."""
     threads: int = 0
     """CPU threads; 0: all that the container may use."""
 
     def __post_init__(self) -> None:
-        one_of("generate.backend", self.backend, ("hf",))
+        one_of("generate.backend", self.backend, ("shared_prefix", "hf", "vllm"))
+        one_of("generate.trie", self.trie, ("off", "sample", "beam"))
         one_of("generate.split", self.split, ("test", "valid"))
         check(
             self.temperature > 0, f"generate.temperature must be > 0, got {self.temperature}; use 0.01 for near-greedy"
         )
-        for name in ("samples", "max_new_tokens", "batch_users"):
+        for name in ("samples", "max_new_tokens"):
             check(getattr(self, name) >= 1, f"generate.{name} must be >= 1, got {getattr(self, name)}")
         for name in ("max_users", "threads"):
             check(getattr(self, name) >= 0, f"generate.{name} must be >= 0, got {getattr(self, name)}")
+        check(self.memory_gb > 0, f"generate.memory_gb must be > 0, got {self.memory_gb}")
+        check(
+            self.trie == "off" or self.backend == "shared_prefix",
+            f"generate.trie={self.trie} needs generate.backend=shared_prefix, got {self.backend}",
+        )
 
 
 @dataclass(frozen=True)
@@ -118,12 +129,31 @@ class RetrieveConfig:
     """Weight of a generation's log-probability in the fusion."""
     exclude_seen: bool = False
     """Leave out what is in the history; applied to the floors alike."""
+    last_title: float = 0.0
+    """Beyond the paper: the last item's text as one more query; 0: off, 1: weighs as a text of probability 1."""
+    dense: int = 0
+    """Beyond the paper: so many items nearest to the history by cos(v_U, v_T) join by reciprocal ranks; 0: off."""
+    rerank: int = 0
+    """Beyond the paper: the best so many of each source are ranked by the model's exact log-probability; 0: off."""
+    memory_gb: float = 1.0
+    """Memory for the candidates that the model reads together."""
+    threads: int = 0
+    """CPU threads; 0: all that the container may use."""
 
     def __post_init__(self) -> None:
         check(self.k >= 1, f"retrieve.k must be >= 1, got {self.k}")
         check(self.k1 >= 0, f"retrieve.k1 must be >= 0, got {self.k1}")
         check(0 <= self.b <= 1, f"retrieve.b must be between 0 and 1, got {self.b}")
         check(self.epsilon >= 0, f"retrieve.epsilon must be >= 0, got {self.epsilon}")
+        check(0 <= self.last_title <= 1, f"retrieve.last_title must be between 0 and 1, got {self.last_title}")
+        for name in ("dense", "rerank", "threads"):
+            check(getattr(self, name) >= 0, f"retrieve.{name} must be >= 0, got {getattr(self, name)}")
+        check(self.memory_gb > 0, f"retrieve.memory_gb must be > 0, got {self.memory_gb}")
+
+    @property
+    def reads_model(self) -> bool:
+        """Whether ranking needs the model, not only what it generated."""
+        return self.dense > 0 or self.rerank > 0
 
 
 @dataclass(frozen=True)

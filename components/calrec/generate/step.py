@@ -1,21 +1,25 @@
 """The generate step: a model and histories in, sampled item texts with their log-probabilities out."""
 
-import time
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from calrec import artifacts
 from calrec.artifacts import Manifest
 from calrec.config import GenerateConfig
-from calrec.model.device import device, use_threads
+from calrec.generate.samples import Generation, Prompt
+from calrec.model.device import placed, use_threads
 from calrec.model.loading import Users, load_model, load_users
+from calrec.progress import Progress
 from calrec.settings import to_dict
+from calrec.textify.tokens import Ints, Ragged
 
-REPORT_SECONDS = 5.0
+_USERS = 512  # whose texts are in memory at once
 
 
 def generate(texts: Path, tokens: Path, model: Path, out: Path, domain: str, config: GenerateConfig) -> Manifest:
@@ -31,61 +35,45 @@ def generate(texts: Path, tokens: Path, model: Path, out: Path, domain: str, con
 
     Raises:
         ValueError: unknown category; a model and a token cache that do not belong together.
+        FloatingPointError: the model's logits are not finite; names the user.
     """
-    from calrec.generate.sampler import Sample, sample
+    from calrec.generate.texts import Generator
 
     use_threads(config.threads)
     users = load_users(texts, [domain])
     chosen, cut_at = held_out(users, config)
     network, tokenizer, cache, of_model = load_model(model, tokens, texts)
-    network = network.to(device())
-    prompts = cache.assemble([users.items[u][:at] for u, at in zip(chosen, cut_at, strict=True)])
+    generator = Generator(placed(network), tokenizer, cache.end, config, cache.targets(text_rows(texts, domain)))
+    _, lengths = cache.fit(Ragged.of([users.items[u][:at] for u, at in zip(chosen, cut_at, strict=True)]))
     print(
-        f"generate {domain}: {len(prompts):,} of {len(users):,} users, {config.samples} samples each at temperature "
-        f"{config.temperature}, prompts of {prompts.lengths.mean():.0f} tokens",
+        f"generate {domain}: {len(chosen):,} of {len(users):,} users, {config.samples} samples each at temperature "
+        f"{config.temperature} ({generator.backend}), prompts of {lengths.mean():.0f} tokens",
         flush=True,
     )
-    rows: list[dict[str, Any]] = []
-    texts_seen = empty = 0
-    sampled = sample(network, prompts.rows(), cache.end, config)
-    for user, samples in zip(chosen, _with_progress(sampled, len(prompts), f"generate {domain}"), strict=True):
-        merged: dict[str, Sample] = {}
-        count: dict[str, int] = {}
-        for text, one in zip(_decode(tokenizer, samples), samples, strict=True):
-            count[text] = count.get(text, 0) + 1
-            if text not in merged or one.logprob > merged[text].logprob:
-                merged[text] = one
-        empty += count.get("", 0)
-        texts_seen += len(merged)
-        rows += [
-            {
-                "user_id": users.user_id[user],
-                "text": text,
-                "logprob": s.logprob,
-                "count": count[text],
-                "finished": s.finished,
-            }
-            for text, s in merged.items()
-        ]
-    table = pa.Table.from_pylist(rows, schema=artifacts.GENERATIONS)
-    total = len(prompts) * config.samples
-    counts = {
-        "users": len(prompts),
-        "samples": total,
-        "distinct_share": round(texts_seen / total, 4),
-        "empty_texts": empty,
-        "unfinished_share": round(
-            1 - float(np.average(table["finished"].to_numpy(), weights=table["count"].to_numpy())), 4
-        ),
-    }
+    progress, counts = Progress(f"generate {domain}", len(chosen)), Counter[str]()
     with artifacts.writing(Path(out)) as folder:
-        artifacts.write_table(folder, "generations.parquet", table)
+        with artifacts.table_writer(folder, "generations.parquet", "generations") as writer:
+            for start in range(0, len(chosen), _USERS):
+                part = list(zip(chosen[start : start + _USERS], cut_at[start : start + _USERS], strict=True))
+                prompts = [
+                    Prompt(users.user_id[user], ids)
+                    for (user, _), ids in zip(
+                        part, cache.assemble([users.items[u][:at] for u, at in part]).rows(), strict=True
+                    )
+                ]
+                found: list[list[Generation]] = []
+                for generations in generator(prompts):
+                    found.append(generations)
+                    progress.add(1)
+                counts += _count(found)
+                writer.write_table(_table([prompt.user for prompt in prompts], found))
+        progress.end()
         return artifacts.finish(
             folder,
             Manifest(
                 "generations",
                 config={"domain": domain, "generate": to_dict(config)},
-                counts=counts,
+                counts=_shares(counts, len(chosen)),
                 inputs={"texts": artifacts.read_manifest(texts).digest, "model": of_model.digest},
             ),
         )
@@ -106,16 +94,35 @@ def held_out(users: Users, config: GenerateConfig) -> tuple[list[int], list[int]
     return able.tolist(), at[able].tolist()
 
 
-def _decode(tokenizer: Any, samples: Sequence[Any]) -> list[str]:
-    decoded = tokenizer.batch_decode([list(s.tokens) for s in samples], skip_special_tokens=True)
-    return [" ".join(text.split()) for text in decoded]
+def text_rows(texts: Path, domain: str) -> Ints:
+    """One item code for each distinct text of a category."""
+    table = artifacts.read_table(texts, "items.parquet", "texts")
+    codes = np.flatnonzero(pc.equal(table["domain"], domain).to_numpy())
+    _, first = np.unique(table["group"].to_numpy()[codes], return_index=True)
+    rows: Ints = codes[first].astype(np.int64)
+    return rows
 
 
-def _with_progress(items: Iterable[Any], total: int, label: str) -> Iterable[Any]:
-    started = last = time.perf_counter()
-    for done, item in enumerate(items, 1):
-        yield item
-        if time.perf_counter() - last >= REPORT_SECONDS or done == total:
-            last = time.perf_counter()
-            rate = done / (last - started)
-            print(f"{label}: {done}/{total} users, {rate:.1f} users/s, ETA {(total - done) / rate:.0f} s", flush=True)
+def _table(users: Sequence[str], found: Sequence[Sequence[Generation]]) -> pa.Table:
+    rows = [
+        {"user_id": user, **asdict(one)} for user, generations in zip(users, found, strict=True) for one in generations
+    ]
+    return pa.Table.from_pylist(rows, schema=artifacts.GENERATIONS)
+
+
+def _count(found: Sequence[Sequence[Generation]]) -> Counter[str]:
+    counts = Counter[str]()
+    for one in (one for generations in found for one in generations):
+        unfinished, empty = (one.count * flag for flag in (not one.finished, not one.text))
+        counts.update(samples=one.count, texts=1, unfinished=unfinished, empty=empty)
+    return counts
+
+
+def _shares(counts: Counter[str], users: int) -> dict[str, float]:
+    return {
+        "users": users,
+        "samples": counts["samples"],
+        "distinct_share": round(counts["texts"] / counts["samples"], 4),
+        "empty_texts": counts["empty"],
+        "unfinished_share": round(counts["unfinished"] / counts["samples"], 4),
+    }

@@ -65,7 +65,7 @@ class Attributes:
                 else:
                     self._described.add(code)
                     for name in ATTRIBUTES:
-                        self._texts[name][code] = _attribute(record, name, layout, self._which)
+                        self._texts[name][code] = attribute(record, name, layout, self._which)
 
     def add_items(self, items: Sequence[Mapping[str, str]]) -> ItemCounts:
         """Items of the embedded sample, all of them in the log."""
@@ -104,8 +104,8 @@ class Attributes:
         """Clean attributes of some items, sorted by id; what is missing is an empty string."""
         by_id = sorted(zip(self._vocabulary.take(codes).to_pylist(), codes.tolist(), strict=True))
         raw = ([self._texts[name].get(code, "") for name in ATTRIBUTES] for _, code in by_id)
-        cleaned = list(zip(*map(_cleaned, raw), strict=True)) or [()] * len(ATTRIBUTES)
-        return pa.table([[item for item, _ in by_id], [domain] * len(by_id), *cleaned], schema=artifacts.ITEMS)
+        columns = list(zip(*map(cleaned, raw), strict=True)) or [()] * len(ATTRIBUTES)
+        return pa.table([[item for item, _ in by_id], [domain] * len(by_id), *columns], schema=artifacts.ITEMS)
 
 
 def _chunks(rows: Iterator[Any]) -> Iterator[list[Any]]:
@@ -113,7 +113,7 @@ def _chunks(rows: Iterator[Any]) -> Iterator[list[Any]]:
         yield chunk
 
 
-def _attribute(record: Mapping[str, Any], name: str, layout: Layout, which: str) -> str:
+def attribute(record: Mapping[str, Any], name: str, layout: Layout, which: str) -> str:
     """The raw text of one attribute: of its first column that is not empty."""
     if name == "category" and layout.flags:
         return _category([flag for flag in layout.flags if record.get(flag) in ("1", 1)], "", which)
@@ -143,7 +143,8 @@ _brand_text = functools.lru_cache(maxsize=1 << 16)(clean_brand)
 _price_text = functools.lru_cache(maxsize=1 << 16)(clean_price)
 
 
-def _cleaned(row: Sequence[str]) -> tuple[str, ...]:
+def cleaned(row: Sequence[str]) -> tuple[str, ...]:
+    """Title, category, brand and price as they stand in a catalogue."""
     title, category, brand, price = row
     named = _category_text(category)
     return clean_title(title, named), named, _brand_text(brand), _price_text(price)

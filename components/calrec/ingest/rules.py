@@ -15,10 +15,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from calrec.checks import instant
+from calrec.compiled import Int32, Int64
 from calrec.config import DataConfig
 from calrec.ingest import kernels
 from calrec.ingest.facts import Facts
-from calrec.ingest.kernels import Int32, Int64
 from calrec.ingest.spill import Blocks, Columns, Group, Runs, rows_of
 
 Bools = NDArray[np.bool_]

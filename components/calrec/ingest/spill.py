@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from calrec.compiled import Int32
 from calrec.ingest import kernels
-from calrec.ingest.kernels import Int32
 
 Column = NDArray[Any]
 Columns = dict[str, Column]

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from calrec.ingest.kernels import compiled
+from calrec.compiled import compiled
 
 Codes = NDArray[np.int32]
 Bytes = NDArray[np.uint8]

@@ -11,6 +11,14 @@ def device() -> Any:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def placed(network: Any) -> Any:
+    """The network where it is used: on the GPU in bf16, which its arithmetic is made for, else on the CPU as it is."""
+    import torch
+
+    where = device()
+    return network.to(where, torch.bfloat16) if where.type == "cuda" else network.to(where)
+
+
 def use_threads(threads: int) -> int:
     """Set the CPU threads of torch; 0 means all that this process may run on, or its part of them under torchrun.
 

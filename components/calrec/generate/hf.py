@@ -1,38 +1,23 @@
-"""The reference sampler: transformers' `generate`, with every decoding option spelled out.
-
-Shape suffixes: U users of a batch, N samples per user, V vocabulary.
-"""
+"""The reference sampler: transformers' `generate`, one user at a time, with every decoding option spelled out."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from transformers import DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from calrec.config import GenerateConfig
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One sampled continuation."""
-
-    tokens: tuple[int, ...]
-    """Without the end token."""
-    logprob: float
-    """Sum of log-probabilities at temperature 1, end token included."""
-    finished: bool
-    """The end token was drawn; False when the text was cut."""
+from calrec.generate.draws import stream
+from calrec.generate.samples import Prompt, Sample, merged, not_finite
 
 
 class SequenceLogProb(LogitsProcessor):  # type: ignore[misc]
     """Adds up log-probabilities at temperature 1 while `generate` samples; it sees logits without temperature."""
 
-    def __init__(self, end: int):
-        self.end = end
+    def __init__(self, end: int, user: str):
+        self.end, self.user = end, user
         self.total: Tensor | None = None
         self._last: Tensor | None = None
         self._open: Tensor | None = None
@@ -42,6 +27,8 @@ class SequenceLogProb(LogitsProcessor):  # type: ignore[misc]
         if self._last is not None:
             self.add(input_ids[:, -1])
         self._last = torch.log_softmax(scores.float(), -1)
+        if bool(self._last.isnan().any()):
+            raise not_finite(self.user, input_ids.shape[1])
         return scores
 
     def add(self, drawn: Tensor) -> None:
@@ -55,15 +42,12 @@ class SequenceLogProb(LogitsProcessor):  # type: ignore[misc]
         self._open = self._open & (drawn != self.end)
 
 
-def sample(
-    network: Any, prompts: Sequence[NDArray[np.int32]], end: int, config: GenerateConfig
-) -> Iterator[list[Sample]]:
-    """`config.samples` independent continuations for each prompt, in the order of the prompts.
+def sample(network: Any, prompts: Sequence[Prompt], end: int, config: GenerateConfig) -> Iterator[list[Sample]]:
+    """`config.samples` independent continuations of each prompt, equal ones with their count, in the order given.
 
-    Deterministic for one seed, one `batch_users` and one number of threads.
+    Deterministic for one seed and one number of threads; the draws are not those of the other samplers.
     """
     network.eval()
-    device = next(network.parameters()).device
     options = GenerationConfig(
         do_sample=True,
         temperature=config.temperature,
@@ -80,50 +64,33 @@ def sample(
         bos_token_id=None,
     )
     network.generation_config = options  # what a checkpoint stored must not fill in anything
-    torch.manual_seed(config.seed)
-    for start in range(0, len(prompts), config.batch_users):
-        batch = prompts[start : start + config.batch_users]
-        ids, mask = (tensor.to(device) for tensor in _left_padded(batch, end))
-        logprob = SequenceLogProb(end)
-        with torch.no_grad():
+    for prompt in prompts:
+        ids = torch.from_numpy(prompt.ids.astype(np.int64))[None].to(network.device)
+        logprob = SequenceLogProb(end, prompt.user)
+        with torch.no_grad(), torch.random.fork_rng():
+            torch.manual_seed(int(stream(config.seed, prompt.user).integers(2**63)))
             out = network.generate(
-                ids.repeat_interleave(config.samples, 0),
-                attention_mask=mask.repeat_interleave(config.samples, 0),
-                past_key_values=_prefilled(network, ids, mask, config.samples),
+                ids.repeat(config.samples, 1),
+                attention_mask=torch.ones_like(ids).repeat(config.samples, 1),
+                past_key_values=_prefilled(network, ids, config.samples),
                 generation_config=options,
                 logits_processor=LogitsProcessorList([logprob]),
             )
         logprob.add(out[:, -1])
         assert logprob.total is not None
-        rows = _cut(out[:, ids.shape[1] :].tolist(), logprob.total.tolist(), end)
-        for at in range(0, len(rows), config.samples):
-            yield rows[at : at + config.samples]
+        yield merged(_cut(out[:, ids.shape[1] :].tolist(), logprob.total.tolist(), end))
 
 
-def _prefilled(network: Any, ids: Tensor, mask: Tensor, samples: int) -> Any:
-    """Keys and values of all prompt tokens but the last, computed once per user and copied for each sample.
+def _prefilled(network: Any, ids: Tensor, samples: int) -> Any:
+    """Keys and values of all prompt tokens but the last, computed once and copied for each sample.
 
     `generate(num_return_sequences=…)` would compute them once per sample.
     """
     cache = DynamicCache(config=network.config)
     if ids.shape[1] > 1:
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        network(
-            input_ids=ids[:, :-1], attention_mask=mask[:, :-1], position_ids=positions[:, :-1],
-            past_key_values=cache, use_cache=True, logits_to_keep=1,
-        )  # fmt: skip
+        network(input_ids=ids[:, :-1], past_key_values=cache, use_cache=True, logits_to_keep=1)
         cache.batch_repeat_interleave(samples)
     return cache
-
-
-def _left_padded(prompts: Sequence[NDArray[np.int32]], pad: int) -> tuple[Tensor, Tensor]:
-    longest = max(map(len, prompts))
-    ids = np.full((len(prompts), longest), pad, dtype=np.int64)
-    mask = np.zeros_like(ids)
-    for row, prompt in enumerate(prompts):
-        ids[row, longest - len(prompt) :] = prompt
-        mask[row, longest - len(prompt) :] = 1
-    return torch.from_numpy(ids), torch.from_numpy(mask)
 
 
 def _cut(rows: list[list[int]], logprobs: list[float], end: int) -> list[Sample]:

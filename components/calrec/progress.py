@@ -1,0 +1,57 @@
+"""How far a step is, in lines for a person."""
+
+import time
+from collections.abc import Callable
+
+REPORT_SECONDS = 5.0
+
+
+class Progress:
+    """Prints a line at most every 5 s: `generate books: 1,200/50,000 users, 85.3 users/s, ETA 9 min 34 s`.
+
+    Args:
+        name: what the line begins with.
+        total: users of the whole output; 0 when it is not known.
+        done: users of earlier sessions; the rate is that of this one.
+        clock: seconds that only rise.
+    """
+
+    def __init__(self, name: str, total: int, done: int = 0, clock: Callable[[], float] = time.monotonic):
+        self._name, self._total, self._clock = name, total, clock
+        self._first = self._done = done
+        self._begun = self._printed = clock()
+        if done:
+            print(f"{name}: going on after {done:,} users", flush=True)
+
+    def add(self, users: int) -> None:
+        """Count users that are done."""
+        self._done += users
+        if self._clock() - self._printed >= REPORT_SECONDS:
+            self._printed = self._clock()
+            print(f"{self._line()}{self._eta()}", flush=True)
+
+    def end(self) -> None:
+        """Print what was done and how long this session took."""
+        print(f"{self._line()}, took {duration(self._clock() - self._begun)}", flush=True)
+
+    @property
+    def rate(self) -> float:
+        """Users per second of this session."""
+        return (self._done - self._first) / max(self._clock() - self._begun, 1e-9)
+
+    def _line(self) -> str:
+        of = f"/{self._total:,}" if self._total else ""
+        return f"{self._name}: {self._done:,}{of} users, {self.rate:,.1f} users/s"
+
+    def _eta(self) -> str:
+        left = self._total - self._done
+        return f", ETA {duration(left / self.rate)}" if left >= 0 and self.rate else ""
+
+
+def duration(seconds: float) -> str:
+    """Seconds for a person: `34 s`, `9 min 34 s`, `2 h 5 min`, `3 d 4 h`."""
+    whole = round(seconds)
+    for unit, size, part, below in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
+        if whole >= size:
+            return f"{whole // size} {unit} {whole % size // below} {part}"
+    return f"{whole} s"
