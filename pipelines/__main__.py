@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from calrec.config import Config, Source
-from calrec.runs import RUNS, named
+from calrec.runs import ABLATIONS, RUNS, ablated, named
 from calrec.settings import override
 
 
@@ -70,6 +70,13 @@ def _configured(parser: argparse.ArgumentParser) -> None:
         help="a category to fine-tune for; the first one replaces the run's targets",
     )
     parser.add_argument(
+        "--ablation",
+        action="append",
+        default=[],
+        choices=list(ABLATIONS),
+        help="change the run by name, before --set; what comes before the change is taken from the cache",
+    )
+    parser.add_argument(
         "--set",
         action="append",
         default=[],
@@ -80,7 +87,7 @@ def _configured(parser: argparse.ArgumentParser) -> None:
 
 def configuration(options: argparse.Namespace) -> Config:
     """The named run with the command line's sources, targets and settings."""
-    config = named(options.run)
+    config = ablated(named(options.run), options.ablation)
     sources = tuple(_source(text) for text in options.source) or config.sources
     targets = tuple(options.target) or (config.targets if not options.source else tuple(s.domain for s in sources))
     return override(dataclasses.replace(config, sources=sources, targets=targets), options.set)

@@ -84,7 +84,15 @@ def per_target(
         generate(texts=texts, tokens=tokens, model=tuned.outputs["tuned"], target=target, section=generate_), "Generate"
     )
     ranked = in_pod(
-        retrieve(texts=texts, generations=texts_of.outputs["generations"], target=target, section=retrieve_), "Retrieve"
+        retrieve(
+            texts=texts,
+            generations=texts_of.outputs["generations"],
+            tokens=tokens,
+            model=tuned.outputs["tuned"],
+            target=target,
+            section=retrieve_,
+        ),
+        "Retrieve",
     )
     judged = in_pod(
         evaluate(

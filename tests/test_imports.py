@@ -7,7 +7,7 @@ import pytest
 
 CORE = [
     "config", "artifacts", "ingest.step", "textify.step", "model.step", "model.loading", "finetune.step",
-    "generate.step", "generate.sampler", "retrieve.step", "evaluate.step", "promote.step",
+    "generate.step", "generate.shared_prefix", "retrieve.step", "evaluate.step", "promote.step",
 ]  # fmt: skip
 
 

@@ -38,6 +38,7 @@ ITEM_TEXTS = pa.schema(
         ("item_id", pa.string()),
         ("domain", pa.string()),
         ("title", pa.string()),
+        ("category", pa.string()),
         ("text", pa.string()),
         # Items of a domain with one text form a group; numbered by falling training frequency, then by text.
         ("group", pa.int32()),
@@ -54,6 +55,17 @@ SEQUENCES = pa.schema(
         ("train_end", pa.int32()),
         ("valid_at", pa.int32()),
         ("test_at", pa.int32()),
+    ]
+)
+# The catalogue that is searched: row i is item i of the index. Items of one text form a group, as in ITEM_TEXTS.
+INDEX_ITEMS = pa.schema(
+    [
+        ("item_id", pa.string()),
+        ("title", pa.string()),
+        ("category", pa.string()),
+        ("text", pa.string()),
+        ("group", pa.int32()),
+        ("train_count", pa.int32()),
     ]
 )
 GENERATIONS = pa.schema(
@@ -73,9 +85,16 @@ RECOMMENDATIONS = pa.schema(
         ("rank", pa.int32()),
         ("item_id", pa.string()),
         ("title", pa.string()),
+        # What the list is sorted by: the fused score, the sum of reciprocal ranks, or the log-probability of the item.
         ("score", pa.float64()),
-        # The generated text that put the item here; empty when the item only fills the list.
+        # What put the item here: generation, last_title, dense, cooccurrence, or fill when nothing did.
+        ("source", pa.string()),
+        # The text that found it: generated, of the last item, or empty.
         ("reason", pa.string()),
+        # The text's log-probability; the item's own when the list is ranked by it; null without a text.
+        ("logprob", pa.float64()),
+        # How well the text fits the item: its BM25 score between the lowest (0) and the highest (1) of the catalogue.
+        ("match", pa.float64()),
     ]
 )
 # One row per user and method ("calrec" or a floor); rank 0 means that the target is not in the list.
@@ -105,14 +124,25 @@ KINDS: Mapping[str, tuple[int, Mapping[str, pa.Schema | None]]] = {
         },
     ),
     "texts": (
-        2,
+        3,
         {"items.parquet": ITEM_TEXTS, "sequences.parquet": SEQUENCES, "report.md": None, "report.html": None},
     ),
     # int32 ids of units, one after the other, and the int64 offset of each: calrec.textify.tokens.TokenCache.
     "tokens": (2, {"ids.npy": None, "offsets.npy": None, "report.md": None, "report.html": None}),
     "model": (1, {"config.json": None, "tokenizer.json": None}),
     "generations": (1, {"generations.parquet": GENERATIONS}),
-    "recommendations": (1, {"recommendations.parquet": RECOMMENDATIONS}),
+    "recommendations": (2, {"recommendations.parquet": RECOMMENDATIONS}),
+    # Files of calrec.retrieve.stored.
+    "index": (
+        1,
+        {
+            "items.parquet": INDEX_ITEMS,
+            **dict.fromkeys(("ids.npy", "token_offsets.npy", "following.npz")),
+            **dict.fromkeys(("offsets.npy", "groups.npy", "weights.npy", "words.parquet", "bm25.json")),
+        },
+    ),
+    # Parts of recommendations for many users, and what was left out: calrec.recommend.parts.
+    "batch": (1, {"rejects.parquet": None}),
     "evaluation": (
         1,
         {"ranks.parquet": RANKS, "users.parquet": USERS, "report.md": None, "report.html": None, "metrics.json": None},
@@ -231,9 +261,29 @@ def read_manifest(folder: Path, kind: str | None = None) -> Manifest:
     return manifest
 
 
+def verified(folder: Path, kind: str) -> Manifest:
+    """The manifest of a folder whose every file has the hash that stands there.
+
+    Raises:
+        ValueError: a file was changed after it was written; and what :func:`read_manifest` raises.
+    """
+    manifest = read_manifest(folder, kind)
+    changed = [name for name, hashed in manifest.files.items() if file_hash(Path(folder) / name) != hashed]
+    if changed:
+        raise ValueError(f"{folder}: {', '.join(changed)} changed after it was written; build the folder again")
+    return manifest
+
+
 def write_table(folder: Path, name: str, table: pa.Table) -> None:
     """Write `table` as zstd Parquet; its schema must be the one that `KINDS` gives to `name`."""
     pq.write_table(table, folder / name, compression="zstd")
+
+
+def table_writer(folder: Path, name: str, kind: str) -> pq.ParquetWriter:
+    """For a table that comes in parts: zstd Parquet with the schema that `KINDS` gives to `name`."""
+    schema = KINDS[kind][1][name]
+    assert schema is not None, f"{name} is not a table"
+    return pq.ParquetWriter(folder / name, schema, compression="zstd")
 
 
 def read_table(folder: Path, name: str, kind: str) -> pa.Table:

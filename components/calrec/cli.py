@@ -12,7 +12,7 @@ from typing import Any
 from calrec import commands
 from calrec.config import Columns, Config, DataConfig
 from calrec.exchange import INTERRUPTED
-from calrec.runs import RUNS, named
+from calrec.runs import ABLATIONS, RUNS, ablated, named
 from calrec.settings import merge, override
 
 Command = Callable[[argparse.Namespace, Config], None]
@@ -108,6 +108,50 @@ def _parser() -> argparse.ArgumentParser:
     retrieve = _step(steps, "retrieve", commands.retrieve, "sampled texts → ranked real items")
     for name, what in (("texts", "folder of textify"), ("generations", "folder of generate")):
         _input(retrieve, name, what)
+    for name, what in (("model", "model that generated"), ("tokens", "token cache")):
+        _input(retrieve, name, f"{what}; for retrieve.dense and retrieve.rerank", required=False)
+
+    index = _step(steps, "index", commands.index, "texts and model → the catalogue that `recommend` looks up in")
+    for name, what in (("texts", "folder of textify"), ("tokens", "token cache"), ("model", "model that recommends")):
+        _input(index, name, what)
+    index.add_argument("--target", required=True, metavar="NAME", help="the category")
+    index.add_argument(
+        "--items",
+        type=Path,
+        metavar="FILE",
+        help="items beside those of the texts, or newer attributes of these: CSV, JSON lines or Parquet with item_id, "
+        "title, category, brand, price; they can be recommended without any training",
+    )
+
+    recommend = _step(
+        steps, "recommend", commands.recommend, "model, index and histories → ranked items with reasons", out=False
+    )
+    for name, what in (("model", "model of finetune"), ("index", "folder of index")):
+        _input(recommend, name, what)
+    who = recommend.add_mutually_exclusive_group(required=True)
+    who.add_argument("--history", metavar='"TITLE; TITLE"', help="titles or item ids of one user, oldest first")
+    who.add_argument(
+        "--histories",
+        type=Path,
+        metavar="FILE",
+        help="many users: JSON lines or Parquet with user_id and items (or titles), CSV of user_id and item_id in "
+        "order, or a folder of textify",
+    )
+    recommend.add_argument("--out", type=Path, metavar="DIR", help="folder for many users; the same call goes on there")
+    recommend.add_argument("--format", choices=("parquet", "jsonl"), default="parquet", help="of the folder's parts")
+    recommend.add_argument("-k", "--k", type=int, metavar="N", help="items for each user (default: retrieve.k)")
+    recommend.add_argument("--in-stock", type=Path, metavar="FILE", help="recommend only these item ids, one per line")
+    recommend.add_argument(
+        "--category", action="append", default=[], metavar="NAME", help="recommend only items of this category"
+    )
+    recommend.add_argument(
+        "--max-unknown",
+        type=float,
+        default=0.01,
+        metavar="SHARE",
+        help="highest share of the histories' items that the index may not hold; they are left out and listed in "
+        "rejects.parquet (default: 0.01)",
+    )
 
     evaluate = _step(steps, "evaluate", commands.evaluate, "rankings → metrics against the floors, report")
     for name, what in (
@@ -122,19 +166,27 @@ def _parser() -> argparse.ArgumentParser:
 
     inspect = steps.add_parser("inspect", help="say what a step's folder holds")
     inspect.add_argument("folder", type=Path)
-    inspect.set_defaults(command=commands.inspect, run="sample", settings=None, set=[])
+    inspect.set_defaults(command=commands.inspect, run="sample", ablation=[], settings=None, set=[])
 
     work = steps.add_parser("work")  # no help: what calrec.launch has torchrun start
     work.add_argument("uri")
-    work.set_defaults(command=commands.work, run="sample", settings=None, set=[])
+    work.set_defaults(command=commands.work, run="sample", ablation=[], settings=None, set=[])
     return parser
 
 
-def _step(steps: Any, name: str, command: Command, summary: str) -> argparse.ArgumentParser:
+def _step(steps: Any, name: str, command: Command, summary: str, out: bool = True) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = steps.add_parser(name, help=summary, description=summary)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make")
+    if out:
+        parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make")
     parser.add_argument(
         "--run", default="sample", choices=list(RUNS), help="named run whose settings apply (default: sample)"
+    )
+    parser.add_argument(
+        "--ablation",
+        action="append",
+        default=[],
+        choices=list(ABLATIONS),
+        help="change the run by name, before --settings and --set",
     )
     parser.add_argument(
         "--settings",
@@ -154,12 +206,12 @@ def _step(steps: Any, name: str, command: Command, summary: str) -> argparse.Arg
 
 
 def _input(parser: argparse.ArgumentParser, name: str, what: str, **options: Any) -> None:
-    parser.add_argument(f"--{name}", required=True, metavar="DIR", help=what, **{"type": Path, **options})
+    parser.add_argument(f"--{name}", metavar="DIR", help=what, **{"type": Path, "required": True, **options})
 
 
 def _config(options: argparse.Namespace) -> Config:
     """The named run with the settings of the file and of the command line."""
-    config = named(options.run)
+    config = ablated(named(options.run), options.ablation)
     if options.settings:
         try:
             config = merge(config, json.loads(options.settings.read_text()))

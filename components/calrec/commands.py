@@ -2,10 +2,12 @@
 
 import argparse
 import re
+import sys
 from pathlib import Path
 
 from calrec import artifacts, describe, launch, storage, tracking
 from calrec.artifacts import Manifest
+from calrec.checks import check
 from calrec.config import Config
 
 
@@ -84,7 +86,52 @@ def retrieve(options: argparse.Namespace, config: Config) -> None:
     from calrec.retrieve import step
 
     with tracking.step("retrieve", _domain(options.generations)) as run:
-        run.record(step.retrieve(options.texts, options.generations, options.out, config.retrieve), options.out)
+        made = step.retrieve(
+            options.texts, options.generations, options.out, config.retrieve, options.model, options.tokens
+        )
+        run.record(made, options.out)
+
+
+def index(options: argparse.Namespace, config: Config) -> None:
+    """Texts and a model → the catalogue that recommendations are looked up in."""
+    from calrec.recommend.items import read_items
+    from calrec.retrieve import stored
+
+    new = read_items(options.items, config.data.category) if options.items else None
+    with tracking.step("index", options.target) as run:
+        made = stored.build(
+            options.texts, options.tokens, options.model, options.target, options.out, config.retrieve, new
+        )
+        run.record(made, options.out)
+
+
+def recommend(options: argparse.Namespace, config: Config) -> None:
+    """Model, index and histories → ranked items."""
+    import dataclasses
+
+    from calrec.recommend import step
+    from calrec.recommend.recommender import Filters, Recommender
+    from calrec.recommend.rows import History
+
+    stock = tuple(options.in_stock.read_text().split()) if options.in_stock else None
+    filters = Filters(stock, tuple(options.category))
+    retrieve = dataclasses.replace(config.retrieve, k=options.k or config.retrieve.k)
+    if options.history is None:
+        check(options.out is not None, "a file of histories needs --out DIR, the folder to write to")
+        made = step.recommend_all(
+            options.model, options.index, options.histories, options.out, config.generate, retrieve, filters,
+            options.format, options.max_unknown,
+        )  # fmt: skip
+        print(f"{options.out}: {describe.text(made)}")
+        return
+    recommender = Recommender(options.model, options.index, config.generate, retrieve, filters)
+    if retrieve.k > len(recommender.catalogue.items):
+        print(f"the catalogue has {len(recommender.catalogue.items):,} items, so fewer than k", file=sys.stderr)
+    titles = tuple(part.strip() for part in options.history.split(";") if part.strip())
+    for title in titles:
+        if recommender.new_title(title):
+            print(f"{title!r} is no item's title or id; it is read as text", file=sys.stderr)
+    print("\n".join(step.lines(recommender, step.recommend_one(recommender, History("1", titles=titles)))))
 
 
 def evaluate(options: argparse.Namespace, config: Config) -> None:

@@ -2,10 +2,10 @@
 
 import dataclasses
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from calrec.config import Config, EvaluateConfig, GenerateConfig, ModelConfig, Source, StageConfig, TextConfig
-from calrec.settings import unknown
+from calrec.settings import override, unknown
 
 
 def sample() -> Config:
@@ -77,3 +77,29 @@ def named(name: str) -> Config:
     if name not in RUNS:
         raise unknown("run", name, list(RUNS))
     return RUNS[name]()
+
+
+ABLATIONS: Mapping[str, tuple[str, ...]] = types.MappingProxyType(
+    {
+        "no-stage1": ("stage1.steps=0",),
+        "no-contrastive": ("stage1.alpha=0", "stage1.beta=0", "stage2.alpha=0", "stage2.beta=0"),
+        "negative-beta": ("stage1.beta=-0.025", "stage2.beta=-0.025"),
+        "exclude-seen": ("retrieve.exclude_seen=true",),
+        # Beyond the paper:
+        "last-title": ("retrieve.last_title=0.5",),
+        "dense": ("retrieve.dense=100",),
+        "trie": ("generate.trie=sample",),
+        "beam": ("generate.trie=beam",),
+        "rerank": ("retrieve.rerank=100",),
+    }
+)
+"""What is changed of a run, by name; each leaves what comes before it in the pipeline to the cache."""
+
+
+def ablated(config: Config, names: Sequence[str]) -> Config:
+    """The configuration with the settings of these ablations, one after the other."""
+    for name in names:
+        if name not in ABLATIONS:
+            raise unknown("ablation", name, list(ABLATIONS))
+        config = override(config, ABLATIONS[name])
+    return config

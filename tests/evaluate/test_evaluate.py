@@ -52,8 +52,9 @@ def test_the_interval_covers_the_mean_and_narrows():
 
 # items 10..14
 CATALOGUE = Catalogue(
-    items=np.array([10, 11, 12, 13, 14]), item_id=list("abcde"), title=list("ABCDE"), group_of=np.arange(5),
-    group_texts=["red tea", "red cup", "blue cup", "tea pot", "lamp"], members=[[10], [11], [12], [13], [14]],
+    items=np.array([10, 11, 12, 13, 14]), item_id=list("abcde"), title=list("ABCDE"), category=[""] * 5,
+    group_of=np.arange(5), group_texts=["red tea", "red cup", "blue cup", "tea pot", "lamp"],
+    members=[[10], [11], [12], [13], [14]],
     train_count=np.array([3, 2, 1, 1, 0]),
 )  # fmt: skip
 HISTORIES = [[10, 11, 12], [10, 11], [10, 13]]

@@ -1,29 +1,19 @@
 """What a model must beat: simple rankings that need no training, under the same users, split and filter."""
 
-import itertools
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 import numpy as np
 
 from calrec.config import RetrieveConfig
-from calrec.model.loading import Users
-from calrec.retrieve.catalogue import Bm25, Catalogue
-from calrec.retrieve.fusion import fuse, match, rank
+from calrec.retrieve.bm25 import Index
+from calrec.retrieve.catalogue import Catalogue
+from calrec.retrieve.following import Following
+from calrec.retrieve.fusion import fuse, top_items
+from calrec.retrieve.search import Search
 
 Rank = Callable[[Sequence[int], Collection[int]], list[int]]
 """(history, excluded items) → the top k item codes."""
-
-
-def countable(users: Users, split: str) -> list[list[int]]:
-    """Of every user all items before the held-out one; of a user without one, all before the window it would lie in.
-
-    Counting needs no training, so before a test the validation items, which the model was only validated on, count too.
-    """
-    ends = users.train_end
-    if split == "test":
-        ends = np.where(users.test_at >= 0, users.test_at, [len(items) for items in users.items])
-    return [items[:end].tolist() for items, end in zip(users.items, ends.tolist(), strict=True)]
 
 
 def floors(
@@ -33,7 +23,7 @@ def floors(
 
     Args:
         names: which ones.
-        histories: what they may count, see :func:`countable`.
+        histories: what they may count, see :func:`calrec.retrieve.following.countable`.
         catalogue: the items to rank.
         config: list length, and BM25.
     """
@@ -67,16 +57,13 @@ def _top(k: int, candidates: Iterable[int], excluded: Collection[int]) -> list[i
 
 def _markov(histories: Sequence[Sequence[int]], popular: list[int], k: int) -> Rank:
     """What most often followed the last item, filled with popularity."""
-    following: dict[int, Counter[int]] = defaultdict(Counter)
-    for history in histories:
-        for before, after in itertools.pairwise(history):
-            following[before][after] += 1
+    following = Following.of(histories)
     place = {item: at for at, item in enumerate(popular)}
 
     def ranking(history: Sequence[int], excluded: Collection[int]) -> list[int]:
-        counts = following.get(history[-1], Counter()) if history else Counter[int]()
-        after = sorted(counts, key=lambda item: (-counts[item], place[item]))
-        return _top(k, (*after, *popular), excluded)
+        after, counts = following.next(history[-1]) if history else (np.empty(0, np.int64), np.empty(0, np.int64))
+        order = np.lexsort((np.array([place[item] for item in after.tolist()]), -counts))
+        return _top(k, (*after[order].tolist(), *popular), excluded)
 
     return ranking
 
@@ -88,11 +75,12 @@ def _repeat_last(popular: list[int], k: int) -> Rank:
 
 def _bm25_last(catalogue: Catalogue, config: RetrieveConfig) -> Rank:
     """BM25 with the last item's text as the query."""
-    index = Bm25(catalogue.group_texts, config)
+    search = Search(Index.build(catalogue.group_texts, config.k1, config.b), threads=1)
 
     def ranking(history: Sequence[int], excluded: Collection[int]) -> list[int]:
-        text = catalogue.group_texts[catalogue.group_of[catalogue.at(history[-1])]] if history else ""
-        fused = fuse([match(index.scores(text), config.k + len(excluded))], [0.0], config.epsilon)
-        return [one.item for one in rank(fused, catalogue.members, config.k, excluded)]
+        text = catalogue.text(history[-1]) if history else ""
+        fused = fuse(search.top([text], config.k + len(excluded)), np.ones(1))
+        places = top_items(fused.groups.tolist(), catalogue.members, config.k, lambda item: item not in excluded)
+        return [item for item, _ in places]
 
     return ranking

@@ -14,10 +14,11 @@ from calrec.artifacts import Manifest
 from calrec.config import EvaluateConfig, RetrieveConfig
 from calrec.evaluate import metrics
 from calrec.evaluate.cases import Case, load_cases
-from calrec.evaluate.floors import countable, floors
+from calrec.evaluate.floors import floors
 from calrec.evaluate.report import METHOD, Example, Report, markdown, page
 from calrec.model.loading import load_users
 from calrec.retrieve.catalogue import Catalogue, load_catalogue
+from calrec.retrieve.following import countable
 from calrec.settings import from_dict, to_dict
 
 EXAMPLES = 3

@@ -1,8 +1,8 @@
-"""The items of one category as BM25 documents: one document per text group."""
+"""The items of one category, and the text groups that are searched for."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,30 +10,43 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from calrec import artifacts
-from calrec.config import RetrieveConfig
-from calrec.textify.texts import words
+from calrec.textify.tokens import running
 
-Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Catalogue:
     """Items and text groups of one category; groups are numbered from 0 in the order that settles ties."""
 
-    items: NDArray[np.int64]
+    items: Ints
     """Codes of the category's items, ascending; a code is a row of the items table."""
     item_id: list[str]
     title: list[str]
-    group_of: NDArray[np.int64]
+    category: list[str]
+    group_of: Ints
     """Group of each item, parallel to `items`."""
     group_texts: list[str]
     members: list[list[int]]
     """Item codes of each group, most frequent in training first, then by id."""
-    train_count: NDArray[np.int64]
+    train_count: Ints
 
     def at(self, item: int) -> int:
         """Position of an item code in `items`."""
         return int(np.searchsorted(self.items, item))
+
+    def group(self, item: int) -> int:
+        """Text group of an item code."""
+        return int(self.group_of[self.at(item)])
+
+    def text(self, item: int) -> str:
+        """Text of an item code."""
+        return self.group_texts[self.group(item)]
+
+    @property
+    def first(self) -> Ints:
+        """The first member of each group: an item code for its text."""
+        return np.array([members[0] for members in self.members], dtype=np.int64)
 
 
 def load_catalogue(texts: Path, domain: str) -> Catalogue:
@@ -47,38 +60,57 @@ def load_catalogue(texts: Path, domain: str) -> Catalogue:
     if not len(codes):
         known = artifacts.read_manifest(texts).config["domains"]
         raise ValueError(f"unknown category {domain!r}; {texts} holds: {', '.join(known)}")
-    table = table.take(pa.array(codes))
-    counts = table["train_count"].to_numpy().astype(np.int64)
-    group = table["group"].to_numpy().astype(np.int64)
-    group -= group.min()  # groups of a category are numbered without gaps
-    item_id, text = table["item_id"].to_pylist(), table["text"].to_pylist()
-    members: list[list[int]] = [[] for _ in range(int(group.max()) + 1)]
-    texts_of = [""] * len(members)
-    for row in sorted(range(len(codes)), key=lambda row: (-int(counts[row]), item_id[row])):
-        members[group[row]].append(int(codes[row]))
-        texts_of[group[row]] = text[row]
-    return Catalogue(codes.astype(np.int64), item_id, table["title"].to_pylist(), group, texts_of, members, counts)
+    return of_table(table.take(pa.array(codes)), codes.astype(np.int64))
 
 
-class Bm25:
-    """BM25 (Lucene variant) over the group texts.
+def of_table(table: pa.Table, codes: Ints) -> Catalogue:
+    """A catalogue of the rows of an items table, whose groups are numbered without gaps.
 
-    score(d, q) = Σ over the words of q of ln(1 + (N − df + 0.5)/(df + 0.5)) · tf / (tf + k1·(1 − b + b·|d|/mean|d|)).
+    Args:
+        table: with item_id, title, category, text, group and train_count.
+        codes: of each row, ascending.
     """
+    counts, group = (table[name].to_numpy().astype(np.int64) for name in ("train_count", "group"))
+    group = group - group.min()
+    by_id = np.empty(len(codes), dtype=np.int64)
+    by_id[pc.sort_indices(table["item_id"]).to_numpy()] = np.arange(len(codes))
+    order = np.lexsort((by_id, -counts, group))
+    sizes = np.bincount(group)
+    firsts = order[running(sizes)[:-1]]
+    return Catalogue(
+        items=codes,
+        item_id=table["item_id"].to_pylist(),
+        title=table["title"].to_pylist(),
+        category=table["category"].to_pylist(),
+        group_of=group,
+        group_texts=table["text"].take(pa.array(firsts)).to_pylist(),
+        members=[row.tolist() for row in np.split(codes[order], running(sizes)[1:-1])],
+        train_count=counts,
+    )
 
-    def __init__(self, texts: list[str], config: RetrieveConfig):
-        import bm25s
 
-        documents = [words(text) for text in texts]
-        if not any(documents):
-            raise ValueError("no text of the catalogue has a single word; BM25 has nothing to search")
-        self.size = len(texts)
-        self._index: Any = bm25s.BM25(method="lucene", k1=config.k1, b=config.b, dtype="float64", backend="numpy")
-        self._index.index(documents, show_progress=False)
+def listed(catalogue: Catalogue, items: Sequence[str] | None, categories: Sequence[str]) -> NDArray[np.bool_] | None:
+    """Which items of the catalogue may be recommended, parallel to `catalogue.items`; None: all.
 
-    def scores(self, text: str) -> Floats:
-        """Score of every group for a text; all 0 when no word of it is known."""
-        known = [word for word in words(text) if word in self._index.vocab_dict]
-        if not known:
-            return np.zeros(self.size)
-        return np.asarray(self._index.get_scores(known), dtype=np.float64)
+    Args:
+        catalogue: all items.
+        items: ids of those that are in stock; None: no such filter.
+        categories: names; empty: no such filter.
+
+    Raises:
+        ValueError: a category that no item has, or filters that leave no item.
+    """
+    if items is None and not categories:
+        return None
+    chosen = np.ones(len(catalogue.items), dtype=np.bool_)
+    if items is not None:
+        chosen &= pc.is_in(pa.array(catalogue.item_id), pa.array(list(items), pa.string())).to_numpy(False)
+    if categories:
+        known = sorted(set(catalogue.category))
+        for name in categories:
+            if name not in known:
+                raise ValueError(f"no item has the category {name!r}; there are {len(known):,}, such as {known[:5]}")
+        chosen &= pc.is_in(pa.array(catalogue.category), pa.array(list(categories))).to_numpy(False)
+    if not chosen.any():
+        raise ValueError("the filters leave no item of the catalogue to recommend")
+    return chosen

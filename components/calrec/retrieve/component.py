@@ -9,6 +9,8 @@ from calrec.config import IMAGE
 def retrieve(
     texts: dsl.Input[dsl.Dataset],
     generations: dsl.Input[dsl.Dataset],
+    tokens: dsl.Input[dsl.Dataset],
+    model: dsl.Input[dsl.Model],
     target: str,
     section: dict,
     recommendations: dsl.Output[dsl.Dataset],
@@ -18,6 +20,8 @@ def retrieve(
     Args:
         texts: output of the textify step.
         generations: output of the generate step.
+        tokens: token cache of the base-model step.
+        model: the model that generated; read when the section ranks by it.
         target: the category.
         section: the retrieve section of the configuration.
         recommendations: the top items of each user.
@@ -35,5 +39,7 @@ def retrieve(
             Path(generations.path),
             Path(recommendations.path),
             config=from_dict(RetrieveConfig, section),
+            model=Path(model.path),
+            tokens=Path(tokens.path),
         )
         recommendations.metadata.update(run.record(done, recommendations.path))

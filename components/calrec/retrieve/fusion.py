@@ -1,79 +1,82 @@
-"""Fusion of the BM25 rankings of a user's generated texts ("quasi-round-robin", method.md)."""
+"""Fusion of the BM25 rankings of a user's texts ("quasi-round-robin", method.md), and of several rankings by places."""
 
-import math
-from collections.abc import Collection, Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from calrec.retrieve.search import Matches
+
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+PLACES = 60  # of reciprocal-rank fusion: the constant of its authors (Cormack, Clarke and Büttcher, 2009)
 
 
-@dataclass(frozen=True)
-class Match:
-    """What the fusion needs of one text's scores: its best groups, the highest and the lowest score of all."""
+@dataclass(frozen=True, eq=False)
+class Fused:
+    """A user's groups, best first: falling score, ties by group."""
 
-    groups: NDArray[np.int64]
-    """Best groups, falling score, ties by group."""
+    groups: Ints
     scores: Floats
-    highest: float
-    lowest: float
+    """Above 0."""
+    text: Ints
+    """Index of the text that attains the score."""
+    match: Floats
+    """That text's BM25 score between its lowest (0) and highest (1)."""
 
 
-def match(scores: Floats, depth: int) -> Match:
-    """The best `depth` groups of a full score vector, without sorting it."""
-    depth = min(depth, len(scores))
-    least = np.partition(scores, len(scores) - depth)[len(scores) - depth]
-    above, equal = np.flatnonzero(scores > least), np.flatnonzero(scores == least)
-    best = np.concatenate([above, equal[: depth - len(above)]])
-    best = best[np.argsort(-scores[best], kind="stable")]
-    return Match(best, scores[best], float(scores.max()), float(scores.min()))
-
-
-def fuse(matches: Sequence[Match], logprobs: Sequence[float], epsilon: float) -> dict[int, tuple[float, int]]:
-    """score(d) = max over texts g of exp(ε·logp_g) · (s_g(d) − min_g) / (max_g − min_g).
+def fuse(found: Matches, weights: Floats) -> Fused:
+    """score(d) = max over texts g of w_g · (s_g(d) − min_g) / (max_g − min_g), w_g = exp(ε·logp_g) for generations.
 
     A text that cannot tell the catalogue's groups apart (max = min) says nothing and is left out. A group of the final
     top k is in the top k of the text that attains its maximum, so each text's best k are enough.
 
-    Returns:
-        group → (score, index of the text that attains it), for scores above 0.
+    Args:
+        found: each text's best groups.
+        weights: of each text.
     """
-    best: dict[int, tuple[float, int]] = {}
-    for g, (found, logprob) in enumerate(zip(matches, logprobs, strict=True)):
-        spread = found.highest - found.lowest
-        if spread <= 0:
-            continue
-        fused = math.exp(epsilon * logprob) * ((found.scores - found.lowest) / spread)
-        for group, score in zip(found.groups.tolist(), fused.tolist(), strict=True):
-            if score > 0 and (group not in best or score > best[group][0]):
-                best[group] = (score, g)
-    return best
+    lowest = found.lowest.astype(np.float64)[:, None]
+    spread = found.highest.astype(np.float64)[:, None] - lowest
+    match = np.divide(found.scores - lowest, spread, out=np.zeros(found.scores.shape), where=spread > 0)
+    scores = weights[:, None] * match
+    text, place = np.nonzero((scores > 0) & (found.groups >= 0))
+    group, score = found.groups[text, place].astype(np.int64), scores[text, place]
+    order = np.lexsort((text, group, -score))
+    _, first = np.unique(group[order], return_index=True)
+    best = order[np.sort(first)]
+    return Fused(group[best], score[best], text[best], match[text, place][best])
 
 
-@dataclass(frozen=True)
-class Ranked:
-    """One place of a user's list."""
+def reciprocal(rankings: Sequence[Ints]) -> tuple[Ints, Floats]:
+    """Groups by falling Σ over rankings of 1 / (60 + place), ties by group; and these sums.
 
-    item: int
-    score: float
-    text: int | None
-    """Index of the generated text behind it; None when the item only fills the list."""
-
-
-def rank(
-    fused: dict[int, tuple[float, int]], members: Sequence[Sequence[int]], k: int, excluded: Collection[int] = ()
-) -> list[Ranked]:
-    """The top k items: groups by score, ties by group; a group's items follow each other.
-
-    Groups without a score have score 0 and fill the list in their order. Shorter than k only when the catalogue is.
+    Args:
+        rankings: groups of each, best first.
     """
-    scored = sorted(fused, key=lambda group: (-fused[group][0], group))
-    ranked: list[Ranked] = []
-    for group in (*scored, *(g for g in range(len(members)) if g not in fused)):
-        score, text = fused.get(group, (0.0, None))
-        ranked += [Ranked(item, score, text) for item in members[group] if item not in excluded]
-        if len(ranked) >= k:
+    groups = np.concatenate(rankings)
+    shares = np.concatenate([1 / (PLACES + 1 + np.arange(len(ranking))) for ranking in rankings])
+    distinct, at = np.unique(groups, return_inverse=True)
+    sums: Floats = np.bincount(at, shares, len(distinct)).astype(np.float64)
+    order = np.lexsort((distinct, -sums))
+    return distinct[order], sums[order]
+
+
+def top_items(
+    groups: Sequence[int], members: Sequence[Sequence[int]], k: int, may: Callable[[int], bool]
+) -> list[tuple[int, int | None]]:
+    """The first k items that may be listed, each with its place in `groups`; a group's items follow each other.
+
+    Groups that are not named come behind, in their own order, with place None. Shorter than k only when the catalogue
+    is.
+    """
+    named = set(groups)
+    unnamed = ((None, group) for group in range(len(members)) if group not in named)
+    chosen: list[tuple[int, int | None]] = []
+    for place, group in itertools.chain(enumerate(groups), unnamed):
+        chosen += [(item, place) for item in members[group] if may(item)]
+        if len(chosen) >= k:
             break
-    return ranked[:k]
+    return chosen[:k]

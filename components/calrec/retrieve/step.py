@@ -1,74 +1,87 @@
 """The retrieve step: generated texts in, ranked real items out."""
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from calrec import artifacts
 from calrec.artifacts import Manifest
 from calrec.config import GenerateConfig, RetrieveConfig
-from calrec.model.loading import Users, load_users
-from calrec.retrieve.catalogue import Bm25, Catalogue, load_catalogue
-from calrec.retrieve.fusion import Match, fuse, match, rank
+from calrec.generate.samples import Generation, Prompt
+from calrec.model.device import placed, use_threads
+from calrec.model.loading import Users, load_model, load_users
+from calrec.progress import Progress
+from calrec.retrieve.bm25 import Index
+from calrec.retrieve.catalogue import Catalogue, load_catalogue
+from calrec.retrieve.following import Following, countable
+from calrec.retrieve.ranking import FILL, Asked, Ranked, Ranker
+from calrec.retrieve.reader import Reader
+from calrec.retrieve.search import Search
 from calrec.settings import from_dict, to_dict
+from calrec.textify.tokens import TokenCache
+
+_USERS = 1024  # ranked together
 
 
-def retrieve(texts: Path, generations: Path, out: Path, config: RetrieveConfig) -> Manifest:
+def retrieve(
+    texts: Path,
+    generations: Path,
+    out: Path,
+    config: RetrieveConfig,
+    model: Path | None = None,
+    tokens: Path | None = None,
+) -> Manifest:
     """Rank the real items of the category by BM25 over every user's generated texts.
 
     Args:
         texts: folder of the textify step.
         generations: folder of the generate step; it says which category and which split.
         out: the folder to make; `config.k` rows per user, fewer only when the catalogue is smaller.
-        config: BM25 and fusion.
+        config: BM25, fusion, and what is beyond the paper.
+        model: the model that generated, for `config.dense` and `config.rerank`.
+        tokens: its token cache.
 
     Raises:
-        ValueError: the generations were made from other texts.
+        ValueError: the generations were made from other texts, or by another model; the settings need the model.
     """
     of_generations = artifacts.read_manifest(generations, "generations")
     of_texts = artifacts.read_manifest(texts, "texts")
     if of_generations.inputs["texts"] != of_texts.digest:
         raise ValueError(f"{generations} was made from other texts than {texts}; run generate again")
+    use_threads(config.threads)
     domain = str(of_generations.config["domain"])
-    catalogue = load_catalogue(texts, domain)
-    index = Bm25(catalogue.group_texts, config)
-    users = load_users(texts, [domain])
-    seen = histories(users, from_dict(GenerateConfig, of_generations.config["generate"]).split)
-    depth = config.k + (max(len(items) for items in seen.values()) if config.exclude_seen else 0)
-
-    matches: dict[str, Match] = {}
-    rows: list[dict[str, Any]] = []
-    margins: list[float] = []
-    n_users = 0
-    for user, its_texts, logprobs in _by_user(generations):
-        n_users += 1
-        for text in its_texts:
-            if text not in matches:
-                matches[text] = match(index.scores(text), depth)
-                margins.append(_margin(matches[text]))
-        fused = fuse([matches[text] for text in its_texts], logprobs, config.epsilon)
-        excluded = seen[user] if config.exclude_seen else frozenset()
-        for place, one in enumerate(rank(fused, catalogue.members, config.k, excluded), 1):
-            rows.append({"user_id": user, "rank": place, **_facts(catalogue, one.item), "score": one.score,
-                         "reason": "" if one.text is None else its_texts[one.text]})  # fmt: skip
-    counts = {
-        "users": n_users,
-        "items": len(catalogue.items),
-        "text_groups": len(catalogue.members),
-        "distinct_texts": len(matches),
-        "texts_without_known_word": sum(found.highest == 0 for found in matches.values()),
-        "bm25_margin": round(float(np.mean(margins)), 4),
-        "filled_share": round(sum(not row["reason"] for row in rows) / max(1, len(rows)), 4),
-    }
-    print(f"retrieve {domain}: {', '.join(f'{name} {value:,}' for name, value in counts.items())}", flush=True)
+    split = from_dict(GenerateConfig, of_generations.config["generate"]).split
+    users, catalogue = load_users(texts, [domain]), load_catalogue(texts, domain)
+    reader, cache = None, None
+    if config.reads_model:
+        reader, cache = _reader(texts, model, tokens, of_generations, catalogue, config)
+    following = Following.of(countable(users, split)) if config.rerank else None
+    index = Index.build(catalogue.group_texts, config.k1, config.b)
+    ranker = Ranker(catalogue, Search(index, config.threads), config, reader, following)
+    shown = filled = 0
     with artifacts.writing(Path(out)) as folder:
-        artifacts.write_table(
-            folder, "recommendations.parquet", pa.Table.from_pylist(rows, schema=artifacts.RECOMMENDATIONS)
-        )
+        with artifacts.table_writer(folder, "recommendations.parquet", "recommendations") as writer:
+            asked = _asked(users, split, catalogue, generations, cache, config.exclude_seen)
+            progress = Progress(f"retrieve {domain}", of_generations.counts["users"])
+            while part := list(itertools.islice(asked, _USERS)):
+                lists = list(ranker(part))
+                shown += sum(map(len, lists))
+                filled += sum(one.reason.source == FILL for ranked in lists for one in ranked)
+                writer.write_table(table([one.user for one in part], lists, catalogue))
+                progress.add(len(part))
+        progress.end()
+        counts = {
+            "users": of_generations.counts["users"],
+            "items": len(catalogue.items),
+            "text_groups": len(catalogue.members),
+            **ranker.counts(),
+            "filled_share": round(filled / max(1, shown), 4),
+        }
+        print(f"retrieve {domain}: {', '.join(f'{name} {value:,}' for name, value in counts.items())}", flush=True)
         return artifacts.finish(
             folder,
             Manifest(
@@ -80,39 +93,71 @@ def retrieve(texts: Path, generations: Path, out: Path, config: RetrieveConfig) 
         )
 
 
-def histories(users: Users, split: str) -> dict[str, frozenset[int]]:
-    """user_id → item codes bought before the held-out item of the split."""
+def _reader(
+    texts: Path,
+    model: Path | None,
+    tokens: Path | None,
+    of_generations: Manifest,
+    catalogue: Catalogue,
+    config: RetrieveConfig,
+) -> tuple[Reader, TokenCache]:
+    if model is None or tokens is None:
+        raise ValueError(
+            f"retrieve.dense={config.dense} and retrieve.rerank={config.rerank} read the model; give --model and "
+            "--tokens, or set both to 0"
+        )
+    network, _, cache, of_model = load_model(model, tokens, texts)
+    if of_model.digest != of_generations.inputs["model"]:
+        raise ValueError(f"the generations were made by another model than {model}; run generate again")
+    targets = cache.targets(catalogue.first)
+    return Reader(placed(network), targets, config.memory_gb * 1e9), cache
+
+
+def _asked(
+    users: Users, split: str, catalogue: Catalogue, generations: Path, cache: TokenCache | None, exclude_seen: bool
+) -> Iterator[Asked]:
+    """The users in the order of their generations."""
+    row_of = {user: row for row, user in enumerate(users.user_id)}
     at = users.test_at if split == "test" else users.valid_at
-    return {
-        user: frozenset(items[:end].tolist())
-        for user, items, end in zip(users.user_id, users.items, at.tolist(), strict=True)
-        if end >= 0
-    }
+    for user, its in by_user(generations):
+        history = users.items[row_of[user]][: at[row_of[user]]]
+        last = int(history[-1]) if len(history) else -1
+        yield Asked(
+            user=user,
+            last=catalogue.text(last) if last >= 0 else "",
+            last_item=last,
+            generations=its,
+            banned=frozenset(history.tolist()) if exclude_seen else frozenset(),
+            prompt=Prompt(user, cache.history(history)[0]) if cache else None,  # type: ignore[arg-type]
+        )
 
 
-def _by_user(generations: Path) -> Iterator[tuple[str, list[str], list[float]]]:
-    """(user_id, texts, log-probabilities), one user after the other, bounded in memory."""
-    current: tuple[str, list[str], list[float]] | None = None
-    for batch in pq.ParquetFile(Path(generations) / "generations.parquet").iter_batches():
-        columns = (batch[name].to_pylist() for name in ("user_id", "text", "logprob"))
-        for user, text, logprob in zip(*columns, strict=True):
-            if current is None or current[0] != user:
-                if current is not None:
-                    yield current
-                current = (user, [], [])
-            current[1].append(text)
-            current[2].append(logprob)
-    if current is not None:
-        yield current
+def by_user(generations: Path) -> Iterator[tuple[str, list[Generation]]]:
+    """(user_id, texts), one user after the other, bounded in memory."""
+    columns = ["user_id", "text", "logprob", "count", "finished"]
+    batches = pq.ParquetFile(Path(generations) / "generations.parquet").iter_batches(columns=columns)
+    rows = (row for batch in batches for row in zip(*(batch[name].to_pylist() for name in columns), strict=True))
+    for user, its in itertools.groupby(rows, key=lambda row: row[0]):
+        yield user, [Generation(*row[1:]) for row in its]
 
 
-def _facts(catalogue: Catalogue, item: int) -> dict[str, str]:
-    at = catalogue.at(item)
-    return {"item_id": catalogue.item_id[at], "title": catalogue.title[at]}
-
-
-def _margin(found: Match) -> float:
-    """By what share the best group beats the second: how sure BM25 is of the item."""
-    if found.highest <= 0 or len(found.scores) < 2:
-        return 0.0
-    return float((found.scores[0] - found.scores[1]) / found.highest)
+def table(users: list[str], lists: list[list[Ranked]], catalogue: Catalogue) -> pa.Table:
+    """Rows of artifacts.RECOMMENDATIONS."""
+    rows: list[dict[str, Any]] = []
+    for user, ranked in zip(users, lists, strict=True):
+        for place, one in enumerate(ranked, 1):
+            at = catalogue.at(one.item)
+            rows.append(
+                {
+                    "user_id": user,
+                    "rank": place,
+                    "item_id": catalogue.item_id[at],
+                    "title": catalogue.title[at],
+                    "score": one.score,
+                    "source": one.reason.source,
+                    "reason": one.reason.text,
+                    "logprob": one.reason.logprob,
+                    "match": one.reason.match,
+                }
+            )
+    return pa.Table.from_pylist(rows, schema=artifacts.RECOMMENDATIONS)

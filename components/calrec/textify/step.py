@@ -44,7 +44,7 @@ def textify(data: Sequence[Path], out: Path, text: TextConfig, parts: SplitConfi
     counts = train_counts(histories, its_split.train_end, len(items))
     texts = item_texts(items, text.attributes)
     groups = text_groups(texts, items["domain"], counts)
-    columns = [items[name] for name in ("item_id", "domain", "title")]
+    columns = [items[name] for name in ("item_id", "domain", "title", "category")]
     numbers = [pa.array(column, pa.int32()) for column in (groups, counts)]
     item_table = pa.table([*columns, texts, *numbers], schema=artifacts.ITEM_TEXTS)
     sizes = report.by_category(histories, its_split, items, groups)

@@ -105,7 +105,7 @@ class TokenCache:
         """Ids of the next-item phrase."""
         return self.units[len(self.units) - 2]
 
-    def targets(self, items: Sequence[int]) -> Ragged:
+    def targets(self, items: Sequence[int] | Ints) -> Ragged:
         """Ids of items as targets: each item's text and the end token."""
         rows = np.asarray(items, dtype=np.int64)
         lengths = self.units.lengths(rows) - len(self.following) + 1

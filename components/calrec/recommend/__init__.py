@@ -1,0 +1,1 @@
+"""Model, index and histories → ranked real items for every user, in a batch."""

@@ -1,0 +1,268 @@
+"""The output of a batch: a folder of parts that is whole after a kill at any moment, and goes on where it stopped.
+
+A part is written aside, brought to the disk and renamed; then `progress.json`, replaced in one step, counts it as
+finished. What it does not count is written again. The manifest comes last, so later steps refuse an unfinished folder.
+`progress.json` stays: it says which users are in which part.
+"""
+
+import itertools
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from calrec import artifacts
+from calrec.artifacts import Manifest
+from calrec.checks import check, one_of
+from calrec.files import is_data
+from calrec.recommend import disk
+from calrec.recommend.rows import Reject
+
+FORMATS = ("parquet", "jsonl")
+REJECTS = pa.schema([("where", pa.string()), ("reason", pa.string()), ("raw", pa.string())])
+PROGRESS = "progress.json"
+_OURS = re.compile(r"(part|rejects)-\d{5,}\.(parquet|jsonl)|\.(part|rejects|progress)[-.][-.\w]*\.tmp")
+
+
+class Parts:
+    """Writes a batch part by part; one process at a time, and only this one changes the folder.
+
+    Args:
+        out: the folder; made, continued, or found finished.
+        format: parquet (the rows of artifacts.RECOMMENDATIONS), or jsonl (an object per user).
+        fingerprint: plain values that decide the output: settings, digests of model, index and histories.
+        users_per_part: a part is written once it has that many users, at the end of an `append`.
+
+    Raises:
+        ValueError: the folder holds something else, is of another fingerprint, or another process writes to it.
+    """
+
+    def __init__(self, out: Path, format: str, fingerprint: Mapping[str, Any], users_per_part: int):  # noqa: A002
+        one_of("format", format, FORMATS)
+        check(users_per_part >= 1, f"users_per_part must be at least 1, got {users_per_part}")
+        self.out, self.format, self._size = Path(out), format, users_per_part
+        columns = {field.name: str(field.type) for field in artifacts.RECOMMENDATIONS}
+        self._fingerprint = _plain({**fingerprint, "format": format, "columns": columns})
+        self._parts, self._ended = list[dict[str, Any]](), False
+        self.manifest: Manifest | None = None
+        """Of a finished folder; then there is nothing to do."""
+        self._waiting: list[tuple[pa.Table, int, Sequence[Reject], Mapping[str, int]]] = []
+        check(not self.out.exists() or self.out.is_dir(), f"{out} is no folder; give another --out")
+        self.out.mkdir(parents=True, exist_ok=True)
+        self._lock: int | None = disk.lock(self.out)
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let another process have the folder; what no finished part holds is dropped."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    @property
+    def done_users(self) -> int:
+        """Users in finished parts: the `start` from which to read on."""
+        return sum(part["users"] for part in self._parts)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Sums over all finished parts, also those of earlier sessions: users, rows, rejects, and `append`'s counts."""
+        sums = Counter[str]({"users": 0, "rows": 0, "rejects": 0})
+        for part in self._parts:
+            sums.update({name: part[name] for name in sums.keys() & part.keys()} | part["counts"])
+        return dict(sums)
+
+    def append(
+        self, rows: pa.Table, users: int, rejects: Sequence[Reject] = (), counts: Mapping[str, int] | None = None
+    ) -> None:
+        """Add what a batch of the reader gave; written when a part is full.
+
+        Args:
+            rows: with the schema of artifacts.RECOMMENDATIONS; all rows of a user stand together, in one batch.
+            users: users of the batch, those without a row included.
+            rejects: what was left out before the end of this batch.
+            counts: whole numbers to sum over all batches of the output, across interruptions.
+        """
+        assert not self._ended, "an earlier session has written the last user"
+        assert rows.schema.equals(artifacts.RECOMMENDATIONS), f"rows have the schema {rows.schema}"
+        self._waiting.append((rows, users, tuple(rejects), dict(counts or {})))
+        if sum(users for _, users, _, _ in self._waiting) >= self._size:
+            self._write_part()
+
+    def finish(
+        self, counts: Mapping[str, Any] | None = None, rejects: Sequence[Reject] = (), **manifest: Any
+    ) -> Manifest:
+        """Write the last part, the rejects of all parts as one table, and the manifest.
+
+        Args:
+            counts: further facts beside those of `self.counts`, which they replace where names are equal.
+            rejects: what was left out after the last user; without effect when an earlier session got as far as here.
+            manifest: further fields of the manifest: inputs, notes; its config is the fingerprint.
+        """
+        if self.manifest is not None:
+            return self.manifest
+        if not self._ended:
+            if self._waiting or not self._parts:
+                self._write_part()
+            self._write_rejects(rejects)
+        for path in self.out.glob("rejects-*.parquet"):
+            path.unlink()
+        stored = pq.read_metadata(self.out / "rejects.parquet").num_rows
+        facts = {**self.counts, "rejects": stored, "parts": len(self._parts), **(counts or {})}
+        self.manifest = artifacts.finish(self.out, Manifest("batch", self._fingerprint, facts, **manifest))
+        for path in (self.out / artifacts.MANIFEST, self.out):
+            disk.sync(path)
+        self.close()
+        return self.manifest
+
+    def part(self, number: int) -> Path:
+        """The file of a part, from 0."""
+        return self.out / f"part-{number:05}.{self.format}"
+
+    def _rejects(self, number: int) -> Path:
+        return self.out / f"rejects-{number:05}.parquet"
+
+    def _write_part(self) -> None:
+        waiting, number = self._waiting or [(artifacts.RECOMMENDATIONS.empty_table(), 0, (), {})], len(self._parts)
+        table = pa.concat_tables([rows for rows, _, _, _ in waiting])
+        rejects = [one for _, _, some, _ in waiting for one in some]
+        if rejects:
+            disk.replace(self._rejects(number), lambda path: disk.write_parquet(path, _table(rejects)))
+        write = disk.write_parquet if self.format == "parquet" else disk.write_jsonl
+        disk.replace(self.part(number), lambda path: write(path, table))
+        sums = Counter[str]()
+        for _, _, _, counts in waiting:
+            sums.update(counts)
+        self._parts.append(
+            {
+                "users": sum(users for _, users, _, _ in waiting), "rows": len(table), "rejects": len(rejects),
+                "bytes": self.part(number).stat().st_size, "counts": dict(sums),
+            }
+        )  # fmt: skip
+        self._waiting = []
+        self._write_progress()
+
+    def _write_rejects(self, last: Sequence[Reject]) -> None:
+        """All rejects as one table; from then on the parts' own are no longer needed, and nothing may be added."""
+        numbers = [number for number, part in enumerate(self._parts) if part["rejects"]]
+
+        def write(path: Path) -> None:
+            with pq.ParquetWriter(path, REJECTS, compression="zstd") as writer:
+                for number in numbers:
+                    writer.write_table(pq.read_table(self._rejects(number)))
+                writer.write_table(_table(last))
+
+        disk.replace(self.out / "rejects.parquet", write)
+        self._ended = True
+        self._write_progress()
+
+    def _write_progress(self) -> None:
+        state = {"fingerprint": self._fingerprint, "parts": self._parts, "ended": self._ended}
+        disk.replace(self.out / PROGRESS, lambda path: _write_json(path, state))
+
+    # --- going on -----------------------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        """Take over what an earlier session left, or begin."""
+        progress = self.out / PROGRESS
+        if (self.out / artifacts.MANIFEST).is_file() and not self._torn_manifest():
+            found = artifacts.read_manifest(self.out, "batch")
+            self._refuse_other(found.config)
+            self.manifest = found
+            print(f"{self.out} is finished, with the same settings and inputs; nothing to do", flush=True)
+        if progress.is_file():
+            state = json.loads(progress.read_bytes())
+            self._refuse_other(state["fingerprint"])
+            self._take_over(state["parts"], state["ended"])
+        if self.manifest is not None:
+            self.close()
+            return
+        foreign = [path.name for path in self.out.iterdir() if is_data(path.name)]
+        if foreign and not progress.is_file():
+            raise ValueError(
+                f"{self.out} holds {', '.join(sorted(foreign)[:5])} and no {PROGRESS}, so it is no interrupted batch; "
+                "empty it or give another --out"
+            )
+        self._remove_unfinished()
+        self._write_progress()
+
+    def _take_over(self, parts: list[dict[str, Any]], ended: bool) -> None:
+        """The finished parts up to the first that is not as it was written: the reader goes on at one place."""
+        whole = list(itertools.takewhile(self._is_whole, enumerate(parts)))
+        self._ended = ended and len(whole) == len(parts) and (self.out / "rejects.parquet").is_file()
+        if not self._ended:  # a part's own rejects go only after they stand in the table of all
+            whole = list(itertools.takewhile(self._has_rejects, whole))
+        if len(whole) < len(parts):
+            print(
+                f"{self.part(len(whole))} or its rejects are missing or changed; written again from there", flush=True
+            )
+        self._parts = [part for _, part in whole]
+
+    def _is_whole(self, numbered: tuple[int, Mapping[str, Any]]) -> bool:
+        path = self.part(numbered[0])
+        return path.is_file() and path.stat().st_size == numbered[1]["bytes"]
+
+    def _has_rejects(self, numbered: tuple[int, Mapping[str, Any]]) -> bool:
+        return not numbered[1]["rejects"] or self._rejects(numbered[0]).is_file()
+
+    def _torn_manifest(self) -> bool:
+        """Whether the manifest is one that a kill cut short; it is removed."""
+        path = self.out / artifacts.MANIFEST
+        try:
+            json.loads(path.read_bytes())
+        except ValueError:
+            if (self.out / PROGRESS).is_file():
+                path.unlink()
+                return True
+        return False
+
+    def _refuse_other(self, found: Mapping[str, Any]) -> None:
+        old, new = _flat(found), _flat(self._fingerprint)
+        if differ := [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]:
+            each = "; ".join(f"{n} was {old.get(n, 'absent')}, is {new.get(n, 'absent')}" for n in differ)
+            raise ValueError(f"{self.out} is of another run: {each}; remove the folder or give another --out")
+
+    def _remove_unfinished(self) -> None:
+        kept = {self.part(number).name for number in range(len(self._parts))}
+        kept |= {self._rejects(number).name for number, part in enumerate(self._parts) if part["rejects"]}
+        for path in self.out.iterdir():
+            if _OURS.fullmatch(path.name) and path.name not in kept:
+                path.unlink()
+
+
+def _table(rejects: Sequence[Reject]) -> pa.Table:
+    return pa.Table.from_pylist([asdict(one) for one in rejects], schema=REJECTS)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, sort_keys=True) + "\n")
+
+
+def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON gives it back: tuples are lists, keys are text."""
+    return dict(json.loads(json.dumps(value)))
+
+
+def _flat(value: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Nested values by their dotted names."""
+    flat: dict[str, Any] = {}
+    for name, one in value.items():
+        flat |= _flat(one, f"{above}{name}.") if isinstance(one, Mapping) else {f"{above}{name}": one}
+    return flat

@@ -1,0 +1,157 @@
+"""A model and a catalogue's index, ready to recommend: histories in, ranked items with reasons out."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from calrec import artifacts
+from calrec.config import GenerateConfig, RetrieveConfig, TextConfig
+from calrec.generate.samples import Prompt
+from calrec.model import checkpoint
+from calrec.model.device import placed, use_threads
+from calrec.recommend.rows import History, Reject
+from calrec.retrieve import stored
+from calrec.retrieve.catalogue import listed
+from calrec.retrieve.ranking import Asked, Ranked, Ranker
+from calrec.retrieve.reader import Reader
+from calrec.retrieve.search import Search
+from calrec.settings import from_dict
+from calrec.textify.encoding import FORMS, TextPrompts, encode_items
+from calrec.textify.texts import item_text
+from calrec.textify.tokens import Ragged, TokenCache, running
+
+
+@dataclasses.dataclass(frozen=True)
+class Filters:
+    """Which items may be recommended."""
+
+    in_stock: tuple[str, ...] | None = None
+    """Ids; None: all."""
+    categories: tuple[str, ...] = ()
+    """Empty: all."""
+
+
+class Recommender:
+    """Answers for any number of users; the model and the index are loaded once."""
+
+    def __init__(
+        self,
+        model: Path,
+        index: Path,
+        generate: GenerateConfig,
+        retrieve: RetrieveConfig,
+        filters: Filters | None = None,
+    ):
+        """Load the model and the index.
+
+        Args:
+            model: folder of the finetune step.
+            index: folder of `calrec index`.
+            generate: how texts are sampled.
+            retrieve: how items are ranked; `k` items each. k1 and b are those of the index.
+            filters: which items may be recommended.
+
+        Raises:
+            ValueError: an index of another model or that was changed; filters that leave no item.
+        """
+        from calrec.generate.texts import Generator
+
+        use_threads(generate.threads)
+        filters = filters or Filters()
+        self.of_model = artifacts.read_manifest(model, "model")
+        network, tokenizer = checkpoint.load(model)
+        self.stored = stored.load(index, tokenizer, self.of_model)
+        self.catalogue, self.cache, self._tokenizer = self.stored.catalogue, self.stored.cache, tokenizer
+        self._text = from_dict(TextConfig, self.stored.manifest.config["text"])
+        self._exclude = retrieve.exclude_seen
+        network, targets = placed(network), self.cache.targets(self.catalogue.first)
+        self._generator = Generator(network, tokenizer, self.cache.end, generate, targets)
+        reader = None
+        if retrieve.reads_model:
+            reader = Reader(network, targets, retrieve.memory_gb * 1e9, self.stored.vectors)
+        self._ranker = Ranker(
+            self.catalogue,
+            Search(self.stored.index, retrieve.threads),
+            retrieve,
+            reader,
+            self.stored.following,
+            listed(self.catalogue, filters.in_stock, filters.categories),
+        )
+        self._code_of = {item: code for code, item in enumerate(self.catalogue.item_id)}
+        self._titled: dict[str, int] = {}
+        for members in self.catalogue.members:  # of items with one title the most frequent one counts
+            self._titled.setdefault(_plain(self.catalogue.title[members[0]]), members[0])
+
+    def __call__(self, users: Sequence[History]) -> tuple[list[list[Ranked]], list[Reject]]:
+        """The list of each user, and what of the histories is not known and was left out."""
+        rejects: list[Reject] = []
+        extra: dict[str, int] = {}
+        histories = [self._codes(one, extra, rejects) for one in users]
+        cache = self._with(list(extra))
+        prompts = [Prompt(one.user_id, ids) for one, ids in zip(users, cache.assemble(histories).rows(), strict=True)]
+        texts = list(extra)
+        size = len(self._code_of)
+        asked = [
+            Asked(
+                user=one.user_id,
+                last=""
+                if not codes
+                else texts[codes[-1] - size]
+                if codes[-1] >= size
+                else self.catalogue.text(codes[-1]),
+                last_item=codes[-1] if codes and codes[-1] < size else -1,
+                generations=generations,
+                banned=frozenset(code for code in codes if code < size) if self._exclude else frozenset(),
+                prompt=prompt,
+            )
+            for one, codes, prompt, generations in zip(users, histories, prompts, self._generator(prompts), strict=True)
+        ]
+        return list(self._ranker(asked)), rejects
+
+    def _codes(self, one: History, extra: dict[str, int], rejects: list[Reject]) -> list[int]:
+        """Codes of a history; a title that no item has becomes a text of its own behind the catalogue's."""
+        codes = []
+        for item in one.items:
+            if item in self._code_of:
+                codes.append(self._code_of[item])
+            else:
+                rejects.append(Reject(f"user {one.user_id}", "an item that the index does not hold", item))
+        for title in one.titles:
+            known = self._code_of.get(title, self._titled.get(_plain(title)))
+            if known is None:
+                fields = dict.fromkeys(self._text.attributes, "") | {"title": " ".join(title.split())}
+                text = item_text(fields, self._text.attributes)
+                known = extra.setdefault(text, len(self._code_of) + len(extra))
+            codes.append(known)
+        return codes
+
+    def _with(self, texts: list[str]) -> TokenCache:
+        """The token cache with further texts behind the catalogue's."""
+        if not texts:
+            return self.cache
+        form, limit = FORMS[self.stored.manifest.config["form"]], self._text.max_item_tokens
+        encoded = encode_items(texts, self._tokenizer, form, limit)
+        old = self.cache.units
+        border = old.offsets[-3]  # behind the last item; the two phrases stay last
+        new = Ragged.of([np.concatenate([ids, self.cache.following]) for ids in encoded.ids])
+        flat = np.concatenate([old.flat[:border], new.flat, old.flat[border:]])
+        lengths = np.concatenate([old.lengths()[:-2], new.lengths(), old.lengths()[-2:]])
+        units = Ragged(flat, running(lengths))
+        if isinstance(self.cache, TextPrompts):
+            return dataclasses.replace(self.cache, units=units, texts=[*self.cache.texts, *encoded.texts])
+        return dataclasses.replace(self.cache, units=units)
+
+    def new_title(self, title: str) -> bool:
+        """Whether no item of the catalogue has this id or title."""
+        return title not in self._code_of and _plain(title) not in self._titled
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Which model and which catalogue."""
+        return {"model": self.of_model.digest, "index": self.stored.manifest.digest}
+
+
+def _plain(title: str) -> str:
+    return " ".join(title.lower().split())

@@ -1,0 +1,228 @@
+"""From what a model wrote for a user to ranked items, each with the reason why it is there."""
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calrec.config import RetrieveConfig
+from calrec.generate.samples import Generation, Prompt
+from calrec.retrieve.catalogue import Catalogue
+from calrec.retrieve.following import Following
+from calrec.retrieve.fusion import Fused, fuse, reciprocal, top_items
+from calrec.retrieve.reader import Reader
+from calrec.retrieve.search import Matches, Search
+
+Ints = NDArray[np.int64]
+GENERATION, LAST_TITLE, DENSE, COOCCURRENCE, FILL = "generation", "last_title", "dense", "cooccurrence", "fill"
+_REMEMBERED = 1 << 17  # texts whose matches are kept for later users: 50 MB at 40 groups each
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is known of one user."""
+
+    user: str
+    last: str
+    """Text of the last item of the history; empty without one."""
+    last_item: int
+    """Its code, or -1."""
+    generations: Sequence[Generation]
+    banned: frozenset[int] = frozenset()
+    """Items that may not be listed."""
+    prompt: Prompt | None = None
+    """Only the model needs it."""
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a group is in a list."""
+
+    source: str
+    text: str = ""
+    """What found it."""
+    logprob: float | None = None
+    """Of the text; of the group itself where the list is ranked by it."""
+    match: float | None = None
+    """The text's BM25 score between its lowest (0) and highest (1)."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A group that may be listed."""
+
+    group: int
+    score: float
+    reason: Reason
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One place of a user's list."""
+
+    item: int
+    score: float | None
+    """What the list is sorted by; None where nothing speaks for the item in a list of log-probabilities."""
+    reason: Reason
+
+
+class Ranker:
+    """Ranks a catalogue's items for users."""
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        search: Search,
+        config: RetrieveConfig,
+        reader: Reader | None = None,
+        following: Following | None = None,
+        listed: NDArray[np.bool_] | None = None,
+    ):
+        """Prepare to rank.
+
+        Args:
+            catalogue: the items.
+            search: over the texts of its groups.
+            config: what is ranked by what.
+            reader: the model, when `config.reads_model`.
+            following: counts for candidates to re-rank.
+            listed: which items may be recommended, parallel to `catalogue.items`; None: all.
+        """
+        if config.reads_model and reader is None:
+            raise ValueError("retrieve.dense and retrieve.rerank read the model; give the model and its token cache")
+        self.catalogue, self.config = catalogue, config
+        self._search, self._reader, self._following = search, reader, following
+        self._closed = frozenset[int]() if listed is None else frozenset(catalogue.items[~listed].tolist())
+        self._allowed: NDArray[np.bool_] | None = None
+        if listed is not None:
+            self._allowed = np.bincount(catalogue.group_of[listed], minlength=len(catalogue.members)) > 0
+        self._rows: dict[str, int] = {}
+        self._known = Matches.empty(0, 0)
+        self._searched, self._unknown, self._margins = 0, 0, 0.0
+
+    def __call__(self, users: Sequence[Asked]) -> Iterator[list[Ranked]]:
+        """The list of each user, in their order; `config.k` items, fewer only when there are no more."""
+        banned = max((len(one.banned) for one in users), default=0)
+        matches = self._matches_of(users, max(self.config.k, self.config.rerank) + banned)
+        orders = [self._fused(one, matches) for one in users]
+        if self.config.dense:
+            orders = self._with_dense(users, orders, self.config.dense + banned)
+        if self.config.rerank:
+            orders = self._reranked(users, orders, matches)
+        return (self._list(one, order) for one, order in zip(users, orders, strict=True))
+
+    # --- candidates -------------------------------------------------------------------------------------------------
+
+    def _matches_of(self, users: Sequence[Asked], depth: int) -> Matches:
+        """Matches of all texts of these users; while it is remembered, a text is searched once in a whole run."""
+        wants_last = self.config.last_title or self.config.rerank
+        texts = dict.fromkeys(generation.text for one in users for generation in one.generations)
+        texts |= dict.fromkeys(one.last for one in users if one.last and wants_last)
+        known = self._known
+        if known.groups.shape[1] != min(depth, self._search.index.size) or len(known) > _REMEMBERED:
+            self._rows, known = {}, Matches.empty(0, min(depth, self._search.index.size))
+        if new := [text for text in texts if text not in self._rows]:
+            self._rows |= {text: len(known) + at for at, text in enumerate(new)}
+            found = self._search.top(new, depth, self._allowed)
+            self._tally(found)
+            known = known.joined(found)
+        self._known = known
+        return known
+
+    def _tally(self, found: Matches) -> None:
+        self._searched += len(found)
+        self._unknown += int((found.highest <= 0).sum())
+        if found.scores.shape[1] > 1:
+            gap = found.scores[:, 0] - found.scores[:, 1]
+            self._margins += float(np.divide(gap, found.highest, where=found.highest > 0, out=np.zeros_like(gap)).sum())
+
+    def counts(self) -> dict[str, float]:
+        """What the search found so far; the margin is by what share the best group beats the second, on average."""
+        margin = self._margins / max(1, self._searched)
+        return {
+            "distinct_texts": self._searched,
+            "texts_without_known_word": self._unknown,
+            "bm25_margin": round(margin, 4),
+        }
+
+    def _fused(self, one: Asked, matches: Matches) -> list[Candidate]:
+        """By the paper: by the fused score of the generated texts; the last title is one more of them, if wanted."""
+        texts = [(GENERATION, generation.text, generation.logprob) for generation in one.generations]
+        weights = [math.exp(self.config.epsilon * logprob) for _, _, logprob in texts]
+        reasons: list[tuple[str, str, float | None]] = list(texts)
+        if self.config.last_title and one.last:
+            reasons.append((LAST_TITLE, one.last, None))
+            weights.append(self.config.last_title)
+        fused = fuse(matches.take([self._rows[text] for _, text, _ in reasons]), np.array(weights))
+        return [Candidate(group, score, Reason(*reasons[at], match)) for group, score, at, match in _columns(fused)]
+
+    def _with_dense(
+        self, users: Sequence[Asked], orders: Sequence[list[Candidate]], depth: int
+    ) -> list[list[Candidate]]:
+        """The nearest groups join by reciprocal ranks."""
+        assert self._reader is not None
+        nearest = self._reader.nearest(_prompts(users), depth, self._allowed)
+        joined = []
+        for order, near in zip(orders, nearest, strict=True):
+            reasons = {one.group: one.reason for one in order}
+            groups, sums = reciprocal([np.array([one.group for one in order], dtype=np.int64), near])
+            pairs = zip(groups.tolist(), sums.tolist(), strict=True)
+            joined.append([Candidate(group, score, reasons.get(group, Reason(DENSE))) for group, score in pairs])
+        return joined
+
+    def _reranked(
+        self, users: Sequence[Asked], orders: Sequence[list[Candidate]], matches: Matches
+    ) -> list[list[Candidate]]:
+        """The union of all sources' best, by the model's exact log-probability."""
+        assert self._reader is not None
+        pools = [self._pool(one, order, matches) for one, order in zip(users, orders, strict=True)]
+        groups = [np.array(list(pool), dtype=np.int64) for pool in pools]
+        ranked = []
+        for pool, its, logprobs in zip(pools, groups, self._reader.logprobs(_prompts(users), groups), strict=True):
+            order = np.lexsort((its, -logprobs))
+            pairs = zip(its[order].tolist(), logprobs[order].tolist(), strict=True)
+            ranked.append([Candidate(group, p, replace(pool[group], logprob=p)) for group, p in pairs])
+        return ranked
+
+    def _pool(self, one: Asked, order: Sequence[Candidate], matches: Matches) -> dict[int, Reason]:
+        """Groups to re-rank: the best of the list so far, of the last title, and of what followed the last item."""
+        found = [(candidate.group, candidate.reason) for candidate in order]
+        sources = [found]
+        if one.last:
+            by_last = _columns(fuse(matches.take([self._rows[one.last]]), np.ones(1)))
+            sources.append([(group, Reason(LAST_TITLE, one.last, None, match)) for group, _, _, match in by_last])
+        if self._following is not None and one.last_item >= 0:
+            after = self._following.next(one.last_item)[0].tolist()
+            sources.append([(self.catalogue.group(item), Reason(COOCCURRENCE)) for item in after])
+        pool: dict[int, Reason] = {}
+        for source in sources:
+            able = (pair for pair in source if any(self._may(one, item) for item in self.catalogue.members[pair[0]]))
+            for group, reason in itertools.islice(able, self.config.rerank):
+                pool.setdefault(group, reason)
+        return pool
+
+    # --- lists ------------------------------------------------------------------------------------------------------
+
+    def _may(self, one: Asked, item: int) -> bool:
+        return item not in one.banned and item not in self._closed
+
+    def _list(self, one: Asked, order: Sequence[Candidate]) -> list[Ranked]:
+        groups = [candidate.group for candidate in order]
+        places = top_items(groups, self.catalogue.members, self.config.k, lambda item: self._may(one, item))
+        nothing = Ranked(-1, None if self.config.rerank else 0.0, Reason(FILL))
+        return [
+            replace(nothing, item=item) if place is None else Ranked(item, order[place].score, order[place].reason)
+            for item, place in places
+        ]
+
+
+def _columns(fused: Fused) -> Iterator[tuple[int, float, int, float]]:
+    return zip(fused.groups.tolist(), fused.scores.tolist(), fused.text.tolist(), fused.match.tolist(), strict=True)
+
+
+def _prompts(users: Sequence[Asked]) -> list[Prompt]:
+    assert all(one.prompt is not None for one in users), "the model reads prompts"
+    return [one.prompt for one in users if one.prompt is not None]
