@@ -1,0 +1,189 @@
+"""`calrec index` and `calrec recommend` on a small real model."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from calrec import artifacts
+from calrec.cli import main
+from calrec.config import GenerateConfig, RetrieveConfig
+from calrec.generate.step import generate
+from calrec.model.loading import load_users
+from calrec.recommend.items import read_items
+from calrec.recommend.recommender import Filters, Recommender
+from calrec.recommend.rows import History
+from calrec.recommend.step import lines, recommend_all, recommend_one
+from calrec.retrieve import stored
+from calrec.retrieve.catalogue import load_catalogue
+from calrec.retrieve.step import retrieve
+
+GENERATE = GenerateConfig(samples=6, max_new_tokens=20, threads=1)
+RETRIEVE = RetrieveConfig(k=5, threads=1)
+
+
+@pytest.fixture(scope="module")
+def index(small: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("index") / "home"
+    stored.build(small.texts, small.tokens, small.base, "home", out, RETRIEVE)
+    return out
+
+
+def recommender(small: SimpleNamespace, index: Path, **options: Any) -> Recommender:
+    settings = {"generate": GENERATE, "retrieve": RETRIEVE, **options}
+    return Recommender(small.base, index, **settings)
+
+
+def call(*arguments: object) -> int:
+    return main([str(a) for a in arguments])
+
+
+def test_it_answers_as_the_pipeline_does(small: SimpleNamespace, index: Path, tmp_path: Path):
+    """The same model, settings and histories through generate and retrieve, and through an index."""
+    generate(small.texts, small.tokens, small.base, tmp_path / "g", "home", GENERATE)
+    for config in (RETRIEVE, RetrieveConfig(k=5, threads=1, last_title=0.5, rerank=4)):
+        retrieve(small.texts, tmp_path / "g", tmp_path / "r", config, small.base, small.tokens)
+        rows = pq.read_table(tmp_path / "r/recommendations.parquet").to_pylist()
+        users, items = load_users(small.texts, ["home"]), load_catalogue(small.texts, "home")
+        histories = [
+            History(user, tuple(items.item_id[items.at(i)] for i in codes[:at].tolist()))
+            for user, codes, at in zip(users.user_id, users.items, users.test_at.tolist(), strict=True)
+        ]
+        lists, unknown = recommender(small, index, retrieve=config)(histories)
+        assert not unknown
+        found = [
+            (h.user_id, items.item_id[one.item]) for h, ranked in zip(histories, lists, strict=True) for one in ranked
+        ]
+        assert found == [(row["user_id"], row["item_id"]) for row in rows]
+
+
+def test_new_items_need_an_index_and_no_training(small: SimpleNamespace, tmp_path: Path):
+    (tmp_path / "new.csv").write_text(
+        "sku,name,category,brand\nn1,purple &amp; gold harp,Music,brand 9\ni3,red shelf renamed,Home,brand 3\n"
+    )
+    new = read_items(tmp_path / "new.csv")
+    stored.build(small.texts, small.tokens, small.base, "home", tmp_path / "i", RetrieveConfig(dense=4), new)
+    known = recommender(small, tmp_path / "i", retrieve=RetrieveConfig(k=13, dense=13, threads=1))
+    catalogue = known.catalogue
+    assert catalogue.title[catalogue.item_id.index("n1")] == "purple & gold harp"
+    assert catalogue.title[catalogue.item_id.index("i3")] == "red shelf renamed"
+    assert len(catalogue.items) == 13 and catalogue.train_count[catalogue.item_id.index("n1")] == 0
+    ranked = recommend_one(known, History("1", titles=("purple & gold harp", "red lamp 0")))
+    of_new = next(one for one in ranked if catalogue.item_id[one.item] == "n1")
+    assert of_new.reason.source == "dense"
+    by_text = recommender(small, tmp_path / "i", retrieve=RetrieveConfig(k=3, last_title=1.0, threads=1))
+    top = recommend_one(by_text, History("1", titles=("golden harp of purple",)))[0]
+    assert catalogue.item_id[top.item] == "n1" and top.reason.source == "last_title"
+
+
+def test_filters_leave_scores_as_they_are(small: SimpleNamespace, index: Path):
+    whole = recommender(small, index, retrieve=RetrieveConfig(k=12, threads=1))
+    history = History("1", ("i0", "i1"))
+    every = {one.item: one.score for one in recommend_one(whole, history)}
+    filters = Filters(in_stock=("i2", "i5", "i9", "gone"))
+    some = recommend_one(recommender(small, index, filters=filters), history)
+    assert {whole.catalogue.item_id[one.item] for one in some} == {"i2", "i5", "i9"}
+    assert [one.score for one in some] == [every[one.item] for one in some]
+    for wrong, why in ((Filters(categories=("Homes",)), "no item has the category 'Homes'"),
+                       (Filters(in_stock=("gone",)), "the filters leave no item")):  # fmt: skip
+        with pytest.raises(ValueError, match=why):
+            recommender(small, index, filters=wrong)
+    assert len(recommend_one(recommender(small, index, filters=Filters(categories=("Home",))), history)) == 5
+
+
+def test_odd_histories_have_a_list_too(small: SimpleNamespace, index: Path):
+    users = [
+        History("new"),
+        History("long", tuple(f"i{n % 12}" for n in range(500))),
+        History("text", titles=("nothing we sell", "red lamp 0", "日本")),
+    ]
+    lists, unknown = recommender(small, index)(users)
+    assert [len(ranked) for ranked in lists] == [5, 5, 5] and not unknown
+    with pytest.raises(ValueError, match="item 'i99' is not in the index"):
+        recommend_one(recommender(small, index), History("1", ("i0", "i99")))
+
+
+def test_an_index_that_was_changed_or_is_of_another_model_is_refused(
+    small: SimpleNamespace, index: Path, tmp_path: Path
+):
+    import shutil
+
+    from calrec.model.step import base_model
+
+    shutil.copytree(index, tmp_path / "i")
+    weights = np.load(tmp_path / "i/weights.npy")
+    weights[0] += 1
+    np.save(tmp_path / "i/weights.npy", weights)
+    with pytest.raises(ValueError, match=r"weights.npy changed after it was written"):
+        recommender(small, tmp_path / "i")
+    from dataclasses import replace
+
+    base_model(small.texts, tmp_path / "base", tmp_path / "tokens", replace(small.model, vocab_size=350))
+    with pytest.raises(ValueError, match="built for another tokenizer"):
+        Recommender(tmp_path / "base", index, GENERATE, RETRIEVE)
+    base_model(small.texts, tmp_path / "seed", tmp_path / "tokens", replace(small.model, seed=5))
+    stored.build(small.texts, small.tokens, small.base, "home", tmp_path / "v", RetrieveConfig(dense=2))
+    with pytest.raises(ValueError, match="vectors of another model"):
+        Recommender(tmp_path / "seed", tmp_path / "v", GENERATE, RETRIEVE)
+
+
+def test_a_batch_goes_on_and_lists_what_it_left_out(small: SimpleNamespace, index: Path, tmp_path: Path):
+    rows = [{"user_id": f"u{n}", "items": [f"i{n % 12}", "i3"]} for n in range(9)]
+    rows[4]["items"] = ["gone", "i1"]
+    (tmp_path / "h.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + "not json\n")
+    with pytest.raises(ValueError, match=r"1 of 18 items of the histories are not in the index, such as 'gone'"):
+        recommend_all(small.base, index, tmp_path / "h.jsonl", tmp_path / "o", GENERATE, RETRIEVE, Filters())
+    for _ in range(2):  # the second call finds it finished
+        made = recommend_all(
+            small.base, index, tmp_path / "h.jsonl", tmp_path / "o", GENERATE, RETRIEVE, Filters(), max_unknown=0.1
+        )
+    assert made.counts["users"] == 9 and made.counts["rows"] == 45 and made.counts["unknown_items"] == 1
+    rejects = pq.read_table(tmp_path / "o/rejects.parquet").to_pylist()
+    assert {(r["where"], r["raw"]) for r in rejects} == {("user u4", "gone"), ("line 10", "not json")}
+    parts = pq.read_table(tmp_path / "o/part-00000.parquet")
+    assert parts.schema.equals(artifacts.RECOMMENDATIONS) and parts["user_id"].to_pylist()[::5] == [
+        f"u{n}" for n in range(9)
+    ]
+
+
+def test_the_commands(small: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    inputs = ["--texts", small.texts, "--tokens", small.tokens, "--model", small.base, "--target", "home"]
+    assert call("index", *inputs, "--out", tmp_path / "i") == 0
+    ask = ["recommend", "--model", small.base, "--index", tmp_path / "i", "--set", "generate.samples=4"]
+    assert call(*ask, "--history", "red lamp 0; i4; a strange thing", "-k", 3) == 0
+    shown = capsys.readouterr()
+    assert len(shown.out.strip().splitlines()) == 1 + 1 + 3  # index, header, items
+    assert "'a strange thing' is no item's title or id" in shown.err and "red lamp" not in shown.err
+    assert call(*ask, "--histories", small.texts, "--out", tmp_path / "o", "--format", "jsonl", "-k", 2) == 0
+    first = json.loads((tmp_path / "o/part-00000.jsonl").read_text().splitlines()[0])
+    assert first["user_id"] == "u0" and len(first["items"]) == 2
+    assert set(first["items"][0]) == {name for name in artifacts.RECOMMENDATIONS.names if name != "user_id"}
+    assert call(*ask, "--histories", small.texts) == 2
+    assert "needs --out DIR" in capsys.readouterr().err
+    assert call(*ask, "--history", "i0", "-k", 50) == 0
+    assert "the catalogue has 12 items" in capsys.readouterr().err
+
+
+def test_a_table_for_a_person_says_why(small: SimpleNamespace, index: Path):
+    known = recommender(small, index, generate=GenerateConfig(samples=4, trie="beam", threads=1))
+    shown = lines(known, recommend_one(known, History("1", ("i0", "i1"))))
+    assert shown[0].split() == ["item", "title", "score", "why"]
+    assert 'wrote "Title: ' in shown[1] and "log p -" in shown[1] and "fits by 1.00" in shown[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("name,brand\na,b\n", "needs a column for the item's id and one for its title"),
+        ("item_id,title\n,lamp\n", "row 2: item_id"),
+        ("item_id,title\n", "holds no item"),
+    ],
+)
+def test_a_table_of_items_that_cannot_be_used(text: str, why: str, tmp_path: Path):
+    (tmp_path / "new.csv").write_text(text)
+    with pytest.raises(ValueError, match=why):
+        read_items(tmp_path / "new.csv")
