@@ -51,7 +51,8 @@ class Decoder:
 
     def __enter__(self) -> "Decoder":
         attention.register()
-        self._was, self._training = self.core.config._attn_implementation, self.core.training
+        self._was = self.core.config._attn_implementation
+        self._trained = [module for module in self.core.modules() if module.training]
         self.core.eval()
         self._hook = self.core.get_decoder().register_forward_hook(self._keep)
         self.core.set_attn_implementation(attention.NAME)
@@ -62,7 +63,7 @@ class Decoder:
     ) -> None:
         self._hook.remove()
         self.core.set_attn_implementation(self._was)
-        self.core.train(self._training)
+        _train(self._trained)
 
     def _keep(self, module: Any, given: Any, out: Any) -> None:
         self._states = out.last_hidden_state
@@ -126,6 +127,12 @@ class Decoder:
         return (logits if self._can_keep or keep is None else logits[keep]).float()
 
 
+def _train(modules: Sequence[Any]) -> None:
+    """Into training mode again, each one by itself."""
+    for module in modules:
+        module.training = True
+
+
 def suits(network: Any) -> str:
     """Why this network's prompts cannot be shared; empty when a probe gives what its own forward pass gives."""
     inner = core(network)
@@ -134,6 +141,8 @@ def suits(network: Any) -> str:
     prompts = [draw.integers(0, vocabulary, size).astype(np.int32) for size in (40, 7)]
     owners, sizes = torch.tensor([1, 0, 1]), torch.tensor([3, 1, 2])
     runs = [draw.integers(0, vocabulary, size) for size in sizes.tolist()]
+    trained = [module for module in inner.modules() if module.training]
+    inner.eval()
     try:
         with torch.no_grad():
             expected = [_plain(inner, prompts[owner], run) for owner, run in zip(owners.tolist(), runs, strict=True)]
@@ -144,6 +153,8 @@ def suits(network: Any) -> str:
             found = decoder.extend(rows, tokens, sizes.to(decoder.device))
     except (TypeError, RuntimeError, AttributeError, ValueError) as error:
         return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    finally:
+        _train(trained)
     whole = torch.cat(expected)
     gap = float((found - whole).norm() / whole.norm())
     return "" if gap < (1e-4 if inner.dtype == torch.float32 else 5e-2) else f"shared logits differ by {gap:.1e}"

@@ -54,7 +54,7 @@ def _of_prompt(decoder: Decoder, prompt: Prompt, items: Ragged, wanted: Ints, to
     for part in np.split(order, np.flatnonzero(np.diff(passes)) + 1):
         if len(part):
             total[part] += _rest(decoder, read, items, wanted[part])
-    if not np.isfinite(total).all():
+    if np.isnan(total).any():
         raise not_finite(prompt.user, len(prompt.ids))
     return total
 

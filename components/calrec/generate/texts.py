@@ -44,7 +44,16 @@ class Generator:
 
         Raises:
             FloatingPointError: the model's logits are not finite; names the user.
+            ValueError: more tokens than the model has positions.
         """
+        longest = max((len(prompt.ids) for prompt in prompts), default=0)
+        new = self.config.max_new_tokens if self.config.trie == "off" else int(self._items.lengths().max())
+        room = int(getattr(self.network.config.get_text_config(), "max_position_embeddings", 0) or 0)
+        if 0 < room < longest + new:
+            raise ValueError(
+                f"a prompt of {longest} tokens and {new} new ones need more positions than the model has, {room}; "
+                f"set generate.max_new_tokens to {room - longest} or less, or lower text.max_tokens"
+            )
         for samples in self._sample(prompts):
             yield self._texts(samples)
 

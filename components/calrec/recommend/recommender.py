@@ -1,7 +1,7 @@
 """A model and a catalogue's index, ready to recommend: histories in, ranked items with reasons out."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,7 @@ class Recommender:
         self.of_model = artifacts.read_manifest(model, "model")
         network, tokenizer = checkpoint.load(model)
         self.stored = stored.load(index, tokenizer, self.of_model)
+        _refuse_other_bm25(self.stored.manifest.config["retrieve"], retrieve)
         self.catalogue, self.cache, self._tokenizer = self.stored.catalogue, self.stored.cache, tokenizer
         self._text = from_dict(TextConfig, self.stored.manifest.config["text"])
         self._exclude = retrieve.exclude_seen
@@ -151,6 +152,15 @@ class Recommender:
     def fingerprint(self) -> dict[str, Any]:
         """Which model and which catalogue."""
         return {"model": self.of_model.digest, "index": self.stored.manifest.digest}
+
+
+def _refuse_other_bm25(built: Mapping[str, Any], asked: RetrieveConfig) -> None:
+    for name in ("k1", "b"):
+        if getattr(asked, name) != built[name]:
+            raise ValueError(
+                f"retrieve.{name}={getattr(asked, name)}, but the index was built with {built[name]}; build it again "
+                f"with --set retrieve.{name}={getattr(asked, name)}, or leave the setting out"
+            )
 
 
 def _plain(title: str) -> str:

@@ -122,8 +122,9 @@ class Ranker:
         texts = dict.fromkeys(generation.text for one in users for generation in one.generations)
         texts |= dict.fromkeys(one.last for one in users if one.last and wants_last)
         known = self._known
-        if known.groups.shape[1] != min(depth, self._search.index.size) or len(known) > _REMEMBERED:
-            self._rows, known = {}, Matches.empty(0, min(depth, self._search.index.size))
+        depth = min(max(depth, known.groups.shape[1]), self._search.index.size)
+        if depth > known.groups.shape[1] or len(known) > _REMEMBERED:
+            self._rows, known = {}, Matches.empty(0, depth)
         if new := [text for text in texts if text not in self._rows]:
             self._rows |= {text: len(known) + at for at, text in enumerate(new)}
             found = self._search.top(new, depth, self._allowed)
