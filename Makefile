@@ -46,7 +46,7 @@ compile: setup  ## write the pipelines as YAML to build/ and check them
 	$(BIN)/python -m pipelines compile --out build
 	$(BIN)/python -m pipelines validate build/*.yaml
 
-bench: setup $(if $(filter all train,$(STEP)),.venv/.bench)  ## time a step against its reference: make bench STEP=retrieve
+bench: setup $(if $(filter all train,$(STEP)),.venv/.bench)  ## time a step against its reference: make bench STEP=bm25
 	$(BIN)/python -m tests.benchmarks $(STEP)
 .venv/.bench: $(STAMP)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'

@@ -26,7 +26,7 @@ from pipelines.summary import Result, headline, headline_params, link_outputs, n
 
 T = TypeVar("T")
 
-_STEPS = "ingest|textify|model|tokens|stage1|stage2|generate|retrieve|evaluate|promote|checkpoint|tracking"
+_STEPS = "ingest|textify|model|tokens|stage1|stage2|index|generate|retrieve|evaluate|promote|checkpoint|tracking"
 _OURS = re.compile(rf"^(?:{_STEPS})\b(?!: \w+\()")  # not kfp's own listing, "tokens: Dataset("
 _CACHED = re.compile(r"^Task (\S+) cache hit")
 _ERROR = re.compile(r"^[\w.]*(?:Error|Exception): ")
@@ -68,9 +68,17 @@ def run(config: Config, root: Path, fresh: bool = False) -> Result:
             _tracked(lambda: tracking.finish_parent(parent, {}, {}, why, status))
         raise
     result = Result(link_outputs(folder, outputs), uri, time.perf_counter() - started, max(memory))
+    _point(root / "runs" / "latest", folder)
     if parent:
         _tracked(lambda: tracking.finish_parent(parent, headline_params(config), headline(result), note(result)))
     return result
+
+
+def _point(link: Path, folder: Path) -> None:
+    """Let a link name this run."""
+    aside = link.with_name(f".{folder.name}")
+    aside.symlink_to(folder.name)
+    aside.replace(link)
 
 
 def _with_snapshot(source: Any) -> Any:

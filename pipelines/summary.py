@@ -17,11 +17,15 @@ class Result:
     """Where a local run left its things."""
 
     targets: Mapping[str, Mapping[str, Path]]
-    """target → model, recommendations, evaluation → folder."""
+    """target → model, index, recommendation, evaluation → folder."""
     tracking_uri: str
     seconds: float
     memory: int
     """Most bytes that all processes together used at one time."""
+
+
+_FOLDERS = {"models": "model", "indexes": "index", "recommendations": "recommendation", "evaluations": "evaluation"}
+"""Output of the pipeline → what a target's folder calls it."""
 
 
 def link_outputs(folder: Path, outputs: Mapping[str, list[Path]]) -> dict[str, dict[str, Path]]:
@@ -31,7 +35,7 @@ def link_outputs(folder: Path, outputs: Mapping[str, list[Path]]) -> dict[str, d
         target = _document(evaluation)["domain"]
         targets[target] = {}
         for name, paths in outputs.items():
-            link = folder / target / name.removesuffix("s")
+            link = folder / target / _FOLDERS[name]
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(paths[at])
             targets[target][link.name] = link
@@ -68,6 +72,7 @@ def summary(result: Result) -> str:
     lines = [line for target, document in documents.items() for line in ("", f"{target}:", *_table(document))]
     first = next(iter(documents))
     lines += ["", *_one_user(documents[first]["examples"][0], result.targets[first]["recommendation"]), ""]
+    lines += [*_try_it(first, documents[first]["examples"][0], result.targets[first]), ""]
     lines += [f"report:     {folders['evaluation'] / 'report.html'}" for folders in result.targets.values()]
     local = result.tracking_uri.startswith("sqlite")
     look = f"make ui STORE={result.tracking_uri}, then open http://127.0.0.1:5000" if local else result.tracking_uri
@@ -76,6 +81,21 @@ def summary(result: Result) -> str:
         f"took {result.seconds:.0f} s, at most {result.memory / 2**30:.1f} GiB of memory in all processes together"
     ]
     return "\n".join(lines)
+
+
+def _try_it(target: str, example: Mapping[str, Any], folders: Mapping[str, Path]) -> list[str]:
+    """A command that recommends with what was made."""
+    history = "; ".join(example["history"][-2:]).replace('"', "'")
+    return [
+        f"recommend with the model of {target}:",
+        f"  .venv/bin/calrec recommend --model {_shown(folders['model'])} --index {_shown(folders['index'])} \\",
+        f'    --history "{history}" -k 5',
+    ]
+
+
+def _shown(path: Path) -> Path:
+    """As seen from here, where it is below."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _document(evaluation: Path) -> dict[str, Any]:

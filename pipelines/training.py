@@ -15,7 +15,7 @@ from calrec.generate.component import generate
 from calrec.ingest.component import ingest
 from calrec.model.component import base_model
 from calrec.promote.component import promote
-from calrec.retrieve.component import retrieve
+from calrec.retrieve.component import index, retrieve
 from calrec.textify.component import textify
 
 # Where the tracking server is, and its credentials, the cache of raw files and the mirror of checkpoints: all optional,
@@ -48,6 +48,7 @@ class TargetOutputs(NamedTuple):
     """What a target's sub-pipeline gives back."""
 
     model: dsl.Model
+    index: dsl.Dataset
     recommendations: dsl.Dataset
     evaluation: dsl.Dataset
 
@@ -66,7 +67,7 @@ def per_target(
     evaluate_: dict,
     gate: dict,
 ) -> TargetOutputs:
-    """One target: stage 2 → generate → retrieve → evaluate → promote."""
+    """One target: stage 2 → generate → retrieve → evaluate → promote, and the index to recommend with."""
     tuned = trained(
         finetune(
             texts=texts,
@@ -79,6 +80,9 @@ def per_target(
             target=target,
         ),
         "Stage 2",
+    )
+    stored = in_pod(
+        index(texts=texts, tokens=tokens, model=tuned.outputs["tuned"], target=target, section=retrieve_), "Index"
     )
     texts_of = in_pod(
         generate(texts=texts, tokens=tokens, model=tuned.outputs["tuned"], target=target, section=generate_), "Generate"
@@ -109,6 +113,7 @@ def per_target(
     ).set_caching_options(False)
     return TargetOutputs(
         model=tuned.outputs["tuned"],
+        index=stored.outputs["catalogue"],
         recommendations=ranked.outputs["recommendations"],
         evaluation=judged.outputs["evaluation"],
     )
@@ -118,6 +123,7 @@ class TrainingOutputs(NamedTuple):
     """One entry per target, in the order of `targets`."""
 
     models: list[dsl.Model]
+    indexes: list[dsl.Dataset]
     recommendations: list[dsl.Dataset]
     evaluations: list[dsl.Dataset]
 
@@ -156,7 +162,7 @@ def training(
         gate: what a model must show.
 
     Returns:
-        per target the model, the recommendations and the evaluation.
+        per target the model, its index, the recommendations and the evaluation.
     """
     with dsl.ParallelFor(sources) as source:
         log = in_pod(ingest(domain=source.domain, uri=source.uri, snapshot=source.snapshot, data=data), "Ingest")
@@ -190,6 +196,7 @@ def training(
         ).set_display_name("Target")
     return TrainingOutputs(
         models=dsl.Collected(result.outputs["model"]),
+        indexes=dsl.Collected(result.outputs["index"]),
         recommendations=dsl.Collected(result.outputs["recommendations"]),
         evaluations=dsl.Collected(result.outputs["evaluation"]),
     )

@@ -90,7 +90,7 @@ ABLATIONS: Mapping[str, tuple[str, ...]] = types.MappingProxyType(
         "dense": ("retrieve.dense=100",),
         "trie": ("generate.trie=sample",),
         "beam": ("generate.trie=beam",),
-        "rerank": ("retrieve.rerank=100",),
+        "rerank": ("retrieve.rerank=100", "retrieve.dense=100"),
     }
 )
 """What is changed of a run, by name; each leaves what comes before it in the pipeline to the cache."""

@@ -13,7 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from calrec.config import RetrieveConfig
+from calrec.generate.samples import Generation
 from calrec.retrieve.bm25 import Index
+from calrec.retrieve.catalogue import Catalogue
+from calrec.retrieve.ranking import Asked, Ranker
 from calrec.retrieve.search import Search
 from calrec.textify.texts import words
 
@@ -82,25 +86,26 @@ def large() -> dict[str, Any]:
 
 
 def ours(index: Index, threads: int) -> Callable[[Users], list[list[int]]]:
-    """Ordered lists of users from each distinct text's best groups."""
-    search = Search(index, threads)
+    """Ordered lists of users as the retrieve step makes them: a new ranker, which has seen no text yet."""
+    size = index.size
+    every = np.arange(size)
+    no_text = [""] * size
+    catalogue = Catalogue(every, no_text, no_text, no_text, every, no_text, [[at] for at in range(size)], every)
+    search, config = Search(index, threads), RetrieveConfig(k=DEPTH, epsilon=EPSILON)
 
     def lists(users: Users) -> list[list[int]]:
-        found = search.top([text for texts, _ in users for text in texts], DEPTH)
-        spread = (found.highest - found.lowest)[:, None]
-        scaled = (found.scores - found.lowest[:, None]) / np.where(spread > 0, spread, 1)
-        weights = np.exp(EPSILON * np.concatenate([logprobs for _, logprobs in users])).astype(np.float32)
-        scaled *= weights[:, None]
-        rows = (slice(at, at + TEXTS) for at in range(0, len(found), TEXTS))
-        return [best_of(found.groups[row].ravel(), scaled[row].ravel()) for row in rows]
+        asked = [Asked(str(at), "", -1, distinct(texts, logprobs)) for at, (texts, logprobs) in enumerate(users)]
+        return [[one.item for one in ranked] for ranked in Ranker(catalogue, search, config)(asked)]
 
     return lists
 
 
-def best_of(groups: np.ndarray, scores: np.ndarray) -> list[int]:
-    """The groups with the best scores, each once, ties by group."""
-    order = np.lexsort((groups, -scores))
-    return list(dict.fromkeys(groups[order].tolist()))[:DEPTH]
+def distinct(texts: list[str], logprobs: np.ndarray) -> list[Generation]:
+    """Each text once, with its best log-probability, as the generate step gives them."""
+    best: dict[str, float] = {}
+    for text, logprob in zip(texts, logprobs.tolist(), strict=True):
+        best[text] = max(logprob, best.get(text, logprob))
+    return [Generation(text, logprob) for text, logprob in best.items()]
 
 
 def peer(texts: list[str]) -> Callable[[Users], list[list[int]]]:
@@ -115,9 +120,10 @@ def peer(texts: list[str]) -> Callable[[Users], list[list[int]]]:
 def fused(vectors: Iterable[np.ndarray], logprobs: np.ndarray) -> list[int]:
     """The ordered list of a user from full score vectors."""
     total = 0.0
-    for scores, weight in zip(vectors, np.exp(EPSILON * logprobs).astype(np.float32), strict=True):
+    for scores, weight in zip(vectors, np.exp(EPSILON * logprobs), strict=True):
+        scores = scores.astype(np.float64)
         low, high = scores.min(), scores.max()
-        total = np.maximum(total, (scores - low) / (high - low if high > low else 1) * weight)
+        total = np.maximum(total, weight * ((scores - low) / (high - low if high > low else 1)))
     best = np.flatnonzero(total >= np.partition(total, -DEPTH)[-DEPTH])
     return best[np.argsort(-total[best], kind="stable")][:DEPTH].tolist()
 

@@ -1,4 +1,4 @@
-"""KFP face of the retrieve step."""
+"""KFP faces of the retrieve step and of the index."""
 
 from kfp import dsl
 
@@ -43,3 +43,41 @@ def retrieve(
             tokens=Path(tokens.path),
         )
         recommendations.metadata.update(run.record(done, recommendations.path))
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def index(
+    texts: dsl.Input[dsl.Dataset],
+    tokens: dsl.Input[dsl.Dataset],
+    model: dsl.Input[dsl.Model],
+    target: str,
+    section: dict,
+    catalogue: dsl.Output[dsl.Dataset],
+) -> None:
+    """Texts and a model → the catalogue that recommendations are looked up in.
+
+    Args:
+        texts: output of the textify step.
+        tokens: token cache of the base-model step.
+        model: the model that recommends.
+        target: the category.
+        section: the retrieve section of the configuration.
+        catalogue: the index, as `calrec recommend` takes it.
+    """
+    from pathlib import Path
+
+    from calrec import tracking
+    from calrec.config import RetrieveConfig
+    from calrec.retrieve.stored import build
+    from calrec.settings import from_dict
+
+    with tracking.step("index", target) as run:
+        done = build(
+            Path(texts.path),
+            Path(tokens.path),
+            Path(model.path),
+            target,
+            Path(catalogue.path),
+            config=from_dict(RetrieveConfig, section),
+        )
+        catalogue.metadata.update(run.record(done, catalogue.path))
