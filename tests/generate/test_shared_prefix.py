@@ -187,7 +187,7 @@ def damaged(tokens) -> torch.nn.Module:
 @pytest.mark.parametrize("merge", [True, False])
 @pytest.mark.parametrize("memory", [1.0, 1e-9])
 def test_logits_that_are_not_finite_name_the_user(memory: float, merge: bool):
-    prompts = [Prompt("ann", np.array([1, 2, 3], np.int32)), Prompt("bob", np.array([1, 9, 3, 4], np.int32))]
+    prompts = [Prompt("bob", np.array([1, 9, 3, 4], np.int32)), Prompt("ann", np.array([1, 2, 3], np.int32))]
     network = damaged([9]).train()
     before = state(network)
     with pytest.raises(FloatingPointError, match="user bob after 4 tokens are not finite"):

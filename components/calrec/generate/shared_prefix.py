@@ -19,8 +19,7 @@ from calrec.generate.rows import Flags, Rows
 from calrec.generate.samples import Prompt, Sample, merged
 from calrec.textify.tokens import Ints, Ragged, running
 
-_WINDOW = 4  # batches whose prompts are sorted by length together
-_MOST = 512  # prompts of a window, so that progress is seen
+_MOST = 512  # users that are decoded together, however small the model
 
 Decode = Callable[[Decoder, Sequence[Prompt]], list[list[Sample]]]
 """(decoder, prompts of one batch) → each prompt's continuations."""
@@ -47,7 +46,7 @@ def sample(network: Any, prompts: Sequence[Prompt], end: int, config: GenerateCo
 def in_batches(
     network: Any, prompts: Sequence[Prompt], decode: Decode, rows: int, room: int, memory: float
 ) -> Iterator[list[Sample]]:
-    """Decode as many users together as the memory allows, those with prompts of like length.
+    """Decode as many users together as the memory allows.
 
     Args:
         network: is as it was whenever a user's continuations are given.
@@ -57,21 +56,21 @@ def in_batches(
         room: most own tokens of a row.
         memory: bytes.
     """
-    at, per_token = 0, bytes_per_token(network)
+    at = 0
     while at < len(prompts):
-        longest = max(len(prompt.ids) for prompt in prompts[at : at + _MOST])
-        of_user = (longest + rows * room) * per_token.cache + rows * per_token.logits
-        users = max(1, int(memory / of_user))
-        window = prompts[at : at + min(_WINDOW * users, _MOST)]
-        order = np.argsort([len(prompt.ids) for prompt in window], kind="stable")[::-1]
-        found: list[list[Sample]] = [[]] * len(window)
+        batch = prompts[at : at + together(network, prompts[at:], rows, room, memory)]
         with Decoder(network) as decoder:
-            for start in range(0, len(window), users):
-                batch = order[start : start + users].tolist()
-                for index, samples in zip(batch, decode(decoder, [window[i] for i in batch]), strict=True):
-                    found[index] = samples
+            found = decode(decoder, batch)
         yield from found
-        at += len(window)
+        at += len(batch)
+
+
+def together(network: Any, prompts: Sequence[Prompt], rows: int, room: int, memory: float) -> int:
+    """How many of these users fit into the memory, at least 1; see :func:`in_batches`."""
+    per_token, prompts = bytes_per_token(network), prompts[:_MOST]
+    longest = max(len(prompt.ids) for prompt in prompts)
+    of_user = (longest + rows * room) * per_token.cache + rows * per_token.logits
+    return max(1, min(len(prompts), int(memory / of_user)))
 
 
 @torch.no_grad()

@@ -62,9 +62,9 @@ def generate(texts: Path, tokens: Path, model: Path, out: Path, domain: str, con
                     )
                 ]
                 found: list[list[Generation]] = []
-                for generations in generator(prompts):
-                    found.append(generations)
-                    progress.add(1)
+                for batch in generator.batches(prompts):
+                    found += generator(batch)
+                    progress.add(len(batch))
                 counts += _count(found)
                 writer.write_table(_table([prompt.user for prompt in prompts], found))
         progress.end()

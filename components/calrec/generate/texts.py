@@ -38,6 +38,21 @@ class Generator:
             print(f"generate: warning: prompts cannot be shared ({why}); the slower reference samples", flush=True)
             self.backend = "hf"
         self._items = _distinct(items) if config.trie != "off" else items
+        self._new = int(items.lengths().max()) if config.trie != "off" else config.max_new_tokens
+
+    def batches(self, prompts: Sequence[Prompt]) -> Iterator[Sequence[Prompt]]:
+        """The prompts in parts that are decoded together, so that a caller can say how far he is."""
+        at = 0
+        while at < len(prompts):
+            size = self._together(prompts[at:])
+            yield prompts[at : at + size]
+            at += size
+
+    def _together(self, prompts: Sequence[Prompt]) -> int:
+        if self.backend == "shared_prefix":
+            memory = self.config.memory_gb * 1e9
+            return shared_prefix.together(self.network, prompts, self.config.samples, self._new, memory)
+        return 1 if self.backend == "hf" else len(prompts)
 
     def __call__(self, prompts: Sequence[Prompt]) -> Iterator[list[Generation]]:
         """The texts of each prompt, in the order of the prompts.
@@ -47,11 +62,10 @@ class Generator:
             ValueError: more tokens than the model has positions.
         """
         longest = max((len(prompt.ids) for prompt in prompts), default=0)
-        new = self.config.max_new_tokens if self.config.trie == "off" else int(self._items.lengths().max())
         room = int(getattr(self.network.config.get_text_config(), "max_position_embeddings", 0) or 0)
-        if 0 < room < longest + new:
+        if 0 < room < longest + self._new:
             raise ValueError(
-                f"a prompt of {longest} tokens and {new} new ones need more positions than the model has, {room}; "
+                f"a prompt of {longest} tokens and {self._new} new ones need more positions than the model's {room}; "
                 f"set generate.max_new_tokens to {room - longest} or less, or lower text.max_tokens"
             )
         for samples in self._sample(prompts):

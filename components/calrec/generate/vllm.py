@@ -1,5 +1,6 @@
 """The sampler by vLLM, for models that are large for the others; an optional package, needs a GPU."""
 
+import functools
 import importlib.util
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -31,11 +32,10 @@ def sample(network: Any, prompts: Sequence[Prompt], end: int, config: GenerateCo
         raise ValueError(
             f"generate.backend=vllm reads a model folder, and {folder} is none; save the model whole first"
         )
-    from vllm import LLM, SamplingParams  # type: ignore[import-not-found]
+    from vllm import SamplingParams  # type: ignore[import-not-found]
     from vllm.inputs import TokensPrompt  # type: ignore[import-not-found]
 
-    # generation_config: what a checkpoint stored must not fill in anything. raw_logprobs: those at temperature 1.
-    engine = LLM(str(folder), generation_config="vllm", logprobs_mode="raw_logprobs", enable_prefix_caching=True)
+    engine = _engine(str(folder))
     for start in range(0, len(prompts), _CHUNK):
         part = prompts[start : start + _CHUNK]
         options = [
@@ -58,6 +58,15 @@ def sample(network: Any, prompts: Sequence[Prompt], end: int, config: GenerateCo
         asked = [TokensPrompt(prompt_token_ids=prompt.ids.tolist()) for prompt in part]
         for answer in engine.generate(asked, options, use_tqdm=False):
             yield merged([_sample(output, end) for output in answer.outputs])
+
+
+@functools.cache
+def _engine(folder: str) -> Any:
+    """The model in vLLM, loaded once."""
+    from vllm import LLM
+
+    # generation_config: what a checkpoint stored must not fill in anything. raw_logprobs: those at temperature 1.
+    return LLM(folder, generation_config="vllm", logprobs_mode="raw_logprobs", enable_prefix_caching=True)
 
 
 def _sample(output: Any, end: int) -> Sample:
