@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,18 @@ def test_a_person_can_follow_and_ends_with_where_to_look(first: tuple[Path, str]
     assert "Dataset(" not in shown and "Traceback" not in shown
 
 
+def test_its_last_words_recommend(first: tuple[Path, str], capsys: pytest.CaptureFixture[str]):
+    from calrec.cli import main
+
+    said = re.search(r"calrec (recommend --model .*) \\\n +(--history .*)", first[1])
+    assert said
+    assert main([*shlex.split(said[1]), *shlex.split(said[2]), "--run", "tiny"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert len(shown) == 6 and "wrote" in shown[1]
+    newest = first[0] / "runs" / "latest"
+    assert {link.name for link in (newest / "seafood").iterdir()} == {"model", "index", "recommendation", "evaluation"}
+
+
 def test_the_run_tree_in_mlflow(first: tuple[Path, str]):
     import mlflow
 
@@ -63,7 +76,7 @@ def test_the_run_tree_in_mlflow(first: tuple[Path, str]):
     children = {r.info.run_name: r for r in runs if r.info.run_id != parent.info.run_id}
     targets = [
         f"{step} · {t}"
-        for step in ("stage 2", "generate", "retrieve", "evaluate", "promote")
+        for step in ("stage 2", "index", "generate", "retrieve", "evaluate", "promote")
         for t in ("cosmetics", "seafood")
     ]
     sources = [f"ingest · {s}" for s in ("cosmetics", "pastry", "seafood")]

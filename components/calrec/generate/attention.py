@@ -245,8 +245,7 @@ def _with_room(buffer: Tensor, rows: int, tokens: int) -> Tensor:
         return buffer
     many = have[0] if have[0] >= rows else rows + rows // 2 if have[0] else rows
     most = have[2] if have[2] >= tokens else max(16, 2 ** (tokens - 1).bit_length())
-    wanted = (many, have[1], most, have[3])
-    larger = buffer.new_zeros(wanted)
+    larger = buffer.new_zeros((many, have[1], most, have[3]))
     larger[: have[0], :, : have[2]] = buffer
     return larger
 
@@ -255,9 +254,8 @@ def _part(scores: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     """Softmax-weighted values over some of the keys, and the log-sum-exp of their scores, [..., 1]."""
     scores = scores.float()
     weights = scores.softmax(-1)
-    lse = (
-        scores.amax(-1, keepdim=True) - weights.amax(-1, keepdim=True).log_()
-    )  # the highest score's weight is e^0 / sum
+    # The highest score's weight is e^0 / sum.
+    lse = scores.amax(-1, keepdim=True) - weights.amax(-1, keepdim=True).log_()
     return weights.to(values.dtype) @ values, lse
 
 
