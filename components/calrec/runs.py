@@ -86,7 +86,7 @@ ABLATIONS: Mapping[str, tuple[str, ...]] = types.MappingProxyType(
         "negative-beta": ("stage1.beta=-0.025", "stage2.beta=-0.025"),
         "exclude-seen": ("retrieve.exclude_seen=true",),
         # Beyond the paper:
-        "last-title": ("retrieve.last_title=0.5",),
+        "last-title": ("retrieve.last_title=1",),
         "dense": ("retrieve.dense=100",),
         "trie": ("generate.trie=sample",),
         "beam": ("generate.trie=beam",),
