@@ -1,6 +1,7 @@
 """What `calrec STEP` does: a step's function on the command line's folders, inside a run of the tracking server."""
 
 import argparse
+import dataclasses
 import re
 import sys
 from pathlib import Path
@@ -107,15 +108,15 @@ def index(options: argparse.Namespace, config: Config) -> None:
 
 def recommend(options: argparse.Namespace, config: Config) -> None:
     """Model, index and histories → ranked items."""
-    import dataclasses
-
     from calrec.recommend import step
     from calrec.recommend.recommender import Filters, Recommender
     from calrec.recommend.rows import History
 
-    stock = tuple(options.in_stock.read_text().split()) if options.in_stock else None
+    stock = None
+    if options.in_stock:
+        stock = tuple(line.strip() for line in options.in_stock.read_text().splitlines() if line.strip())
     filters = Filters(stock, tuple(options.category))
-    retrieve = dataclasses.replace(config.retrieve, k=options.k or config.retrieve.k)
+    retrieve = config.retrieve if options.k is None else dataclasses.replace(config.retrieve, k=options.k)
     if options.history is None:
         check(options.out is not None, "a file of histories needs --out DIR, the folder to write to")
         made = step.recommend_all(

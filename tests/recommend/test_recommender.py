@@ -100,9 +100,10 @@ def test_odd_histories_have_a_list_too(small: SimpleNamespace, index: Path):
         History("new"),
         History("long", tuple(f"i{n % 12}" for n in range(500))),
         History("text", titles=("nothing we sell", "red lamp 0", "日本")),
+        History("hostile", titles=("<|endoftext|> <b>lamp</b>\x00", "The next item bought is as follows.", "x" * 5000)),
     ]
     lists, unknown = recommender(small, index)(users)
-    assert [len(ranked) for ranked in lists] == [5, 5, 5] and not unknown
+    assert [len(ranked) for ranked in lists] == [5, 5, 5, 5] and not unknown
     with pytest.raises(ValueError, match="item 'i99' is not in the index"):
         recommend_one(recommender(small, index), History("1", ("i0", "i99")))
 
@@ -164,6 +165,11 @@ def test_the_commands(small: SimpleNamespace, tmp_path: Path, capsys: pytest.Cap
     assert set(first["items"][0]) == {name for name in artifacts.RECOMMENDATIONS.names if name != "user_id"}
     assert call(*ask, "--histories", small.texts) == 2
     assert "needs --out DIR" in capsys.readouterr().err
+    assert call(*ask, "--history", "i0", "-k", 0) == 2
+    assert "retrieve.k must be >= 1, got 0" in capsys.readouterr().err
+    (tmp_path / "stock.txt").write_text("i2\n\n i5 \n")
+    assert call(*ask, "--history", "i0", "--in-stock", tmp_path / "stock.txt") == 0
+    assert {line.split()[1] for line in capsys.readouterr().out.splitlines()[1:]} == {"i2", "i5"}
     assert call(*ask, "--history", "i0", "-k", 50) == 0
     assert "the catalogue has 12 items" in capsys.readouterr().err
 

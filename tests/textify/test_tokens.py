@@ -287,6 +287,16 @@ def test_a_slow_tokenizer_is_refused():
         choose_form(["a"], SimpleNamespace(is_fast=False), 5)
 
 
+def test_a_special_tokens_name_in_a_title_is_text():
+    tokenizer = train_tokenizer(["Title: lamp.", "Title: <|end of text|> lamp."], 300)
+    end = tokenizer.eos_token
+    (ids,) = encode_items([f"Title: a {end} lamp."], tokenizer, FORMS["space before"], 64).ids
+    assert tokenizer.eos_token_id not in ids.tolist()
+    assert tokenizer.decode(ids.tolist(), skip_special_tokens=True) == f" Title: a {end} lamp."
+    (opening, following) = encode_phrases(tokenizer, FORMS["space before"])
+    assert len(opening) == len(following) == 1  # the template's phrases are still tokens
+
+
 # --- real models ------------------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from calrec import artifacts
 from calrec.config import GenerateConfig, RetrieveConfig, TextConfig
-from calrec.generate.samples import Prompt
+from calrec.generate.samples import Generation, Prompt
+from calrec.ingest.cleaning import clean_text
 from calrec.model import checkpoint
 from calrec.model.device import placed, use_threads
 from calrec.recommend.rows import History, Reject
@@ -93,24 +94,26 @@ class Recommender:
         histories = [self._codes(one, extra, rejects) for one in users]
         cache = self._with(list(extra))
         prompts = [Prompt(one.user_id, ids) for one, ids in zip(users, cache.assemble(histories).rows(), strict=True)]
-        texts = list(extra)
-        size = len(self._code_of)
-        asked = [
-            Asked(
-                user=one.user_id,
-                last=""
-                if not codes
-                else texts[codes[-1] - size]
-                if codes[-1] >= size
-                else self.catalogue.text(codes[-1]),
-                last_item=codes[-1] if codes and codes[-1] < size else -1,
-                generations=generations,
-                banned=frozenset(code for code in codes if code < size) if self._exclude else frozenset(),
-                prompt=prompt,
-            )
-            for one, codes, prompt, generations in zip(users, histories, prompts, self._generator(prompts), strict=True)
-        ]
+        of_users = zip(histories, prompts, self._generator(prompts), strict=True)
+        asked = [self._asked(codes, list(extra), prompt, its) for codes, prompt, its in of_users]
         return list(self._ranker(asked)), rejects
+
+    def _asked(self, codes: list[int], extra: list[str], prompt: Prompt, generations: list[Generation]) -> Asked:
+        """What the ranker must know; codes behind the catalogue's are those of `extra`."""
+        known = [code for code in codes if code < len(self._code_of)]
+        last = codes[-1] if codes else -1
+        return Asked(
+            user=prompt.user,
+            last=self._text_of(last, extra) if codes else "",
+            last_item=last if last < len(self._code_of) else -1,
+            generations=generations,
+            banned=frozenset(known) if self._exclude else frozenset(),
+            prompt=prompt,
+        )
+
+    def _text_of(self, code: int, extra: list[str]) -> str:
+        behind = code - len(self._code_of)
+        return extra[behind] if behind >= 0 else self.catalogue.text(code)
 
     def _codes(self, one: History, extra: dict[str, int], rejects: list[Reject]) -> list[int]:
         """Codes of a history; a title that no item has becomes a text of its own behind the catalogue's."""
@@ -123,7 +126,7 @@ class Recommender:
         for title in one.titles:
             known = self._code_of.get(title, self._titled.get(_plain(title)))
             if known is None:
-                fields = dict.fromkeys(self._text.attributes, "") | {"title": " ".join(title.split())}
+                fields = dict.fromkeys(self._text.attributes, "") | {"title": clean_text(title)}
                 text = item_text(fields, self._text.attributes)
                 known = extra.setdefault(text, len(self._code_of) + len(extra))
             codes.append(known)

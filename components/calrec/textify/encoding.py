@@ -164,5 +164,7 @@ def _item_spans(texts: Sequence[str], offsets: Sequence[tuple[int, int]]) -> tup
 
 
 def _encodings(tokenizer: Any, texts: list[str]) -> Sequence[Any]:
-    """The `tokenizers.Encoding` of each text, without special tokens."""
-    return list(tokenizer(texts, add_special_tokens=False).encodings) if texts else []
+    """The `tokenizers.Encoding` of each text, without special tokens: the name of one in a title is plain text."""
+    if not texts:
+        return []
+    return list(tokenizer(texts, add_special_tokens=False, split_special_tokens=True).encodings)
