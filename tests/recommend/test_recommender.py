@@ -1,6 +1,8 @@
 """`calrec index` and `calrec recommend` on a small real model."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -111,8 +113,6 @@ def test_odd_histories_have_a_list_too(small: SimpleNamespace, index: Path):
 def test_an_index_that_was_changed_or_is_of_another_model_is_refused(
     small: SimpleNamespace, index: Path, tmp_path: Path
 ):
-    import shutil
-
     from calrec.model.step import base_model
 
     shutil.copytree(index, tmp_path / "i")
@@ -121,8 +121,6 @@ def test_an_index_that_was_changed_or_is_of_another_model_is_refused(
     np.save(tmp_path / "i/weights.npy", weights)
     with pytest.raises(ValueError, match=r"weights.npy changed after it was written"):
         recommender(small, tmp_path / "i")
-    from dataclasses import replace
-
     base_model(small.texts, tmp_path / "base", tmp_path / "tokens", replace(small.model, vocab_size=350))
     with pytest.raises(ValueError, match="built for another tokenizer"):
         Recommender(tmp_path / "base", index, GENERATE, RETRIEVE)
@@ -130,6 +128,19 @@ def test_an_index_that_was_changed_or_is_of_another_model_is_refused(
     stored.build(small.texts, small.tokens, small.base, "home", tmp_path / "v", RetrieveConfig(dense=2))
     with pytest.raises(ValueError, match="vectors of another model"):
         Recommender(tmp_path / "seed", tmp_path / "v", GENERATE, RETRIEVE)
+
+
+def test_a_model_of_another_category_is_said(
+    small: SimpleNamespace, index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    shutil.copytree(small.base, tmp_path / "base")
+    manifest = json.loads((tmp_path / "base/manifest.json").read_text())
+    manifest["config"]["domains"] = ["garden"]
+    (tmp_path / "base/manifest.json").write_text(json.dumps(manifest))
+    Recommender(tmp_path / "base", index, GENERATE, RETRIEVE)
+    assert "the model was trained on garden, and the index holds home" in capsys.readouterr().err
+    recommender(small, index)
+    assert not capsys.readouterr().err
 
 
 def test_a_batch_goes_on_and_lists_what_it_left_out(small: SimpleNamespace, index: Path, tmp_path: Path):

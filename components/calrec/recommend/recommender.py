@@ -1,6 +1,7 @@
 """A model and a catalogue's index, ready to recommend: histories in, ranked items with reasons out."""
 
 import dataclasses
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,13 @@ class Recommender:
         self.of_model = artifacts.read_manifest(model, "model")
         network, tokenizer = checkpoint.load(model)
         self.stored = stored.load(index, tokenizer, self.of_model)
+        trained = self.of_model.config.get("domains") or [self.stored.domain]
+        if self.stored.domain not in trained:
+            print(
+                f"recommend: warning: the model was trained on {', '.join(trained)}, and the index holds "
+                f"{self.stored.domain}; is it the right one?",
+                file=sys.stderr,
+            )
         _refuse_other_bm25(self.stored.manifest.config["retrieve"], retrieve)
         self.catalogue, self.cache, self._tokenizer = self.stored.catalogue, self.stored.cache, tokenizer
         self._text = from_dict(TextConfig, self.stored.manifest.config["text"])
