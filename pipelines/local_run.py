@@ -114,7 +114,8 @@ def _execute(config: Config, root: Path, fresh: bool, output: "_Steps") -> dict[
             raise RuntimeError(f"{_first_line(error)}\n{output.reason}\nthe traceback is in {output.name}") from None
         finally:
             tempfile.tempdir = None
-    return {name: [Path(one.path) for one in artifacts] for name, artifacts in task.outputs.items()}
+    found = {name: made if isinstance(made, list) else [made] for name, made in task.outputs.items()}
+    return {name: [Path(one.path) for one in artifacts] for name, artifacts in found.items()}
 
 
 def _without_retries(pipeline: Any) -> Any:

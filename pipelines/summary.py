@@ -29,15 +29,17 @@ _FOLDERS = {"models": "model", "indexes": "index", "recommendations": "recommend
 
 
 def link_outputs(folder: Path, outputs: Mapping[str, list[Path]]) -> dict[str, dict[str, Path]]:
-    """Readable names for what the pipeline gave back: links `folder`/TARGET/evaluation and so on."""
+    """Readable names for what the pipeline gave back: links `folder`/texts, `folder`/TARGET/evaluation and so on."""
+    for name in outputs.keys() - _FOLDERS.keys():
+        (folder / name).symlink_to(outputs[name][0])
     targets: dict[str, dict[str, Path]] = {}
     for at, evaluation in enumerate(outputs["evaluations"]):
         target = _document(evaluation)["domain"]
         targets[target] = {}
-        for name, paths in outputs.items():
-            link = folder / target / _FOLDERS[name]
+        for name, called in _FOLDERS.items():
+            link = folder / target / called
             link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(paths[at])
+            link.symlink_to(outputs[name][at])
             targets[target][link.name] = link
     return targets
 

@@ -120,8 +120,10 @@ def per_target(
 
 
 class TrainingOutputs(NamedTuple):
-    """One entry per target, in the order of `targets`."""
+    """What all targets share, and one entry per target, in the order of `targets`."""
 
+    texts: dsl.Dataset
+    tokens: dsl.Dataset
     models: list[dsl.Model]
     indexes: list[dsl.Dataset]
     recommendations: list[dsl.Dataset]
@@ -162,7 +164,7 @@ def training(
         gate: what a model must show.
 
     Returns:
-        per target the model, its index, the recommendations and the evaluation.
+        the texts and the token cache; per target the model, its index, the recommendations and the evaluation.
     """
     with dsl.ParallelFor(sources) as source:
         log = in_pod(ingest(domain=source.domain, uri=source.uri, snapshot=source.snapshot, data=data), "Ingest")
@@ -195,6 +197,8 @@ def training(
             gate=gate,
         ).set_display_name("Target")
     return TrainingOutputs(
+        texts=texts.outputs["texts"],
+        tokens=base.outputs["tokens"],
         models=dsl.Collected(result.outputs["model"]),
         indexes=dsl.Collected(result.outputs["index"]),
         recommendations=dsl.Collected(result.outputs["recommendations"]),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from calrec.artifacts import read_manifest
 from tests.conftest import REPO, shared, write_sequences
 
 
@@ -63,6 +64,10 @@ def test_its_last_words_recommend(first: tuple[Path, str], capsys: pytest.Captur
     shown = capsys.readouterr().out.splitlines()
     assert len(shown) == 6 and "wrote" in shown[1]
     newest = first[0] / "runs" / "latest"
+    assert {kind: read_manifest(newest / kind).kind for kind in ("texts", "tokens")} == {
+        "texts": "texts",
+        "tokens": "tokens",
+    }
     assert {link.name for link in (newest / "seafood").iterdir()} == {"model", "index", "recommendation", "evaluation"}
 
 
