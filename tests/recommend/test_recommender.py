@@ -16,6 +16,7 @@ from calrec.cli import main
 from calrec.config import GenerateConfig, RetrieveConfig
 from calrec.generate.step import generate
 from calrec.model.loading import load_users
+from calrec.recommend import step
 from calrec.recommend.items import read_items
 from calrec.recommend.recommender import Filters, Recommender
 from calrec.recommend.rows import History
@@ -160,6 +161,20 @@ def test_a_batch_goes_on_and_lists_what_it_left_out(small: SimpleNamespace, inde
     assert parts.schema.equals(artifacts.RECOMMENDATIONS) and parts["user_id"].to_pylist()[::5] == [
         f"u{n}" for n in range(9)
     ]
+
+
+def test_unknown_items_are_judged_over_all_users_so_far(
+    small: SimpleNamespace, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    rows = [{"user_id": f"u{n}", "items": ["i1", "i2"]} for n in range(6)]
+    rows[5]["items"] = ["gone", "i1"]
+    (tmp_path / "h.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setattr(step, "_BATCH", 2)  # in the last batch a quarter is unknown, of all a twelfth
+    monkeypatch.setattr(step, "_PART", 2)
+    asked = (small.base, index, tmp_path / "h.jsonl", tmp_path / "o", GENERATE, RETRIEVE, Filters())
+    with pytest.raises(ValueError, match="1 of 12 items"):
+        recommend_all(*asked, max_unknown=0.05)
+    assert recommend_all(*asked, max_unknown=0.1).counts["unknown_items"] == 1  # goes on behind the parts of before
 
 
 def test_the_commands(small: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -67,21 +67,23 @@ def recommend_all(
             return parts.manifest
         progress = Progress(f"recommend {domain}", total, parts.done_users)
         rejects: list[Reject] = []
+        events, bad = (parts.counts.get(name, 0) for name in ("events", "unknown_items"))  # of earlier calls
         for users in histories.read(source, domain, parts.done_users, _BATCH, rejects.append):
             lists, unknown = recommender(users)
-            events = sum(len(one.items) + len(one.titles) for one in users)
+            its_events = sum(len(one.items) + len(one.titles) for one in users)
+            events, bad = events + its_events, bad + len(unknown)
+            _refuse_unknown(events, bad, unknown, max_unknown)
             rows = table([one.user_id for one in users], lists, recommender.catalogue)
-            parts.append(rows, len(users), [*rejects, *unknown], {"events": events, "unknown_items": len(unknown)})
+            parts.append(rows, len(users), [*rejects, *unknown], {"events": its_events, "unknown_items": len(unknown)})
             rejects.clear()
             progress.add(len(users))
-            _refuse_unknown(parts.counts | {"events": events, "unknown_items": len(unknown)}, unknown, max_unknown)
         progress.end()
         inputs = {"model": recommender.of_model.digest, "index": recommender.stored.manifest.digest}
         return parts.finish({}, rejects, inputs=inputs)
 
 
-def _refuse_unknown(counts: dict[str, int], unknown: Sequence[Reject], most: float) -> None:
-    events, bad = counts["events"], counts["unknown_items"]
+def _refuse_unknown(events: int, bad: int, unknown: Sequence[Reject], most: float) -> None:
+    """Refuse histories of which too large a share is unknown so far."""
     if bad > most * events:
         first = ", ".join(repr(reject.raw) for reject in unknown[:3])
         raise ValueError(
