@@ -8,8 +8,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from calrec import draw
 from calrec.config import Config
-from calrec.evaluate.report import METHOD, NAMES, markdown_table
+from calrec.evaluate.report import NAMES
+from calrec.evaluate.results import METHOD, means
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,23 +55,23 @@ def headline(result: Result) -> dict[str, float]:
     """What the run took, and the model's metrics of each target by `target/metric`."""
     figures = {"seconds": result.seconds, "peak_memory_gib": result.memory / 2**30}
     return figures | {
-        f"{target}/{name}": document["results"][METHOD][name]
+        f"{target}/{name}": mean
         for target, document in _documents(result).items()
-        for name in _metrics(document)
+        for name, mean in means(document)[METHOD].items()
     }
 
 
 def note(result: Result) -> str:
-    """The tables against the floors as Markdown."""
-    tables = (
-        f"### {target}\n\n{markdown_table(document['results'], _metrics(document))}\n"
-        for target, document in _documents(result).items()
+    """The tables against the baselines as Markdown."""
+    tables = (_rows(document) for document in _documents(result).values())
+    return "\n".join(
+        f"### {target}\n\n{draw.markdown(header, rows)}\n"
+        for target, (header, *rows) in zip(result.targets, tables, strict=True)
     )
-    return "\n".join(tables)
 
 
 def summary(result: Result) -> str:
-    """The metrics against the floors, five items for one user next to the history, and where to look further."""
+    """The metrics against the baselines, five items for one user next to the history, and where to look further."""
     documents = _documents(result)
     lines = [line for target, document in documents.items() for line in ("", f"{target}:", *_table(document))]
     first = next(iter(documents))
@@ -109,14 +111,15 @@ def _documents(result: Result) -> dict[str, dict[str, Any]]:
     return {target: _document(folders["evaluation"]) for target, folders in result.targets.items()}
 
 
-def _metrics(document: Mapping[str, Any]) -> list[str]:
-    return [name for name in document["results"][METHOD] if not name.endswith("_text")]
+def _rows(document: Mapping[str, Any]) -> list[list[str]]:
+    """The names of the metrics, and a row of means for each method."""
+    found = means(document)
+    rows = [[NAMES.get(method, method), *(f"{mean:.4f}" for mean in its.values())] for method, its in found.items()]
+    return [["", *found[METHOD]], *rows]
 
 
 def _table(document: Mapping[str, Any]) -> list[str]:
-    metrics = _metrics(document)
-    rows = [["", *metrics]]
-    rows += [[NAMES[m], *(f"{values[n]:.4f}" for n in metrics)] for m, values in document["results"].items()]
+    rows = _rows(document)
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return [
         "  ".join(cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(r, widths, strict=True)))

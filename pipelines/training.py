@@ -103,6 +103,8 @@ def per_target(
             texts=texts,
             generations=texts_of.outputs["generations"],
             recommendations=ranked.outputs["recommendations"],
+            model=tuned.outputs["tuned"],
+            joint=joint,
             target=target,
             section=evaluate_,
         ),
@@ -160,7 +162,7 @@ def training(
         launch: processes and machines of a stage.
         generate: sampling of next-item texts.
         retrieve: BM25 and fusion.
-        evaluate: metrics and floors.
+        evaluate: metrics and baselines.
         gate: what a model must show.
 
     Returns:

@@ -7,7 +7,7 @@ incomplete and is refused, as is one of another kind or schema version.
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 MANIFEST = "manifest.json"
+RECORD = "report.json"
+"""What it took to make a folder, and a stage's learning curves; absent from folders of before."""
 
 INTERACTIONS = pa.schema(
     [
@@ -85,7 +87,8 @@ RECOMMENDATIONS = pa.schema(
         ("rank", pa.int32()),
         ("item_id", pa.string()),
         ("title", pa.string()),
-        # What the list is sorted by: the fused score, the sum of reciprocal ranks, or the log-probability of the item.
+        # What the list is sorted by: the fused score, the sum of reciprocal ranks, the log-probability of the item, or
+        # that mixed with other sources.
         ("score", pa.float64()),
         # What put the item here: generation, last_title, dense, cooccurrence, or fill when nothing did.
         ("source", pa.string()),
@@ -97,17 +100,34 @@ RECOMMENDATIONS = pa.schema(
         ("match", pa.float64()),
     ]
 )
-# One row per user and method ("calrec" or a floor); rank 0 means that the target is not in the list.
-RANKS = pa.schema([("user_id", pa.string()), ("method", pa.string()), ("rank", pa.int32()), ("rank_text", pa.int32())])
+# One row per user and method: "calrec", a baseline or a ranking from elsewhere. Rank 0: the target is not in the list.
+RANKS = pa.schema(
+    [
+        ("user_id", pa.string()),
+        ("method", pa.string()),
+        ("rank", pa.int32()),
+        # The same if the target came first, or last, among the items of its score in the list.
+        ("rank_best", pa.int32()),
+        ("rank_worst", pa.int32()),
+        # Of the first item with the target's text.
+        ("rank_text", pa.int32()),
+    ]
+)
 USERS = pa.schema(
     [
         ("user_id", pa.string()),
         ("target", pa.string()),
-        ("history_length", pa.int32()),
+        ("target_category", pa.string()),
+        # The lower end of a range; null without a price.
+        ("target_price", pa.float64()),
         ("target_train_count", pa.int32()),
         ("target_in_history", pa.bool_()),
+        ("history_length", pa.int32()),
+        ("samples", pa.int32()),
         ("distinct_share", pa.float64()),
         ("exact_match_share", pa.float64()),
+        # Of the first item of the model's list, as in RECOMMENDATIONS.
+        ("match", pa.float64()),
     ]
 )
 
@@ -144,7 +164,7 @@ KINDS: Mapping[str, tuple[int, Mapping[str, pa.Schema | None]]] = {
     # Parts of recommendations for many users, and what was left out: calrec.recommend.parts.
     "batch": (1, {"rejects.parquet": None}),
     "evaluation": (
-        1,
+        2,
         {"ranks.parquet": RANKS, "users.parquet": USERS, "report.md": None, "report.html": None, "metrics.json": None},
     ),
     "decision": (1, {"decision.md": None}),
@@ -153,7 +173,10 @@ KINDS: Mapping[str, tuple[int, Mapping[str, pa.Schema | None]]] = {
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a folder holds and how it came to be; the same inputs give the same manifest, so it has no clock."""
+    """What a folder holds and how it came to be.
+
+    It has no clock: the same inputs give the same manifest, but for the hash of a file that says what the work took.
+    """
 
     kind: str
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -171,7 +194,7 @@ class Manifest:
 
     @property
     def digest(self) -> str:
-        """Content hash of the folder: of its files' hashes, reports left out, which say where the data came from."""
+        """Content hash of the folder: of its files' hashes, without reports, which say whence and how long."""
         return short_hash({name: hashed for name, hashed in self.files.items() if not name.startswith("report.")})
 
 
@@ -272,6 +295,27 @@ def verified(folder: Path, kind: str) -> Manifest:
     if changed:
         raise ValueError(f"{folder}: {', '.join(changed)} changed after it was written; build the folder again")
     return manifest
+
+
+def write_record(folder: Path, cost: Mapping[str, float], curves: Sequence[Mapping[str, float]] = ()) -> None:
+    """Write what a step took beside its output: seconds, tokens, peak_memory_bytes and so on, as far as known."""
+    (folder / RECORD).write_text(json.dumps({"cost": dict(cost), "curves": list(curves)}) + "\n")
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What :func:`write_record` wrote: {"cost": …, "curves": …}; empty in a folder of before.
+
+    Raises:
+        ValueError: it is not a record.
+    """
+    path = Path(folder) / RECORD
+    if not path.is_file():
+        return {}
+    try:
+        record = json.loads(path.read_text())
+        return {"cost": dict(record["cost"]), "curves": [dict(row) for row in record["curves"]]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: not a record of a step ({error!r}); run the step again") from None
 
 
 def write_table(folder: Path, name: str, table: pa.Table) -> None:

@@ -153,13 +153,41 @@ def _parser() -> argparse.ArgumentParser:
         "rejects.parquet (default: 0.01)",
     )
 
-    evaluate = _step(steps, "evaluate", commands.evaluate, "rankings → metrics against the floors, report")
+    evaluate = _step(steps, "evaluate", commands.evaluate, "rankings → metrics against the baselines, report")
     for name, what in (
         ("texts", "folder of textify"),
         ("generations", "folder of generate"),
         ("recommendations", "folder of retrieve"),
     ):
         _input(evaluate, name, what)
+    for name, what in (("model", "model that generated"), ("joint", "model of stage 1 that it was made from")):
+        _input(evaluate, name, f"{what}; for learning curves, cost and settings in the report", required=False)
+    evaluate.add_argument(
+        "--rankings",
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        help="one more method from another recommender: CSV or Parquet of user_id, rank, item_id and perhaps score, "
+        "for the same users; may be given again",
+    )
+
+    compare = _step(
+        steps, "compare", commands.compare, "two evaluations → whether B is really better than A", out=False
+    )
+    for name, what in (("a", "folder of evaluate"), ("b", "another one, or the same for another method of it")):
+        compare.add_argument(name, type=Path, metavar=name.upper(), help=what)
+    for name in ("a", "b"):
+        compare.add_argument(
+            f"--method-{name}", default="calrec", metavar="NAME", help=f"method of {name.upper()} (default: calrec)"
+        )
+    compare.add_argument(
+        "--despite",
+        action="append",
+        default=[],
+        choices=("exclude_seen", "catalogue"),
+        help="compare although this differs; may be given again",
+    )
+    compare.add_argument("--out", type=Path, metavar="FILE", help="write it as .md or .json too")
 
     promote = _step(steps, "promote", commands.promote, "metrics → the gate's decision")
     _input(promote, "evaluation", "folder of evaluate")

@@ -139,10 +139,28 @@ def evaluate(options: argparse.Namespace, config: Config) -> None:
     """Rankings → metrics and report, which is printed."""
     from calrec.evaluate import step
 
+    pairs = [text.partition("=") for text in options.rankings]
+    for name, equals, file in pairs:
+        check(bool(name and equals and file), f"--rankings takes NAME=FILE, got {name + equals + file!r}")
+    named = [name for name, _, _ in pairs]
+    check(len(set(named)) == len(named), f"--rankings gives two files one name: {', '.join(named)}")
     with tracking.step("evaluate", _domain(options.generations)) as run:
-        made = step.evaluate(options.texts, options.generations, options.recommendations, options.out, config.evaluate)
+        made = step.evaluate(
+            options.texts, options.generations, options.recommendations, options.out, config.evaluate,
+            options.model, options.joint, {name: Path(file) for name, _, file in pairs},
+        )  # fmt: skip
         run.record(made, options.out)
     print((options.out / "report.md").read_text())
+
+
+def compare(options: argparse.Namespace, config: Config) -> None:
+    """Two evaluations → their differences over the same users."""
+    from calrec.evaluate import compare
+
+    made = compare.compare(options.a, options.b, config.evaluate, options.method_a, options.method_b, options.despite)
+    if options.out:
+        compare.write(made, options.out)
+    print(compare.text(made))
 
 
 def promote(options: argparse.Namespace, config: Config) -> None:

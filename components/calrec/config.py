@@ -17,6 +17,17 @@ from calrec.config_training import StageConfig as StageConfig
 
 # The image that carries this package; `python -m pipelines compile --image` puts another one into the YAML.
 IMAGE = "calrec:0.1.0"
+BASELINES = (
+    "popularity",
+    "recent_popularity",
+    "repeat_last",
+    "markov",
+    "item_knn",
+    "matrix_factorisation",
+    "bm25_last",
+    "bm25_history",
+)
+"""What a model is compared with: calrec.evaluate.baselines."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +64,9 @@ class ModelConfig:
     """Size of a scratch model: tiny, small or base (calrec.model.scratch.SIZES)."""
     vocab_size: int = 4096
     """Vocabulary of a scratch model's byte-level BPE tokenizer."""
+    whole_texts: int = 0
+    """Beyond the paper: item texts with at least so many training events are single tokens of a scratch tokenizer,
+    beside `vocab_size`; 0: none."""
     tuning: str = "full"
     """full: every weight is trained; lora: low-rank adapters, merged when the stage ends."""
     lora_rank: int = 16
@@ -70,6 +84,11 @@ class ModelConfig:
         one_of("model.size", self.size, ("tiny", "small", "base"))
         one_of("model.tuning", self.tuning, ("full", "lora"))
         check(self.vocab_size >= 300, f"model.vocab_size must be >= 300 (256 bytes and merges), got {self.vocab_size}")
+        check(self.whole_texts >= 0, f"model.whole_texts must be >= 0, got {self.whole_texts}")
+        check(
+            self.whole_texts == 0 or self.name == "scratch",
+            f"model.whole_texts = {self.whole_texts} is for a scratch tokenizer; {self.name} brings its own",
+        )
         check(self.lora_rank >= 1, f"model.lora_rank must be >= 1, got {self.lora_rank}")
         check(0 <= self.lora_dropout < 1, f"model.lora_dropout must be >= 0 and < 1, got {self.lora_dropout}")
 
@@ -128,13 +147,18 @@ class RetrieveConfig:
     epsilon: float = 1 / 5000
     """Weight of a generation's log-probability in the fusion."""
     exclude_seen: bool = False
-    """Leave out what is in the history; applied to the floors alike."""
+    """Leave out what is in the history; applied to the baselines alike."""
     last_title: float = 0.0
     """Beyond the paper: the last item's text as one more query; 0: off, 1: weighs as a text of probability 1."""
     dense: int = 0
     """Beyond the paper: so many items nearest to the history by cos(v_U, v_T) join by reciprocal ranks; 0: off."""
     rerank: int = 0
     """Beyond the paper: the best so many of each source are ranked by the model's exact log-probability; 0: off."""
+    mix_following: float = 0.0
+    """Beyond the paper: with rerank, the weight of how often an item followed the last one in the model's probability
+    of the item."""
+    mix_last_title: float = 0.0
+    """Beyond the paper: with rerank, the weight of the items whose texts are most like the last one's, by BM25."""
     memory_gb: float = 1.0
     """Memory for the candidates that the model reads together."""
     threads: int = 0
@@ -146,8 +170,19 @@ class RetrieveConfig:
         check(0 <= self.b <= 1, f"retrieve.b must be between 0 and 1, got {self.b}")
         check(self.epsilon >= 0, f"retrieve.epsilon must be >= 0, got {self.epsilon}")
         check(0 <= self.last_title <= 1, f"retrieve.last_title must be between 0 and 1, got {self.last_title}")
-        for name in ("dense", "rerank", "threads"):
+        for name in ("dense", "rerank", "threads", "mix_following", "mix_last_title"):
             check(getattr(self, name) >= 0, f"retrieve.{name} must be >= 0, got {getattr(self, name)}")
+        mixed = self.mix_following + self.mix_last_title
+        check(
+            mixed < 1,
+            f"retrieve.mix_following + mix_last_title must be < 1, got {self.mix_following} + {self.mix_last_title}; "
+            "what is left is the model's weight",
+        )
+        check(
+            mixed == 0 or self.rerank > 0,
+            "retrieve.mix_following and mix_last_title mix into the probabilities of retrieve.rerank, which is 0; "
+            "set retrieve.rerank=100",
+        )
         check(self.memory_gb > 0, f"retrieve.memory_gb must be > 0, got {self.memory_gb}")
 
     @property
@@ -158,20 +193,25 @@ class RetrieveConfig:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Metrics and floors (method.md, "Metrics")."""
+    """Metrics and baselines (method.md, "Metrics")."""
 
     recall_at: tuple[int, ...] = (1, 5, 10, 20)
-    ndcg_at: tuple[int, ...] = (10,)
-    floors: tuple[str, ...] = ("popularity", "markov", "repeat_last", "bm25_last")
+    ndcg_at: tuple[int, ...] = (10, 20)
+    baselines: tuple[str, ...] = BASELINES
+    """What is ranked for the same users beside the model."""
     bootstrap: int = 1000
     """Resamples of the users behind each 95 % interval."""
     seed: int = 0
+    """Of the resamples, and of baselines that draw."""
 
     def __post_init__(self) -> None:
         for k in (*self.recall_at, *self.ndcg_at):
             check(k >= 1, f"evaluate: a cut-off must be >= 1, got {k}")
-        for name in self.floors:
-            one_of("evaluate.floors", name, ("popularity", "markov", "repeat_last", "bm25_last"))
+        for name in self.baselines:
+            one_of("evaluate.baselines", name, BASELINES)
+        for what in ("recall_at", "ndcg_at", "baselines"):
+            named = getattr(self, what)
+            check(len(set(named)) == len(named), f"evaluate.{what} repeats a value: {', '.join(map(str, named))}")
         check(self.bootstrap >= 1, f"evaluate.bootstrap must be >= 1, got {self.bootstrap}")
 
 
@@ -181,7 +221,7 @@ class GateConfig:
 
     metric: str = "recall_at_10"
     beat: tuple[str, ...] = ("popularity",)
-    """Floors that the model's metric must exceed."""
+    """Baselines that the model's metric must exceed."""
     min_gain: float = 0.0
     """By how much, in units of the metric."""
 
@@ -226,8 +266,8 @@ class Config:
         check(self.gate.metric in known, f"gate.metric {self.gate.metric!r} is not computed; one of {', '.join(known)}")
         for name in self.gate.beat:
             check(
-                name in self.evaluate.floors,
-                f"gate.beat {name!r} is not among evaluate.floors: {', '.join(self.evaluate.floors)}",
+                name in self.evaluate.baselines,
+                f"gate.beat {name!r} is not among evaluate.baselines: {', '.join(self.evaluate.baselines)}",
             )
 
 

@@ -30,6 +30,8 @@ class StageConfig:
     """Largest norm of the gradient."""
     ema: float = 0.0
     """Decay of an exponential moving average of the weights, which is then validated and kept; 0: none."""
+    dropout: float = 0.0
+    """Share of the embeddings, and of what each attention and feed-forward layer adds, that is zeroed in training."""
     alpha: float = 0.125
     """Weight of L_TT, target against target-in-context."""
     beta: float = 0.025
@@ -48,12 +50,14 @@ class StageConfig:
     """Share of a category in the batches: proportional to its users, sqrt of it, uniform, or weights such as
     nutrition=2,deli=1."""
     valid_every: int = 100
-    """Steps between validations; the best one's weights are kept. 0: no validation, the last weights."""
+    """Steps between validations. 0: no validation, the last weights are kept."""
     valid_users: int = 256
     """Held-out users in a validation."""
     valid_metric: str = "nig"
     """What chooses the best: nig (nats per token of the held-out target, least is best), or ndcg (NDCG@10 of the
     held-out target among those of all validation users by the cosine of v_U and v_T, a proxy)."""
+    keep: str = "best"
+    """Which weights are kept: best (in valid_metric), or last."""
     patience: int = 0
     """Validations without gain after which the stage ends; 0: never."""
     checkpoint_every: int = 200
@@ -87,6 +91,7 @@ class StageConfig:
         check(self.tau > 0, f"tau must be > 0, got {self.tau}")
         check(self.lr > 0, f"lr must be > 0, got {self.lr}")
         check(0 <= self.warmup < 1, f"warmup is a share of the steps, 0 <= warmup < 1; got {self.warmup}")
+        check(0 <= self.dropout < 1, f"dropout is a share, 0 <= dropout < 1; got {self.dropout}")
         check(0 <= self.ema < 1, f"ema is a decay, 0 <= ema < 1 (0: none); got {self.ema}")
         for name, valid in _CHOICES.items():
             one_of(name, getattr(self, name), valid)
@@ -104,6 +109,7 @@ _CHOICES = {
     "train_on": ("last", "all"),
     "position": ("random", "last"),
     "valid_metric": ("nig", "ndcg"),
+    "keep": ("best", "last"),
     "attention": ("auto", "loop", "varlen", "flex", "padded"),
     "precision": ("auto", "fp32", "bf16"),
 }

@@ -67,15 +67,17 @@ def shown(cell: object) -> str:
     return f"{cell:,}" if isinstance(cell, int) and not isinstance(cell, bool) else str(cell)
 
 
-def page(title: str, sections: Sequence[str]) -> str:
+def page(title: str, sections: Sequence[str], style: str = "") -> str:
     """One HTML page without outside resources.
 
     Args:
         title: heading, and after "CALRec · " the name of the page.
         sections: HTML, already escaped, one below the other.
+        style: CSS beside that of every page.
     """
     name = html.escape(title)
     return (
-        f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
-        f"<title>CALRec · {name}</title><style>{STYLE}</style><h1>{name}</h1>{''.join(sections)}</html>\n"
+        "<!doctype html><html lang=en><meta charset=utf-8>"
+        "<meta name=viewport content='width=device-width,initial-scale=1'>"
+        f"<title>CALRec · {name}</title><style>{STYLE}{style}</style><h1>{name}</h1>{''.join(sections)}</html>\n"
     )

@@ -32,12 +32,17 @@ class Progress:
 
     def end(self) -> None:
         """Print what was done and how long this session took."""
-        print(f"{self._line()}, took {duration(self._clock() - self._begun)}", flush=True)
+        print(f"{self._line()}, took {duration(self.seconds)}", flush=True)
+
+    @property
+    def seconds(self) -> float:
+        """Since this session began."""
+        return self._clock() - self._begun
 
     @property
     def rate(self) -> float:
         """Users per second of this session."""
-        return (self._done - self._first) / max(self._clock() - self._begun, 1e-9)
+        return (self._done - self._first) / max(self.seconds, 1e-9)
 
     def _line(self) -> str:
         of = f"/{self._total:,}" if self._total else ""

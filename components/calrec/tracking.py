@@ -24,7 +24,7 @@ from types import FrameType
 from typing import Any
 
 from calrec import __version__
-from calrec.artifacts import MANIFEST, Manifest
+from calrec.artifacts import MANIFEST, RECORD, Manifest
 
 EXPERIMENT = "calrec"
 _KIND = {"mlflow.experimentKind": "custom_model_development"}
@@ -62,7 +62,7 @@ class Run:
             mlflow.log_metrics(numbers)
             mlflow.set_tag("calrec.digest", manifest.digest)
             _log_dataset(mlflow, manifest)
-            for name in (MANIFEST, "report.md", "report.html", "metrics.json", "decision.md"):
+            for name in (MANIFEST, RECORD, "report.md", "report.html", "metrics.json", "decision.md"):
                 if (Path(folder) / name).is_file():
                     mlflow.log_artifact(str(Path(folder) / name))
             if (Path(folder) / "report.md").is_file():

@@ -1,4 +1,4 @@
-"""Kill a stage at random moments and go on, many times; the weights must be those of a stage that was left alone.
+"""Kill a stage at random moments and go on, many times; weights and curves must be those of a stage left alone.
 
 `python -m tests.finetune.killed FOLDER KILLS`, where FOLDER holds texts, tokens and base. Prints one JSON line.
 Children are forked from a process that has imported everything, so that an attempt costs no imports.
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
+from calrec.artifacts import RECORD
 from calrec.config import ModelConfig, StageConfig
 from calrec.finetune.step import finetune
 
@@ -65,7 +66,9 @@ def main(folder: Path, kills: int, seed: int = 0) -> None:
         killed(folder, rng.uniform(0, interval), rng.randrange(3))
     assert os.waitpid(child(folder, folder / "killed"), 0)[1] == 0
     one, other = (load_file(folder / name / "model.safetensors") for name in ("alone", "killed"))
-    print(json.dumps({"killed": kills, "identical": all(one[k].equal(other[k]) for k in one)}), file=sys.stderr)
+    curves = [json.loads((folder / name / RECORD).read_text())["curves"] for name in ("alone", "killed")]
+    same = {"weights": all(one[k].equal(other[k]) for k in one), "curves": curves[0] == curves[1]}
+    print(json.dumps({"killed": kills, "identical": same}), file=sys.stderr)
 
 
 if __name__ == "__main__":

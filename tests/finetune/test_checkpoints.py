@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from calrec import storage
+from calrec.finetune import saved
 from calrec.finetune.checkpoints import Checkpoints, Progress
+from calrec.finetune.record import Record
 
 IDENTITY = {"stage": {"lr": 0.1, "domains": ("home", "deli")}, "inputs": {"texts": "abc"}}
 
@@ -98,6 +100,20 @@ def test_a_checkpoint_before_the_first_validation_names_no_best(tmp_path: Path):
     found = made(tmp_path).load()
     assert found and found[1] == Progress(1)
     json.loads((tmp_path / "step-00000001/state.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_the_record_of_a_stage_is_kept_and_a_checkpoint_of_before_has_none(tmp_path: Path):
+    record = Record([{"step": 1, "loss": 2.5}], every=2, seconds=0.25, tokens=30, peak_memory_bytes=2**40)
+    made(tmp_path).save(tensors(1), Progress(1, record=record))
+    found = made(tmp_path).load()
+    assert found and found[1] == Progress(1, record=record)
+    path = tmp_path / "step-00000001/state.json"
+    state = json.loads(path.read_text())
+    state.pop("sha256")
+    del state["progress"]["record"]
+    path.write_text(json.dumps(state | {"sha256": saved.digest(state)}))
+    found = made(tmp_path).load()
+    assert found and found[1] == Progress(1) and found[1].record == Record()
 
 
 def test_the_newest_and_the_best_that_they_name_are_kept(tmp_path: Path):

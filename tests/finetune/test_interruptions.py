@@ -25,7 +25,7 @@ def test_killed_at_random_moments_a_stage_ends_with_identical_weights(
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stderr.strip().splitlines()[-1])
-    assert found == {"killed": kills, "identical": True}
+    assert found == {"killed": kills, "identical": {"weights": True, "curves": True}}
     assert "going on after step" in done.stdout
     assert not (tmp_path / "killed.checkpoint").exists()
 

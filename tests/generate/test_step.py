@@ -1,5 +1,6 @@
 """The generate step: which users, and a row for each of their distinct texts."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,6 +8,7 @@ from types import SimpleNamespace
 import pyarrow.parquet as pq
 import pytest
 
+from calrec import artifacts
 from calrec.config import GenerateConfig
 from calrec.generate.step import generate
 
@@ -30,6 +32,19 @@ def test_the_sample_of_users_is_fixed_and_a_superset_of_a_smaller_one(small: Sim
         generate(small.texts, small.tokens, small.base, tmp_path / "g", "home", replace(CONFIG, max_users=users))
         chosen.append(set(pq.read_table(tmp_path / "g/generations.parquet")["user_id"].to_pylist()))
     assert chosen[0] < chosen[1] and len(chosen[1]) == 9
+
+
+def test_the_step_says_what_it_took(small: SimpleNamespace, tmp_path: Path):
+    """A model from scratch hardly ever ends a text, so nearly all samples have as many tokens as they may."""
+    config = replace(CONFIG, samples=6, max_users=7)
+    manifest = generate(small.texts, small.tokens, small.base, tmp_path / "g", "home", config)
+    cost = json.loads((tmp_path / "g" / artifacts.RECORD).read_text())["cost"]
+    unfinished = round(manifest.counts["unfinished_share"] * 42)
+    assert unfinished * 12 <= cost["tokens"] <= 42 * 12 and unfinished > 20
+    assert cost["users_per_second"] * cost["seconds"] == pytest.approx(7, rel=0.1)
+    assert cost["peak_memory_bytes"] > 0
+    again = generate(small.texts, small.tokens, small.base, tmp_path / "h", "home", config)
+    assert again.digest == manifest.digest
 
 
 def test_an_unknown_category_is_refused(small: SimpleNamespace, tmp_path: Path):

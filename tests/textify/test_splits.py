@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from calrec import artifacts
 from calrec.artifacts import Manifest
-from calrec.config import GenerateConfig, RetrieveConfig, SplitConfig, StageConfig, TextConfig
-from calrec.evaluate.cases import load_cases
+from calrec.config import GenerateConfig, SplitConfig, StageConfig, TextConfig
+from calrec.evaluate.users import judged
 from calrec.finetune import order, validation
 from calrec.generate.step import held_out
 from calrec.model.loading import load_users
@@ -354,13 +354,7 @@ def test_floors_of_leave_last_out_count_what_precedes_the_held_out_item(tmp_path
         assert countable(users, which) == expected
 
 
-def test_a_ranking_for_a_user_without_a_target_is_a_fault(timed: SimpleNamespace, tmp_path: Path):
+def test_a_user_without_a_target_cannot_be_judged(timed: SimpleNamespace, tmp_path: Path):
     catalogue = load_catalogue(timed.texts, "x")
-    rows = [{"user_id": "no test", "rank": n, "item_id": i, "title": "", "score": 0.0, "reason": ""}
-            for n, i in enumerate(catalogue.item_id, 1)]  # fmt: skip
-    with artifacts.writing(tmp_path / "r") as folder:
-        table = pa.Table.from_pylist(rows, schema=artifacts.RECOMMENDATIONS)
-        artifacts.write_table(folder, "recommendations.parquet", table)
-        artifacts.finish(folder, Manifest("recommendations"))
-    with pytest.raises(ValueError, match="1 faults in the rankings: user no test has no test item"):
-        load_cases(tmp_path / "r", timed.users, catalogue, "test", RetrieveConfig())
+    with pytest.raises(ValueError, match="user no test is without a test item"):
+        judged(timed.users, pa.array(["no test"]), catalogue, "test", tmp_path)

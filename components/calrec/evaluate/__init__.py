@@ -1,1 +1,1 @@
-"""Rankings → metrics against the floors, and a report."""
+"""Rankings → metrics against the baselines, and a report."""

@@ -10,6 +10,8 @@ def evaluate(
     texts: dsl.Input[dsl.Dataset],
     generations: dsl.Input[dsl.Dataset],
     recommendations: dsl.Input[dsl.Dataset],
+    model: dsl.Input[dsl.Model],
+    joint: dsl.Input[dsl.Model],
     target: str,
     section: dict,
     evaluation: dsl.Output[dsl.Dataset],
@@ -17,12 +19,14 @@ def evaluate(
     report: dsl.Output[dsl.HTML],
     summary: dsl.Output[dsl.Markdown],
 ) -> None:
-    """Rankings → metrics against the floors, and a report.
+    """Rankings → metrics against the baselines, and a report.
 
     Args:
         texts: output of the textify step.
         generations: output of the generate step.
         recommendations: output of the retrieve step.
+        model: the model of stage 2, for its learning curves and cost.
+        joint: the model of stage 1, for the same.
         target: the category.
         section: the evaluate section of the configuration.
         evaluation: ranks and facts per user, metrics.json and the reports.
@@ -45,6 +49,8 @@ def evaluate(
             Path(recommendations.path),
             Path(evaluation.path),
             config=from_dict(EvaluateConfig, section),
+            model=Path(model.path),
+            joint=Path(joint.path),
         )
         evaluation.metadata.update(run.record(done, evaluation.path))
         metrics.metadata.update(done.counts)

@@ -1,179 +1,179 @@
-"""The report that a person reads: one table, one chart, a few users; Markdown and a page that stands alone."""
+"""The report that a person reads: one page that stands alone and its Markdown twin, from the same blocks."""
 
-import html
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from itertools import groupby
 
 from calrec import draw
+from calrec.evaluate import charts, document, tables, words
+from calrec.evaluate.charts import Bar, Line
+from calrec.evaluate.document import Block, Case, Cell, Charts, Section, Text, shortened
+from calrec.evaluate.results import METHOD, Evaluation, Example
 
-METHOD = "calrec"
-NAMES = {
-    METHOD: "CALRec",
-    "popularity": "Popularity",
-    "markov": "Markov (last item)",
-    "repeat_last": "History, newest first",
-    "bm25_last": "BM25 on the last item",
-}
+NAMES = words.NAMES
+_EXAMPLES, _LISTED, _HISTORY, _TEXTS = 10, 10, 8, 5  # shown
+_UNTRAINED = "0 steps: the stage passes the model through."
+_NO_CURVES = "No training record is at hand: the evaluate step was not given the models, or they are of before."
 
-
-@dataclass(frozen=True)
-class Example:
-    """One user as a person sees it."""
-
-    user_id: str
-    history: Sequence[str]
-    target: str
-    recommended: Sequence[str]
-    generated: Sequence[str]
-    rank: int
-
-
-@dataclass(frozen=True)
-class Report:
-    """What the report says."""
-
-    domain: str
-    split: str
-    users: int
-    items: int
-    exclude_seen: bool
-    results: Mapping[str, Mapping[str, float]]
-    """method → metric → mean; `…_text` metrics are on text groups."""
-    intervals: Mapping[str, Mapping[str, tuple[float, float]]]
-    facts: Mapping[str, Any]
-    examples: Sequence[Example]
-
-    @property
-    def shown(self) -> list[str]:
-        """Metrics of the table."""
-        return [name for name in self.results[METHOD] if not name.endswith("_text")]
-
-
-def markdown_table(results: Mapping[str, Mapping[str, float]], metrics: Sequence[str]) -> str:
-    """One row per method, one column per metric; the best of a column is bold."""
-    lines = ["| method | " + " | ".join(metrics) + " |", "|---|" + "---:|" * len(metrics)]
-    best = {name: max(values[name] for values in results.values()) for name in metrics}
-    for method, values in results.items():
-        cells = (f"**{values[m]:.4f}**" if values[m] == best[m] else f"{values[m]:.4f}" for m in metrics)
-        lines.append(f"| {NAMES.get(method, method)} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+STYLE = """
+:root{--soft:#57606a;--line:#d0d7de;--panel:#f6f8fa;--paper:#fff;--good:#0a7d55;--bad:#b3401b}
+@media(prefers-color-scheme:dark){
+:root{--soft:#9aa4af;--line:#3a424b;--panel:#1c2128;--paper:#121519;--good:#35c28d;--bad:#f0946c}}
+*{box-sizing:border-box}
+body{max-width:64rem;background:var(--paper);overflow-wrap:anywhere}
+h1{margin:.2em 0;line-height:1.2}h2{margin:2.2rem 0 .5rem;font-size:1.3rem}h3{margin:0 0 .5rem;font-size:1rem}
+.lead{font-size:1.15rem;line-height:1.45;border-left:4px solid var(--ours);padding-left:.9rem}
+.note,.soft,small{color:var(--soft);opacity:1}.note{font-size:.87rem}
+nav{display:flex;flex-wrap:wrap;gap:.3rem 1rem;margin:1.2rem 0;font-size:.9rem}
+a{color:var(--ours)}
+.wide{overflow-x:auto;margin:.8rem 0;border:1px solid var(--line);border-radius:6px;
+background:linear-gradient(to right,transparent,var(--paper) 70%) 100% 0/4rem 100% no-repeat local,
+linear-gradient(to right,transparent,#8886) 100% 0/1.2rem 100% no-repeat scroll}
+.wide table{margin:0;width:100%;font-size:.92rem;overflow-wrap:normal}
+.wide td,.wide th{border-bottom:1px solid var(--line);vertical-align:top;white-space:nowrap;text-align:right}
+.wide thead th{background:var(--panel);font-weight:600;vertical-align:bottom;white-space:normal;min-width:5rem;
+overflow-wrap:break-word}
+.wide tbody tr:last-child>*{border-bottom:0}
+.wide tbody th{font-weight:400}
+.wide .words{text-align:left;white-space:normal;min-width:7rem;max-width:26rem;overflow-wrap:anywhere}
+.wide tr>:first-child{position:sticky;left:0;background:var(--paper);border-right:1px solid var(--line);max-width:11rem}
+.wide thead tr>:first-child{background:var(--panel)}
+td .under{display:flex;flex-direction:row-reverse;gap:.5em}
+.mark{color:var(--good);font-weight:600;font-size:.8em;letter-spacing:-.05em}.mark.down{color:var(--bad)}
+.muted>*,.muted .mark{color:var(--soft)}.muted svg{opacity:.5}
+.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,19rem),1fr));gap:1.5rem 2rem;margin:1rem 0}
+.pair{margin-top:.25rem;max-width:100%}
+.cases{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr));gap:1rem}
+.case{border:1px solid var(--line);border-left:4px solid var(--bad);border-radius:6px;padding:.8rem 1rem;min-width:0}
+.case.good{border-left-color:var(--good)}.case h3{color:var(--bad)}.case.good h3{color:var(--good)}
+dl{margin:0}dt{color:var(--soft);font-size:.8rem;margin-top:.45rem}dd{margin:0}
+ol{margin:0;padding-left:1.6rem}.hit{color:var(--good)}
+summary{cursor:pointer}summary h2{display:inline-block;margin-bottom:.3rem}
+@media(max-width:30rem){body{margin:1rem auto}.wide{font-size:.95rem}.wide tr>:first-child{max-width:8.5rem}}
+"""
 
 
-def markdown(report: Report) -> str:
+def markdown(evaluation: Evaluation) -> str:
     """The report as Markdown."""
-    text = {
-        m: {k.removesuffix("_text"): v for k, v in r.items() if k.endswith("_text")} for m, r in report.results.items()
-    }
-    low_high = "\n".join(
-        f"| {name} | {report.results[METHOD][name]:.4f} | {low:.4f} – {high:.4f} |"
-        for name, (low, high) in report.intervals[METHOD].items()
-    )
-    facts = "\n".join(f"| {name.replace('_', ' ')} | {value} |" for name, value in report.facts.items())
-    return f"""# {report.domain}
-
-{_subtitle(report)}
-
-{markdown_table(report.results, report.shown)}
-
-CALRec with its 95 % bootstrap interval over users:
-
-| metric | mean | interval |
-|---|---:|---:|
-{low_high}
-
-The same when items with identical text count as one:
-
-{markdown_table(text, report.shown)}
-
-What explains the figures:
-
-| fact | value |
-|---|---:|
-{facts}
-
-{"".join(_example_markdown(example) for example in report.examples)}"""
+    return document.markdown(_title(evaluation), _sections(evaluation))
 
 
-def _subtitle(report: Report) -> str:
-    seen = "items already bought are left out" if report.exclude_seen else "items already bought may come again"
-    return (
-        f"{report.users:,} users, the held-out {report.split} item of each ranked against all {report.items:,} items; "
-        f"{seen}, for every method alike."
-    )
+def page(evaluation: Evaluation) -> str:
+    """The report as one HTML page without scripts or outside resources."""
+    parts = document.sections_html(_sections(evaluation))
+    return draw.page(_title(evaluation), parts, charts.STYLE + STYLE)
 
 
-def _example_markdown(example: Example) -> str:
-    where = f"place {example.rank}" if example.rank else "not in the list"
-    return (
-        f"**User {example.user_id}** bought … {' → '.join(example.history)}, then *{example.target}* ({where}).  \n"
-        f"Generated: {'; '.join(example.generated)}.  \nRecommended: {'; '.join(example.recommended)}.\n\n"
-    )
+def _title(evaluation: Evaluation) -> str:
+    return f"Next items in {shortened(evaluation.domain)}"
 
 
-# --- HTML -------------------------------------------------------------------------------------------------------
+def _sections(evaluation: Evaluation) -> list[Section]:
+    lead = [Text(words.verdict(evaluation), "lead"), Text(words.protocol(evaluation))]
+    found = [
+        Section("", lead),
+        Section("Result", _result(evaluation)),
+        Section("Against each method", _against(evaluation)),
+        Section("Beyond accuracy", _beyond(evaluation)),
+        Section("Kinds of users", _slices(evaluation)),
+        Section("Learning curves", _curves(evaluation)),
+        Section("Worked examples", _examples(evaluation.examples)),
+        Section("What explains the figures", [tables.explanations(evaluation.explanations)]),
+        Section("Cost", _cost(evaluation)),
+        Section("Data", [tables.settings("Data", evaluation.data, exact=False)]),
+        Section("Settings", [tables.settings("Setting", evaluation.config)], closed=True),
+    ]
+    return [section for section in found if section.blocks]
 
 
-def page(report: Report) -> str:
-    """The report as one HTML page without outside resources."""
-    chart = "".join(_chart(report, name) for name in ("recall_at_10", "ndcg_at_10") if name in report.shown)
-    head = "".join(f"<th>{html.escape(m)}</th>" for m in report.shown)
-    rows = "".join(
-        f"<tr><td>{html.escape(NAMES.get(method, method))}</td>"
-        + "".join(_cell(report, method, m) for m in report.shown)
-        + "</tr>"
-        for method in report.results
-    )
-    facts = [(name.replace("_", " "), value) for name, value in report.facts.items()]
-    users = "".join(_example_html(example) for example in report.examples)
-    return draw.page(
-        report.domain,
-        [
-            f"<p>{html.escape(_subtitle(report))}</p>{chart}<table><tr><th>method</th>{head}</tr>{rows}</table>",
-            "<p><small>Lines in the chart and ± in the table: 95 % bootstrap interval over users.</small></p>",
-            f"<h2>What explains the figures</h2>{draw.table((), facts)}<h2>Some users</h2>{users}",
-        ],
-    )
-
-
-def _cell(report: Report, method: str, metric: str) -> str:
-    value = report.results[method][metric]
-    low, high = report.intervals[method][metric]
-    best = value == max(results[metric] for results in report.results.values())
-    shown = f"<b>{value:.4f}</b>" if best else f"{value:.4f}"
-    return f"<td title='{low:.4f} – {high:.4f}'>{shown}<br><small>± {(high - low) / 2:.3f}</small></td>"
-
-
-def _chart(report: Report, metric: str) -> str:
-    """Horizontal bars with intervals, as SVG."""
-    width, bar, left = 720, 26, 190
-    top = max(high for method in report.results for _, high in [report.intervals[method][metric]]) or 1.0
-    parts = []
-    for row, (method, values) in enumerate(report.results.items()):
-        y, value = row * bar + 24, values[metric]
-        low, high = report.intervals[method][metric]
-        x = [left + (width - left - 70) * v / top for v in (value, low, high)]
-        color = "#2f6fde" if method == METHOD else "#9aa4b2"
-        parts.append(
-            f"<text x='{left - 8}' y='{y + 14}' text-anchor='end'>{html.escape(NAMES.get(method, method))}</text>"
-            f"<rect x='{left}' y='{y}' width='{x[0] - left:.1f}' height='{bar - 7}' fill='{color}'/>"
-            f"<path d='M{x[1]:.1f} {y + 9.5}H{x[2]:.1f}' stroke='currentColor'/>"
-            f"<text x='{x[2] + 6:.1f}' y='{y + 14}'>{value:.4f}</text>"
+def _result(evaluation: Evaluation) -> list[Block]:
+    drawn = [
+        charts.bars(
+            words.metric_title(metric),
+            [Bar(words.name(m), its.figures[metric], m == METHOD) for m, its in evaluation.methods.items()],
         )
-    height = len(report.results) * bar + 30
-    return (
-        f"<svg viewBox='0 0 {width} {height}' width='100%' font-size='13' fill='currentColor' role='img'>"
-        f"<text x='{left}' y='14' font-weight='bold'>{metric}</text>{''.join(parts)}</svg>"
+        for metric in words.main_metrics(evaluation)
+    ]
+    marks = [Text(words.MARKS, "note")] if len(evaluation.methods) > 1 else []
+    return [tables.headline(evaluation), *marks, Charts(drawn)]
+
+
+def _against(evaluation: Evaluation) -> list[Block]:
+    found = [tables.pairwise(evaluation, metric) for metric in words.main_metrics(evaluation)]
+    return [*found, Text(words.PAIRWISE, "note")] if found[0].rows else []
+
+
+def _beyond(evaluation: Evaluation) -> list[Block]:
+    return [tables.beyond(evaluation, words.main_metrics(evaluation)), Text(words.BEYOND, "note")]
+
+
+def _slices(evaluation: Evaluation) -> list[Block]:
+    if not evaluation.slices:
+        return []
+    metric, rival = words.main_metrics(evaluation)[0], words.rival(evaluation)
+    ways = [list(found) for _, found in groupby(evaluation.slices, key=lambda one: one.by)]
+    few = any(one.users < words.FEW for one in evaluation.slices)
+    note = Text(words.slicing(rival, metric, few), "note")
+    return [note, *(tables.slices(found, rival, metric) for found in ways)]
+
+
+def _curves(evaluation: Evaluation) -> list[Block]:
+    if not evaluation.curves:
+        return [Text(_NO_CURVES)]
+    drawn: list[str] = []
+    notes: list[Block] = []
+    for stage, rows in evaluation.curves.items():
+        title = words.step(stage)
+        drawn += _panels(title, rows)
+        notes += [] if rows else [Text(f"{title}: {_UNTRAINED}")]
+    table = tables.learned(evaluation.curves)
+    return [Charts(drawn), table, Text(words.CURVES, "note"), *notes] if table.rows else notes
+
+
+def _panels(title: str, rows: Sequence[Mapping[str, float]]) -> list[str]:
+    """The loss terms in one drawing; each validation in one of its own, beside the same term in training."""
+    names = tables.terms(rows)
+
+    def line(label: str, name: str) -> Line:
+        return Line(label, [(row["step"], row[name]) for row in rows if name in row])
+
+    trained = [name for name in names if not name.startswith("valid_")]
+    drawn = [charts.curves(f"{title}: training", [line(words.term(name), name) for name in trained])] if trained else []
+    for name in names[len(trained) :]:
+        plain = name.removeprefix("valid_")
+        lines = [line("validation", name), *([line("training", plain)] if plain in trained else [])]
+        drawn.append(charts.curves(f"{title}: {words.term(plain)}", lines))
+    return drawn
+
+
+def _examples(examples: Sequence[Example]) -> list[Block]:
+    if not examples:
+        return []
+    return [Text(words.EXAMPLES, "note"), *(_case(one) for one in examples[:_EXAMPLES])]
+
+
+def _case(example: Example) -> Case:
+    """What a user had, what came next, what was written and what is recommended."""
+    where = f"found at place {example.rank}" if example.rank else "missed: the target is not in the list"
+    listed = example.recommended[:_LISTED]
+    items = [
+        Cell(shortened(text), "(the target)" if place == example.rank else "", strong=place == example.rank)
+        for place, text in enumerate(listed, 1)
+    ]
+    lines = {
+        "history, oldest first": [Cell(shortened(text)) for text in example.history[-_HISTORY:]] or [Cell("nothing")],
+        "target": [Cell(shortened(example.target), strong=True)],
+        "generated": [Cell(shortened(text) or "(empty)", f"×{count}") for text, count in example.generated[:_TEXTS]],
+        "recommended": items,
+    }
+    return Case(
+        f"User {shortened(example.user_id, 40)}: {where}",
+        example.rank > 0,
+        {what: cells for what, cells in lines.items() if cells},
+        {"history, oldest first": "→", "target": "", "generated": "·"},
     )
 
 
-def _example_html(example: Example) -> str:
-    where = f"place {example.rank}" if example.rank else "not in the list"
-    shorten = "</li><li>".join(html.escape(text) for text in example.recommended)
-    return (
-        f"<div class=user><b>User {html.escape(example.user_id)}</b><br><small>bought</small> … "
-        f"{' → '.join(html.escape(text) for text in example.history)}<br><small>then</small> "
-        f"<b>{html.escape(example.target)}</b> ({where})<br><small>generated</small> "
-        f"{'; '.join(html.escape(text) for text in example.generated)}<br>"
-        f"<small>recommended</small><ol><li>{shorten}</li></ol></div>"
-    )
+def _cost(evaluation: Evaluation) -> list[Block]:
+    if not evaluation.cost:
+        return [Text("No step left a record of what it took.")]
+    return [tables.cost(evaluation.cost), Text(words.COST, "note")]

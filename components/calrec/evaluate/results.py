@@ -123,3 +123,11 @@ class Evaluation:
     def metrics(self) -> list[str]:
         """Names of the metrics, in the order of the table."""
         return list(self.methods[METHOD].figures)
+
+
+def means(document: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Method → metric → mean of an evaluation as metrics.json holds it."""
+    return {
+        method: {name: float(figure["mean"]) for name, figure in its["figures"].items()}
+        for method, its in document["methods"].items()
+    }

@@ -1,179 +1,199 @@
-"""The evaluate step: rankings in; metrics per user, floors, intervals and a report out."""
+"""The evaluate step: rankings in; metrics per user, baselines, intervals, tests and a report out."""
 
 import json
-from collections import defaultdict
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from calrec import artifacts
 from calrec.artifacts import Manifest
-from calrec.config import EvaluateConfig, RetrieveConfig
-from calrec.evaluate import metrics
-from calrec.evaluate.cases import Case, load_cases
-from calrec.evaluate.floors import floors
-from calrec.evaluate.report import METHOD, Example, Report, markdown, page
-from calrec.model.loading import load_users
+from calrec.checks import check
+from calrec.config import BASELINES, EvaluateConfig, RetrieveConfig
+from calrec.evaluate import report
+from calrec.evaluate.baselines import baselines
+from calrec.evaluate.examples import examples
+from calrec.evaluate.facts import Facts, prices
+from calrec.evaluate.figures import corrected, differences, figures, means
+from calrec.evaluate.generated import load_generated
+from calrec.evaluate.inputs import Inputs, load_inputs
+from calrec.evaluate.metrics import Scores
+from calrec.evaluate.rankings import Reader
+from calrec.evaluate.results import METHOD, Evaluation, Method
+from calrec.evaluate.slices import sliced
+from calrec.evaluate.training import curves_and_cost
+from calrec.evaluate.users import Judged, judged
+from calrec.model.loading import Users, load_users
+from calrec.progress import Progress
 from calrec.retrieve.catalogue import Catalogue, load_catalogue
-from calrec.retrieve.following import countable
-from calrec.settings import from_dict, to_dict
+from calrec.retrieve.following import counted_until
+from calrec.settings import to_dict
 
-EXAMPLES = 3
+Floats = NDArray[np.float64]
 
-Ranks = dict[str, tuple[metrics.Ints, metrics.Ints]]
-"""method → per user the rank of the target, and of the first item with the target's text."""
-Generated = dict[str, list[tuple[str, int]]]
-"""user_id → (text, count), most frequent first."""
+_USERS = 4096  # whose baseline lists are in memory at once
+_ROWS = 1 << 17  # of the ranks that are written at a time
 
 
-def evaluate(texts: Path, generations: Path, recommendations: Path, out: Path, config: EvaluateConfig) -> Manifest:
-    """Score a category's rankings and the floors on the same users, the whole catalogue ranked.
+def evaluate(
+    texts: Path,
+    generations: Path,
+    recommendations: Path,
+    out: Path,
+    config: EvaluateConfig,
+    model: Path | None = None,
+    joint: Path | None = None,
+    rankings: Mapping[str, Path] | None = None,
+) -> Manifest:
+    """Score a category's rankings, the baselines and others' rankings on the same users, the whole catalogue ranked.
 
     Args:
         texts: folder of the textify step.
-        generations: folder of the generate step.
+        generations: folder of the generate step; its users are judged.
         recommendations: folder of the retrieve step.
         out: the folder to make: ranks and facts per user, metrics.json, report.md, report.html.
-        config: cut-offs, floors, bootstrap.
+        config: cut-offs, baselines, bootstrap.
+        model: the model that generated, for its learning curves, cost and settings.
+        joint: the model that it was made from, of stage 1, for the same.
+        rankings: name → a CSV or Parquet file of user_id, rank, item_id and perhaps score of another recommender.
 
     Raises:
-        ValueError: faulty rankings, see :func:`calrec.evaluate.cases.load_cases`, or a cut-off deeper than the lists.
+        ValueError: faulty rankings, see :meth:`calrec.evaluate.rankings.Reader.ranking`; folders that do not belong
+            together; a cut-off deeper than the lists; the name of a ranking is taken.
     """
-    of = artifacts.read_manifest(recommendations, "recommendations")
-    domain, split = str(of.config["domain"]), str(of.config["generate"]["split"])
-    retrieve = from_dict(RetrieveConfig, of.config["retrieve"])
-    deepest = max(*config.recall_at, *config.ndcg_at, 1)
-    if deepest > retrieve.k:
-        raise ValueError(
-            f"evaluate looks at rank {deepest} but {recommendations} has {retrieve.k} items per user; raise retrieve.k"
-        )
-    catalogue, users = load_catalogue(texts, domain), load_users(texts, [domain])
-    cases = load_cases(recommendations, users, catalogue, split, retrieve)
-    ranks = {METHOD: _ranks([case.ranking for case in cases], cases, catalogue)}
-    for name, rank in floors(config.floors, countable(users, split), catalogue, retrieve).items():
-        ranks[name] = _ranks([rank(case.history, case.excluded) for case in cases], cases, catalogue)
-    generated = _generated(generations)
-    known = frozenset(catalogue.group_texts)
-    facts = [_facts(case, catalogue, generated[case.user_id], known) for case in cases]
-    results, intervals = _summary(ranks, config)
-    report = Report(
-        domain=domain,
-        split=split,
-        users=len(cases),
+    rankings = rankings or {}
+    inputs = load_inputs(texts, generations, recommendations, model, joint)
+    _check(config, inputs.retrieve, recommendations, rankings)
+    catalogue, users = load_catalogue(texts, inputs.domain), load_users(texts, [inputs.domain])
+    generated = load_generated(generations, catalogue)
+    its = judged(users, generated.user_id, catalogue, inputs.split, generations)
+    methods, match = _methods(its, catalogue, inputs, recommendations, rankings)
+    methods |= _baselines(its, users, catalogue, inputs, config)
+    facts = Facts(its, generated, catalogue, prices(catalogue, inputs.attributes), match)
+    explanations = {**facts.explanations(), "bm25_margin": float(inputs.recommendations.counts["bm25_margin"])}
+    curves, cost = curves_and_cost(joint, model, generations)
+    evaluation = Evaluation(
+        domain=inputs.domain,
+        split=inputs.split,
+        users=len(its),
+        eligible=its.eligible,
         items=len(catalogue.items),
-        exclude_seen=retrieve.exclude_seen,
-        results=results,
-        intervals=intervals,
-        facts={**_explanation(facts, cases, catalogue), "bm25_margin": of.counts["bm25_margin"]},
-        examples=_examples(cases, ranks[METHOD][0], catalogue, generated),
+        k=inputs.retrieve.k,
+        exclude_seen=inputs.retrieve.exclude_seen,
+        methods=_judgements(methods, config),
+        slices=sliced(facts.slicings(), methods, config),
+        explanations=explanations,
+        examples=examples(its, methods[METHOD].rank, catalogue, generations, recommendations),
+        curves=curves,
+        cost=cost,
+        data={**inputs.data, "catalogue": artifacts.short_hash(sorted(catalogue.item_id))},
+        config={**inputs.settings, "evaluate": to_dict(config)},
     )
-    headline = f"recall_at_{config.recall_at[-1]}"
-    shown = ", ".join(f"{name} {figures[headline]:.4f}" for name, figures in results.items())
-    print(f"evaluate {domain}: {headline}: {shown}", flush=True)
+    _print(evaluation, config)
     with artifacts.writing(Path(out)) as folder:
-        artifacts.write_table(folder, "ranks.parquet", _rank_table(ranks, cases))
-        artifacts.write_table(folder, "users.parquet", pa.Table.from_pylist(facts, schema=artifacts.USERS))
-        document: dict[str, Any] = {"domain": domain, "results": results, "intervals": intervals, "facts": report.facts}
-        document["examples"] = [asdict(example) for example in report.examples]
-        (folder / "metrics.json").write_text(json.dumps(document, indent=1) + "\n")
-        (folder / "report.md").write_text(markdown(report))
-        (folder / "report.html").write_text(page(report))
-        return artifacts.finish(
-            folder,
-            Manifest(
-                "evaluation",
-                config={**of.config, "evaluate": to_dict(config)},
-                counts={**results[METHOD], **report.facts},
-                inputs={"recommendations": of.digest, "texts": artifacts.read_manifest(texts).digest},
-            ),
-        )
+        for name, tables in (("ranks.parquet", _rank_tables(its, methods)), ("users.parquet", facts.tables())):
+            with artifacts.table_writer(folder, name, "evaluation") as writer:
+                for table in tables:
+                    writer.write_table(table)
+        (folder / "metrics.json").write_text(json.dumps(asdict(evaluation), indent=1, allow_nan=False) + "\n")
+        (folder / "report.md").write_text(report.markdown(evaluation))
+        (folder / "report.html").write_text(report.page(evaluation))
+        return artifacts.finish(folder, _manifest(evaluation, inputs))
 
 
-def _ranks(rankings: list[list[int]], cases: list[Case], catalogue: Catalogue) -> tuple[metrics.Ints, metrics.Ints]:
-    group = dict(zip(catalogue.items.tolist(), catalogue.group_of.tolist(), strict=True))
-    pairs = list(zip(cases, rankings, strict=True))
-    by_item = [metrics.rank_of(case.target, items) for case, items in pairs]
-    by_text = [metrics.rank_of(group[case.target], [group[item] for item in items]) for case, items in pairs]
-    return np.array(by_item), np.array(by_text)
-
-
-def _summary(
-    ranks: Ranks, config: EvaluateConfig
-) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, tuple[float, float]]]]:
-    """Means of every metric on items and on text groups, and intervals of those on items."""
-    results: dict[str, dict[str, float]] = {}
-    intervals: dict[str, dict[str, tuple[float, float]]] = {}
-    for method, (by_item, by_text) in ranks.items():
-        values, on_text = (metrics.per_user(each, config) for each in (by_item, by_text))
-        results[method] = {name: float(v.mean()) for name, v in values.items()}
-        results[method] |= {f"{name}_text": float(v.mean()) for name, v in on_text.items()}
-        intervals[method] = {name: metrics.interval(v, config.bootstrap, config.seed) for name, v in values.items()}
-    return results, intervals
-
-
-def _generated(folder: Path) -> Generated:
-    table = artifacts.read_table(folder, "generations.parquet", "generations")
-    texts: Generated = defaultdict(list)
-    for user, text, count in zip(*(table[n].to_pylist() for n in ("user_id", "text", "count")), strict=True):
-        texts[user].append((text, count))
-    return {user: sorted(pairs, key=lambda pair: -pair[1]) for user, pairs in texts.items()}
-
-
-def _facts(case: Case, catalogue: Catalogue, generated: list[tuple[str, int]], known: frozenset[str]) -> dict[str, Any]:
-    """A row of the users table; `known` are the texts of the catalogue."""
-    samples = sum(count for _, count in generated)
-    return {
-        "user_id": case.user_id,
-        "target": catalogue.item_id[catalogue.at(case.target)],
-        "history_length": len(case.history),
-        "target_train_count": int(catalogue.train_count[catalogue.at(case.target)]),
-        "target_in_history": case.target in case.history,
-        "distinct_share": len(generated) / samples,
-        "exact_match_share": sum(count for text, count in generated if text in known) / samples,
-    }
-
-
-def _explanation(facts: list[dict[str, Any]], cases: list[Case], catalogue: Catalogue) -> dict[str, float]:
-    """What explains the metrics, averaged over users."""
-
-    def mean(name: str) -> float:
-        return round(float(np.mean([fact[name] for fact in facts])), 4)
-
-    recommended = {item for case in cases for item in case.ranking}
-    return {
-        "distinct_texts_per_sample": mean("distinct_share"),
-        "generations_that_are_an_item_text": mean("exact_match_share"),
-        "targets_in_the_history": mean("target_in_history"),
-        "catalogue_coverage": round(len(recommended) / len(catalogue.items), 4),
-    }
-
-
-def _examples(cases: list[Case], ranks: metrics.Ints, catalogue: Catalogue, generated: Generated) -> list[Example]:
-    """The first users of the sample, hits and misses as they come."""
-
-    def title(item: int) -> str:
-        return catalogue.title[catalogue.at(item)] or catalogue.item_id[catalogue.at(item)]
-
-    return [
-        Example(
-            user_id=case.user_id,
-            history=[title(item) for item in case.history[-5:]],
-            target=title(case.target),
-            recommended=[title(item) for item in case.ranking[:5]],
-            generated=[f"{text} ({count}x)" for text, count in generated[case.user_id][:3]],
-            rank=int(rank),
-        )
-        for case, rank in zip(cases[:EXAMPLES], ranks.tolist(), strict=False)
-    ]
-
-
-def _rank_table(ranks: Ranks, cases: list[Case]) -> pa.Table:
-    users = [case.user_id for case in cases]
-    columns = (
-        [users, [method] * len(users), pa.array(by_item, pa.int32()), pa.array(by_text, pa.int32())]
-        for method, (by_item, by_text) in ranks.items()
+def _check(config: EvaluateConfig, retrieve: RetrieveConfig, folder: Path, rankings: Mapping[str, Path]) -> None:
+    deepest = max(*config.recall_at, *config.ndcg_at, 1)
+    check(
+        deepest <= retrieve.k,
+        f"evaluate looks at rank {deepest} but {folder} has {retrieve.k} items per user; raise retrieve.k",
     )
-    return pa.concat_tables(pa.table(each, schema=artifacts.RANKS) for each in columns)
+    for name in rankings:
+        check(bool(re.fullmatch(r"[\w.-]+", name)), f"a ranking's name is of letters, digits, _, . and -; got {name!r}")
+        check(name not in (METHOD, *BASELINES), f"the name {name!r} is a method of ours; give the ranking another one")
+
+
+def _methods(
+    its: Judged, catalogue: Catalogue, inputs: Inputs, recommendations: Path, rankings: Mapping[str, Path]
+) -> tuple[dict[str, Scores], Floats]:
+    """What the lists of files are worth, and how well the model's first items match their texts."""
+    reader, match = Reader(its, catalogue, inputs.retrieve), np.full(len(its), np.nan)
+    methods = {name: Scores(its.target, catalogue, inputs.retrieve.k) for name in (METHOD, *rankings)}
+    for part in reader.recommendations(recommendations):
+        methods[METHOD].add(part.users, part.lists)
+        match[part.users] = part.first["match"].to_numpy()
+    for name, path in rankings.items():
+        for part in reader.ranking(path):
+            methods[name].add(part.users, part.lists)
+    return methods, match
+
+
+def _baselines(
+    its: Judged, users: Users, catalogue: Catalogue, inputs: Inputs, config: EvaluateConfig
+) -> dict[str, Scores]:
+    """What the configured baselines' lists are worth."""
+    if not config.baselines:
+        return {}
+    ends = counted_until(users, inputs.split).tolist()
+    counted = [items[:end].astype(np.int64) for items, end in zip(users.items, ends, strict=True)]
+    found = {}
+    for name, baseline in baselines(config.baselines, counted, catalogue, inputs.retrieve, config.seed).items():
+        found[name] = Scores(its.target, catalogue, inputs.retrieve.k)
+        progress = Progress(f"evaluate {inputs.domain}, {name}", len(its))
+        for start in range(0, len(its), _USERS):
+            some = np.arange(start, min(start + _USERS, len(its)))
+            histories = [row.astype(np.int64) for row in its.history(some).rows()]
+            banned = [frozenset(row.tolist() if inputs.retrieve.exclude_seen else ()) for row in histories]
+            found[name].add(some, baseline(histories, banned))
+            progress.add(len(some))
+    return found
+
+
+def _judgements(methods: Mapping[str, Scores], config: EvaluateConfig) -> dict[str, Method]:
+    """Every method with its figures; the model against each of the others."""
+    others = [name for name in methods if name != METHOD]
+    tables = [differences(methods[METHOD].rank, methods[name].rank, config) for name in others]
+    against = dict(zip(others, corrected(tables), strict=True))
+    return {
+        name: Method(
+            figures=figures(scores.counted(), config),
+            on_texts=means(scores.counted(on_texts=True), config),
+            ties=scores.ties(config),
+            coverage=scores.coverage,
+            novelty=scores.novelty,
+            against=against.get(name, {}),
+        )
+        for name, scores in methods.items()
+    }
+
+
+def _print(evaluation: Evaluation, config: EvaluateConfig) -> None:
+    headline = f"recall_at_{config.recall_at[-1]}" if config.recall_at else evaluation.metrics[0]
+    shown = ", ".join(f"{name} {its.figures[headline].mean:.4f}" for name, its in evaluation.methods.items())
+    print(f"evaluate {evaluation.domain}: {headline}: {shown}", flush=True)
+
+
+def _rank_tables(its: Judged, methods: Mapping[str, Scores]) -> Iterator[pa.Table]:
+    """Rows of artifacts.RANKS, part by part."""
+    for name, scores in methods.items():
+        for start in range(0, len(its), _ROWS):
+            users = its.user_id.slice(start, _ROWS)
+            ranks = [each[start : start + _ROWS] for each in (scores.rank, scores.best, scores.worst, scores.rank_text)]
+            yield pa.table([users, pa.repeat(name, len(users)), *ranks], schema=artifacts.RANKS)
+
+
+def _manifest(evaluation: Evaluation, inputs: Inputs) -> Manifest:
+    """Counts: the model's metrics under their names, `…_text` where items of one text count as one."""
+    ours = evaluation.methods[METHOD]
+    counts = {name: figure.mean for name, figure in ours.figures.items()}
+    counts |= {f"{name}_text": value for name, value in ours.on_texts.items()}
+    counts |= {"catalogue_coverage": round(ours.coverage, 4), "novelty": round(ours.novelty, 4)}
+    return Manifest(
+        "evaluation",
+        config={"domain": evaluation.domain, **evaluation.config},
+        counts={**counts, **evaluation.explanations},
+        inputs={"recommendations": inputs.recommendations.digest, "texts": inputs.texts.digest},
+    )

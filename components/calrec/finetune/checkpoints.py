@@ -10,7 +10,7 @@ import re
 import shutil
 import sys
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch import Tensor
 from calrec.finetune import saved
 from calrec.finetune.mirror import Mirror
 from calrec.finetune.mirror import Remote as Remote
+from calrec.finetune.record import Record
 from calrec.finetune.saved import DamagedError
 
 _ITEM = re.compile(r"(step|best)-\d{8,}")
@@ -36,6 +37,8 @@ class Progress:
     """Of the best validation; less is better, and inf is none yet."""
     worse: int = 0
     """Validations since the best one."""
+    record: Record = field(default_factory=Record)
+    """Its rows and sums up to this step."""
 
 
 class Checkpoints:
@@ -187,8 +190,10 @@ class Checkpoints:
         state = self._whole(name)
         if best := _named(state):
             self._whole(best)
-        score = state["progress"]["best_score"]
-        progress = Progress(**state["progress"] | {"best_score": math.inf if score is None else score})
+        said = dict(state["progress"])
+        said["best_score"] = math.inf if said["best_score"] is None else said["best_score"]
+        said["record"] = Record(**said.get("record", {}))  # checkpoints of before had none
+        progress = Progress(**said)
         return saved.read(self.folder / name, state), progress
 
     def _whole(self, name: str) -> dict[str, Any]:

@@ -105,6 +105,7 @@ def finetune(
         checkpoints.wait()  # what its uploads have to say belongs into the manifest
         with artifacts.writing(Path(out)) as folder:
             checkpoint.save(network, tokenizer, folder)
+            artifacts.write_record(folder, report.record.cost, report.record.curves)
             notes = tuple(checkpoints.notes)
             manifest = artifacts.finish(folder, Manifest("model", config, counts, notes=notes, inputs=inputs))
     checkpoints.remove()
@@ -126,6 +127,7 @@ def _train(
     kernel = reading(network, stage, dtype, report.line)
     if stage.gradient_checkpointing:
         towers.recompute(network)
+    hooks = towers.drop(network, stage.dropout) if stage.dropout else []
     if stage.compile:
         for layer in towers.layers(network):
             layer.compile(dynamic=True)
@@ -138,9 +140,12 @@ def _train(
             for line in plan.arithmetic(trainer):
                 report.line(line)
         weights = trainer.train()
+        report.count()
     finally:
         report.close()
         reader.close()
+        for hook in hooks:
+            hook.remove()
     done = trainer.progress
     counts: dict[str, Any] = {"steps": done.step, "attention": kernel, "ranks": among.size}
     if stage.valid_every and trainer.held_out:

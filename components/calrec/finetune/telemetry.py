@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from calrec.config import StageConfig
+from calrec.finetune.record import Record
 from calrec.finetune.towers import core
+from calrec.model.device import peak_memory
 
 Log = Callable[[int, dict[str, float]], None]
 REPORT_SECONDS = 5.0
@@ -144,21 +146,35 @@ def expected_memory(network: Any, bytes_per_token: float, tokens: int, state: in
 
 
 class Report:
-    """Progress lines now and then, metrics to the log, and a bar below the lines where stderr is a terminal."""
+    """Progress lines now and then, metrics to log and record, a bar below the lines where stderr is a terminal."""
 
     def __init__(
         self, label: str, stage: StageConfig, log: Log, first_step: int, peak: float = 0.0, quiet: bool = False
     ):
         """`peak` is the FLOP/s of all ranks (0: no MFU); a `quiet` report does nothing (ranks other than 0)."""
         self.label, self.stage, self.log, self.peak, self.quiet = label, stage, log, peak, quiet
-        self.started = self.last = time.perf_counter()
+        self.started = self.last = self._counted = time.perf_counter()
         self.first_step, self.tokens, self.flops = first_step, 0, 0.0
+        self.record = Record()
         self.bar = None if quiet or not sys.stderr.isatty() else _bar(label, stage.steps, first_step)
+
+    def begin(self, step: int, record: Record) -> None:
+        """The stage begins or goes on after `step`; from now on its time counts."""
+        self.first_step, self.record = step, record
+        self.started = self.last = self._counted = time.perf_counter()
+
+    def count(self) -> None:
+        """Bring the record's time and memory up to now."""
+        now = time.perf_counter()
+        self.record.seconds += now - self._counted
+        self.record.peak_memory_bytes = max(self.record.peak_memory_bytes, peak_memory())
+        self._counted = now
 
     def step(self, step: int, metrics: Mapping[str, float], tokens: int, flops: float) -> None:
         """Count one step of all ranks; every REPORT_SECONDS and at the last step, print a line and log."""
         if self.quiet:
             return
+        self.record.step(step, metrics, tokens)
         self.tokens += tokens
         self.flops += flops
         if self.bar is not None:
@@ -178,7 +194,9 @@ class Report:
             return
         parts = [f"{name} {value:.4f}{' nats/token' if name == 'nig' else ''}" for name, value in values.items()]
         self.line(f"step {step} validation {', '.join(parts)}{' (best so far)' if better else ''}")
-        self.log(step, {f"valid_{name}": value for name, value in values.items()})
+        named = {f"valid_{name}": value for name, value in values.items()}
+        self.record.validation(step, named)
+        self.log(step, named)
 
     def line(self, text: str) -> None:
         """Print any other line of the stage, above the bar."""

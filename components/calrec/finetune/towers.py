@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from calrec.finetune import attention, losses
 from calrec.finetune.attention import Packing
@@ -126,6 +128,21 @@ def recompute(network: Any) -> None:
     name = "activation_checkpointing_enable"
     enable = getattr(inner, name if hasattr(inner, name) else "gradient_checkpointing_enable")
     enable({"use_reentrant": False})
+
+
+def drop(network: Any, share: float) -> list[RemovableHandle]:
+    """Zero a share of the embeddings, and of what each attention and feed-forward layer adds, while it trains.
+
+    Whatever the architecture: small models from scratch have no dropout of their own.
+    """
+
+    def dropped(module: Any, given: Any, out: Any) -> Any:
+        if isinstance(out, tuple):
+            return (F.dropout(out[0], share, module.training), *out[1:])
+        return F.dropout(out, share, module.training)
+
+    adding = [part for layer in layers(network) for part in layer.children() if any(p.ndim > 1 for p in part.parameters())]
+    return [part.register_forward_hook(dropped) for part in (core(network).get_input_embeddings(), *adding)]
 
 
 def lengths(batch: Batch) -> list[int]:

@@ -1,5 +1,6 @@
 """The training loop of one stage."""
 
+import math
 import os
 import signal
 from collections.abc import Iterator, Sequence
@@ -66,6 +67,7 @@ class Trainer:
         self.optimizer = adamw(network, stage)
         self.average = Average(network, stage.ema)
         self.progress = self._resume()
+        report.begin(self.progress.step, self.progress.record)
         self._next: list[Batch] | None = None
         self._stopped = False
 
@@ -73,7 +75,8 @@ class Trainer:
         """Train to the end of the stage, or until it is told to stop.
 
         Returns:
-            the best validated weights, or the last ones without validation; on the CPU, by name.
+            the best validated weights, or the last ones where these are wanted or nothing was validated; on the CPU, by
+            name.
 
         Raises:
             SystemExit: SIGTERM came; a checkpoint was written, and EX_TEMPFAIL says that a retry goes on from there.
@@ -81,7 +84,7 @@ class Trainer:
         """
         stage, progress = self.stage, self.progress
         with self._listening():
-            if progress.step == 0:
+            if progress.step == 0 and progress.best_score == math.inf:  # else a checkpoint knows of it
                 self.validate()
             while progress.step < stage.steps and not self.patience_is_over:
                 try:
@@ -93,7 +96,7 @@ class Trainer:
                     self.validate()
                 if stage.checkpoint_every and done % stage.checkpoint_every == 0 and done < stage.steps:
                     self.save()
-        if not (stage.valid_every and self.held_out):
+        if stage.keep == "last" or not (stage.valid_every and self.held_out):
             with self.average.swapped(self.network):
                 return self._weights()
         return self.among.share_tensors(self.checkpoints.load_best(progress.best_step) if self.checkpoints else None)
@@ -170,6 +173,7 @@ class Trainer:
             "rng": {f"{name}.{rank}": state for rank, own in enumerate(states) for name, state in own.items()},
             **({"ema": {name: ranks.whole(t) for name, t in self.average.tensors.items()}} if self.stage.ema else {}),
         }
+        self.report.count()
         if self.checkpoints:
             self.checkpoints.save(tensors, self.progress)
 
@@ -189,7 +193,6 @@ class Trainer:
         own = {name.removesuffix(suffix): state for name, state in saved["rng"].items() if name.endswith(suffix)}
         if own:
             gradients.set_random_state(own)
-        self.report.first_step = progress.step
         self.report.line(f"going on after step {progress.step}")
         return progress
 

@@ -13,7 +13,7 @@ from calrec import artifacts
 from calrec.artifacts import Manifest
 from calrec.config import GenerateConfig
 from calrec.generate.samples import Generation, Prompt
-from calrec.model.device import placed, use_threads
+from calrec.model.device import peak_memory, placed, use_threads
 from calrec.model.loading import Users, load_model, load_users
 from calrec.progress import Progress
 from calrec.settings import to_dict
@@ -68,6 +68,9 @@ def generate(texts: Path, tokens: Path, model: Path, out: Path, domain: str, con
                 counts += _count(found)
                 writer.write_table(_table([prompt.user for prompt in prompts], found))
         progress.end()
+        cost = {"seconds": round(progress.seconds, 3), "tokens": generator.tokens}
+        cost |= {"users_per_second": round(progress.rate, 2), "peak_memory_bytes": peak_memory()}
+        artifacts.write_record(folder, cost)
         return artifacts.finish(
             folder,
             Manifest(

@@ -29,6 +29,8 @@ class Generator:
         """
         self.network, self.tokenizer, self.end, self.config = network, tokenizer, end, config
         self.backend = config.backend
+        self.tokens = 0
+        """Of all samples so far, end tokens included."""
         if config.backend == "shared_prefix" and (why := suits(network)):
             if config.trie != "off":
                 raise ValueError(
@@ -81,6 +83,7 @@ class Generator:
 
     def _texts(self, samples: Sequence[Sample]) -> list[Generation]:
         """Continuations as texts; those that read alike are one."""
+        self.tokens += sum(one.count * (len(one.tokens) + one.finished) for one in samples)
         decoded = self.tokenizer.batch_decode([list(s.tokens) for s in samples], skip_special_tokens=True)
         found: dict[str, Generation] = {}
         for text, one in zip((" ".join(text.split()) for text in decoded), samples, strict=True):

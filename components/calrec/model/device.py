@@ -1,6 +1,9 @@
 """Where tensors live and how many CPU threads work on them."""
 
 import os
+import resource
+import sys
+from pathlib import Path
 from typing import Any
 
 
@@ -33,3 +36,15 @@ def use_threads(threads: int) -> int:
     threads = threads or max(1, len(os.sched_getaffinity(0)) // here)
     torch.set_num_threads(threads)
     return threads
+
+
+def peak_memory() -> int:
+    """Bytes: the most that tensors took on the GPU when one is in use, else that this process ever took."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        return int(torch.cuda.max_memory_allocated())
+    status = Path("/proc/self/status")  # ru_maxrss also counts what the process was forked from
+    lines = status.read_text().splitlines() if status.is_file() else []
+    found = [int(line.split()[1]) for line in lines if line.startswith("VmHWM:")]
+    unit = 1 if sys.platform == "darwin" else 1024
+    return found[0] * 1024 if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -19,11 +19,12 @@ SIZES = MappingProxyType(
 )
 
 
-def train_tokenizer(texts: Sequence[str], vocab_size: int) -> Any:
-    """A byte-level BPE tokenizer of at most `vocab_size` entries.
+def train_tokenizer(texts: Sequence[str], vocab_size: int, whole: Sequence[str] = ()) -> Any:
+    """A byte-level BPE tokenizer of at most `vocab_size` entries, and one more for each of the `whole` texts.
 
     The phrases of the template are single tokens, which halves the length of a grocery history: they carry no
-    information, and the model would have to be paid for reading each of their words.
+    information, and the model would have to be paid for reading each of their words. The same holds, at the price of
+    what its words have in common with others', for a whole item text that is frequent.
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -39,6 +40,7 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int) -> Any:
         show_progress=False,
     )
     tokenizer.train_from_iterator((f" {text}" for text in texts), trainer)
+    phrases += [f" {text}" for text in dict.fromkeys(whole)]
     tokenizer.add_tokens([AddedToken(phrase, normalized=False) for phrase in phrases])
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=PAD)
 

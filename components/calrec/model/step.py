@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from calrec import artifacts, describe
@@ -33,8 +34,10 @@ def base_model(
     """
     source = artifacts.read_manifest(texts, "texts")
     text = from_dict(TextConfig, source.config["text"])
-    item_texts: list[str] = artifacts.read_table(texts, "items.parquet", "texts")["text"].to_pylist()
-    network, tokenizer = _network(weights or model.name, model, item_texts, text)
+    items = artifacts.read_table(texts, "items.parquet", "texts")
+    item_texts: list[str] = items["text"].to_pylist()
+    frequent = items.filter(pc.field("train_count") >= (model.whole_texts or np.iinfo(np.int32).max))
+    network, tokenizer = _network(weights or model.name, model, item_texts, frequent["text"].to_pylist(), text)
     room = int(getattr(network.config, "max_position_embeddings", 0) or 0)
     needed = text.max_tokens + text.max_item_tokens + 1
     if 0 < room < needed:
@@ -64,9 +67,11 @@ def base_model(
     return of_model, of_tokens
 
 
-def _network(name: str, model: ModelConfig, item_texts: list[str], text: TextConfig) -> tuple[Any, Any]:
+def _network(
+    name: str, model: ModelConfig, item_texts: list[str], whole: list[str], text: TextConfig
+) -> tuple[Any, Any]:
     if name == "scratch":
-        tokenizer = scratch.train_tokenizer(item_texts, model.vocab_size)
+        tokenizer = scratch.train_tokenizer(item_texts, model.vocab_size, whole)
         positions = text.max_tokens + 2 * text.max_item_tokens + 1
         return scratch.fresh_model(model.size, tokenizer, max(positions, 1024), model.seed), tokenizer
     if Path(name).exists() or name.startswith(("/", ".", "~")):

@@ -15,24 +15,24 @@ class Decision:
 
 
 def decide(results: Mapping[str, Mapping[str, float]], rule: GateConfig, method: str = "calrec") -> Decision:
-    """Compare the model's metric with each floor that it must beat.
+    """Compare the model's metric with that of each baseline that it must beat.
 
     Args:
-        results: method → metric → mean, as in metrics.json.
-        rule: metric, floors and minimal gain.
+        results: method → metric → mean.
+        rule: metric, baselines and minimal gain.
         method: the model's name in `results`.
 
     Returns:
-        promote only if every floor is beaten by more than `rule.min_gain`; a figure that is missing is a reason not to.
+        promote only if every baseline is beaten by more than `rule.min_gain`; a missing figure is a reason not to.
     """
     ours = results.get(method, {}).get(rule.metric)
     if ours is None:
         return Decision(False, (f"no {rule.metric} of {method}",))
     reasons, passed = [], True
-    for floor in rule.beat:
-        theirs = results.get(floor, {}).get(rule.metric)
+    for name in rule.beat:
+        theirs = results.get(name, {}).get(rule.metric)
         beaten = theirs is not None and ours - theirs > rule.min_gain
         passed &= beaten
         shown = "missing" if theirs is None else f"{theirs:.4f}"
-        reasons.append(f"{rule.metric} {ours:.4f} against {floor} {shown}: {'passed' if beaten else 'failed'}")
+        reasons.append(f"{rule.metric} {ours:.4f} against {name} {shown}: {'passed' if beaten else 'failed'}")
     return Decision(passed, tuple(reasons))

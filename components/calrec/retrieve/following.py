@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,14 +14,19 @@ from calrec.textify.tokens import Ragged
 Ints = NDArray[np.int64]
 
 
-def countable(users: Users, split: str) -> list[list[int]]:
-    """Of every user all items before the held-out one; of a user without one, all before the window it would lie in.
+def counted_until(users: Users, split: str) -> Ints:
+    """How many items of each user may be counted: all before the held-out one, or the window it would lie in.
 
     Counting needs no training, so before a test the validation items, which the model was only validated on, count too.
     """
-    ends = users.train_end
-    if split == "test":
-        ends = np.where(users.test_at >= 0, users.test_at, [len(items) for items in users.items])
+    if split != "test":
+        return users.train_end
+    return np.where(users.test_at >= 0, users.test_at, [len(items) for items in users.items])
+
+
+def countable(users: Users, split: str) -> list[list[int]]:
+    """The items of every user that may be counted, see :func:`counted_until`."""
+    ends = counted_until(users, split)
     return [items[:end].tolist() for items, end in zip(users.items, ends.tolist(), strict=True)]
 
 
@@ -36,7 +42,7 @@ class Following:
     """Parallel to after.flat."""
 
     @staticmethod
-    def of(histories: Sequence[Sequence[int]]) -> "Following":
+    def of(histories: Ragged | Sequence[Any]) -> "Following":
         """Count neighbours in histories of item codes, oldest first."""
         rows = Ragged.of(histories)
         flat = rows.flat.astype(np.int64)

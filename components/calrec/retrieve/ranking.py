@@ -12,12 +12,14 @@ from calrec.config import RetrieveConfig
 from calrec.generate.samples import Generation, Prompt
 from calrec.retrieve.catalogue import Catalogue
 from calrec.retrieve.following import Following
-from calrec.retrieve.fusion import Fused, fuse, reciprocal, top_items
+from calrec.retrieve.fusion import Fused, fuse, mixed, reciprocal, top_items
 from calrec.retrieve.reader import Reader
 from calrec.retrieve.search import Matches, Search
 
 Ints = NDArray[np.int64]
 GENERATION, LAST_TITLE, DENSE, COOCCURRENCE, FILL = "generation", "last_title", "dense", "cooccurrence", "fill"
+# BM25 scores are divided by this before the softmax that makes them probabilities; chosen on validation users.
+_SOFTNESS = 4.0
 _REMEMBERED = 1 << 17  # texts whose matches are kept for later users: 50 MB at 40 groups each
 
 
@@ -177,16 +179,39 @@ class Ranker:
     def _reranked(
         self, users: Sequence[Asked], orders: Sequence[list[Candidate]], matches: Matches
     ) -> list[list[Candidate]]:
-        """The union of all sources' best, by the model's exact log-probability."""
+        """The union of all sources' best, by the model's exact log-probability, with what is mixed into it."""
         assert self._reader is not None
         pools = [self._pool(one, order, matches) for one, order in zip(users, orders, strict=True)]
         groups = [np.array(list(pool), dtype=np.int64) for pool in pools]
+        read = self._reader.logprobs(_prompts(users), groups)
         ranked = []
-        for pool, its, logprobs in zip(pools, groups, self._reader.logprobs(_prompts(users), groups), strict=True):
-            order = np.lexsort((its, -logprobs))
-            pairs = zip(its[order].tolist(), logprobs[order].tolist(), strict=True)
-            ranked.append([Candidate(group, p, replace(pool[group], logprob=p)) for group, p in pairs])
+        for one, pool, its, logprobs in zip(users, pools, groups, read, strict=True):
+            scores = mixed(logprobs, self._others(one, its, matches))
+            order = np.lexsort((its, -scores))
+            columns = zip(its[order].tolist(), scores[order].tolist(), logprobs[order].tolist(), strict=True)
+            ranked.append([Candidate(group, s, replace(pool[group], logprob=p)) for group, s, p in columns])
         return ranked
+
+    def _others(self, one: Asked, groups: Ints, matches: Matches) -> list[tuple[float, NDArray[np.float64]]]:
+        """Weights and probabilities of groups by what is not the model: successors' counts, and the last title."""
+        found: list[tuple[float, Ints, NDArray[np.float64]]] = []
+        if self.config.mix_following and self._following is not None and one.last_item >= 0:
+            after, counts = self._following.next(one.last_item)
+            may = np.array([self._may(one, item) for item in after.tolist()], dtype=np.bool_)
+            among = np.array([self.catalogue.group(item) for item in after[may].tolist()], dtype=np.int64)
+            found.append((self.config.mix_following, among, counts[may].astype(np.float64)))
+        if self.config.mix_last_title and one.last:
+            row = matches.take([self._rows[one.last]])
+            able = np.array([self._able(one, group) for group in row.groups[0].tolist()], dtype=np.bool_)
+            among, scores = row.groups[0][able].astype(np.int64), row.scores[0][able] / _SOFTNESS
+            found.append((self.config.mix_last_title, among, np.exp(scores - scores.max(initial=-np.inf))))
+        size = len(self.catalogue.members)
+        shares = [(weight, np.bincount(among, mass, size)) for weight, among, mass in found if len(among)]
+        return [(weight, (share / share.sum())[groups]) for weight, share in shares]
+
+    def _able(self, one: Asked, group: int) -> bool:
+        """Whether an item of the group may be listed; places that a search could not fill are group -1."""
+        return group >= 0 and any(self._may(one, item) for item in self.catalogue.members[group])
 
     def _pool(self, one: Asked, order: Sequence[Candidate], matches: Matches) -> dict[int, Reason]:
         """Groups to re-rank: the best of the list so far, of the last title, and of what followed the last item."""
@@ -200,7 +225,7 @@ class Ranker:
             sources.append([(self.catalogue.group(item), Reason(COOCCURRENCE)) for item in after])
         pool: dict[int, Reason] = {}
         for source in sources:
-            able = (pair for pair in source if any(self._may(one, item) for item in self.catalogue.members[pair[0]]))
+            able = (pair for pair in source if self._able(one, pair[0]))
             for group, reason in itertools.islice(able, self.config.rerank):
                 pool.setdefault(group, reason)
         return pool

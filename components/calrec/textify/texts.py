@@ -35,6 +35,22 @@ def item_texts(items: pa.Table, attributes: Sequence[str]) -> pa.ChunkedArray:
     return pc.binary_join_element_wise(*parts, " ")
 
 
+def attribute(texts: Sequence[str], name: str, attributes: Sequence[str]) -> list[str]:
+    """The value of one attribute in each of many item texts, empty where it is missing: the way back from a text.
+
+    Args:
+        texts: made with :func:`item_text`.
+        name: the attribute.
+        attributes: those of the texts, in their order. Where a value holds the label of a later one, such as a title
+            with `Price: 3.` in it, the last label counts.
+    """
+    parts = (f"{each.capitalize()}: {'(.*)' if each == name else '.*'}\\." for each in attributes)
+    pattern = re.compile(" ".join(parts), re.DOTALL)
+    found = (pattern.fullmatch(text) for text in texts)
+    values = (match[1] if match else "" for match in found)
+    return ["" if value == UNKNOWN else value for value in values]
+
+
 def prompt(history: Sequence[str]) -> str:
     """The text that the model continues with the next item's text; an empty history asks for the first item."""
     return " ".join([OPENING, *(part for text in history for part in (text, NEXT))])

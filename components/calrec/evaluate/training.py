@@ -1,0 +1,35 @@
+"""What the steps before left for the report: learning curves of the stages, and what each step took."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from calrec import artifacts
+
+Curves = dict[str, Sequence[Mapping[str, float]]]
+"""stage → rows of {step, …}."""
+Costs = dict[str, Mapping[str, float]]
+"""step → seconds, tokens, peak_memory_bytes and so on."""
+
+
+def curves_and_cost(joint: Path | None, model: Path | None, generations: Path | None) -> tuple[Curves, Costs]:
+    """Curves and costs in the order of the pipeline; what is not there, or says nothing, is left out.
+
+    Args:
+        joint: model folder of stage 1.
+        model: model folder of stage 2, or of whatever stage generated.
+        generations: folder of the generate step.
+
+    Raises:
+        ValueError: a folder of another kind, or a record that is not one.
+    """
+    curves: Curves = {}
+    costs: Costs = {}
+    for folder in filter(None, (joint, model)):
+        stage = artifacts.read_manifest(folder, "model").config.get("stage")
+        record = artifacts.read_record(folder)
+        if stage and record:
+            curves[str(stage)], costs[str(stage)] = record["curves"], record["cost"]
+    if generations:
+        artifacts.read_manifest(generations, "generations")
+        costs["generate"] = artifacts.read_record(generations).get("cost", {})
+    return curves, {step: cost for step, cost in costs.items() if cost}

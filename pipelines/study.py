@@ -1,0 +1,193 @@
+"""`python -m pipelines study`: the rows of RESULTS.md on public data, one cached step at a time.
+
+Each step's output lies below the root in a folder named after a hash of its settings and of the content of its inputs,
+so a study can be stopped anywhere, goes on with the same command, and rows share what they have in common. A stopped
+training goes on from its checkpoint. The root may lie on a volume that several machines use in turn.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from calrec import artifacts, launch, storage, tracking
+from calrec.artifacts import Manifest
+from calrec.checks import one_of
+from calrec.config import Config
+from calrec.evaluate.step import evaluate
+from calrec.generate.step import generate
+from calrec.ingest.step import ingest
+from calrec.model.step import base_model
+from calrec.retrieve.step import retrieve
+from calrec.runs import ablated, named
+from calrec.settings import override, to_dict
+from calrec.textify.step import textify
+
+
+@dataclass(frozen=True)
+class Row:
+    """A way to train and rank, on any of the sets."""
+
+    run: str
+    ablations: tuple[str, ...] = ()
+    alone: bool = False
+    """Read the target's set alone: nothing is learned from the others, not even the tokenizer."""
+
+
+ROWS: Mapping[str, Row] = {
+    "paper": Row("study"),
+    "best": Row("best", alone=True),
+    **{
+        name: Row("study", (name,))
+        for name in (
+            "no-stage1", "stage1-only", "no-contrastive", "tt-only", "ut-only", "negative-beta", "train-on-all",
+            "direction-user", "direction-target", "temperature-1", "samples-8", "last-title", "dense", "trie", "beam",
+            "rerank", "lora", "include-seen",
+        )
+    },
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Study:
+    """Where the data lie and where the steps' outputs go."""
+
+    data: str
+    """Folder or URI that holds a folder for each set."""
+    root: Path
+    rankings: Path | None = None
+    """Folder of rankings by other recommenders, named SET.METHOD.parquet."""
+    settings: tuple[str, ...] = ()
+    """SECTION.KEY=VALUE over those of each row."""
+
+    def configuration(self, row: str, target: str) -> Config:
+        """The settings of a row on a set.
+
+        Raises:
+            ValueError: no such row or set; settings that do not go together.
+        """
+        one_of("row", row, list(ROWS))
+        config = ablated(named(ROWS[row].run), ROWS[row].ablations)
+        one_of("set", target, [source.domain for source in config.sources])
+        sources = tuple(
+            dataclasses.replace(source, uri=f"{self.data.rstrip('/')}/{source.domain}")
+            for source in config.sources
+            if not ROWS[row].alone or source.domain == target
+        )
+        return override(dataclasses.replace(config, sources=sources, targets=(target,)), self.settings)
+
+    def run(self, row: str, target: str) -> Path:
+        """Every step of a row on a set that is not there yet; returns the folder of the evaluation."""
+        config = self.configuration(row, target)
+        print(f"study: {row} on {target}", flush=True)
+        texts = self._step(
+            "textify", [config.text, config.split], {source.domain: self._log(config, source) for source in config.sources},
+            lambda out, logs: textify(list(logs.values()), out, config.text, config.split),
+        )  # fmt: skip
+        base, tokens = self._base(config, texts)
+        given = {"texts": texts, "tokens": tokens}
+        joint = self._trained(config, "stage1", {**given, "model": base}, "")
+        tuned = self._trained(config, "stage2", {**given, "model": joint}, target)
+        of_model = {**given, "model": tuned}
+        generations = self._step(
+            "generate", [config.generate, target], of_model,
+            lambda out, its: generate(its["texts"], its["tokens"], its["model"], out, target, config.generate),
+        )  # fmt: skip
+        ranked = self._step(
+            "retrieve", [config.retrieve], {**of_model, "generations": generations},
+            lambda out, its: retrieve(
+                its["texts"], its["generations"], out, config.retrieve, its["model"], its["tokens"]
+            ),
+        )  # fmt: skip
+        others = self._others(target)
+        return self._step(
+            "evaluate", [config.evaluate, {name: artifacts.file_hash(path) for name, path in others.items()}],
+            {"texts": texts, "generations": generations, "recommendations": ranked, "model": tuned, "joint": joint},
+            lambda out, its: evaluate(**its, out=out, config=config.evaluate, rankings=others),
+            target,
+        )  # fmt: skip
+
+    # --- steps ------------------------------------------------------------------------------------------------------
+
+    def _step(
+        self,
+        name: str,
+        settings: Sequence[Any],
+        inputs: Mapping[str, Path],
+        make: Callable[[Path, dict[str, Path]], Manifest | None],
+        label: str = "",
+    ) -> Path:
+        """The folder that a step makes of these inputs with these settings; made only when it is not there."""
+        values = [to_dict(value) if dataclasses.is_dataclass(value) else value for value in settings]
+        digests = {key: artifacts.read_manifest(path).digest for key, path in inputs.items()}
+        out = self.root / f"{name}-{artifacts.short_hash([values, digests])}"
+        if (out / artifacts.MANIFEST).is_file():
+            artifacts.read_manifest(out)
+            print(f"study: {name} is in {out}", flush=True)
+            return out
+        with tracking.step(name, label) as run:
+            made = make(out, dict(inputs))
+            assert made is not None, "the study trains in one process"
+            run.record(made, out)
+        return out
+
+    def _log(self, config: Config, source: Any) -> Path:
+        seen = storage.snapshot(source.uri)
+        return self._step(
+            "ingest", [config.data, source.domain, seen], {},
+            lambda out, _: ingest(source.domain, source.uri, out, config.data, storage.files(source.uri)),
+            source.domain,
+        )  # fmt: skip
+
+    def _base(self, config: Config, texts: Path) -> tuple[Path, Path]:
+        """The base model, and beside it the token cache."""
+
+        def make(out: Path, its: dict[str, Path]) -> Manifest:
+            return base_model(its["texts"], out, out.with_name(out.name + ".tokens"), config.model)[0]
+
+        base = self._step("model", [config.model], {"texts": texts}, make)
+        return base, base.with_name(base.name + ".tokens")
+
+    def _trained(self, config: Config, stage: str, inputs: Mapping[str, Path], target: str) -> Path:
+        section = getattr(config, stage)
+
+        def make(out: Path, its: dict[str, Path]) -> Manifest | None:
+            return launch.finetune(
+                **its, out=out, stage=section, tuning=config.model, launch=config.launch,
+                log=tracking.joined(tracking.active()).metrics, name=stage, domains=[target] if target else [],
+            )  # fmt: skip
+
+        return self._step(stage, [section, config.model, target], inputs, make, target)
+
+    def _others(self, target: str) -> dict[str, Path]:
+        """Rankings by other recommenders for a set, by method."""
+        if self.rankings is None:
+            return {}
+        found = {path.name.split(".")[1]: path for path in sorted(self.rankings.glob(f"{target}.*.parquet"))}
+        if not found:
+            print(f"study: {self.rankings} holds no {target}.METHOD.parquet, so no other recommender is compared")
+        return found
+
+
+def table(study: Study, evaluations: Mapping[tuple[str, str], Path]) -> str:
+    """The rows as Markdown, one table per set: each row's model, then what it is compared with."""
+    lines = []
+    for target in dict.fromkeys(target for _, target in evaluations):
+        its = {row: path for (row, of), path in evaluations.items() if of == target}
+        found = {row: json.loads((path / "metrics.json").read_text()) for row, path in its.items()}
+        metrics = list(next(iter(found.values()))["methods"]["calrec"]["figures"])
+        lines += [f"## {target}", "", "| row | users | " + " | ".join(metrics) + " |", "|---|---:|" + "---:|" * len(metrics)]
+        for row, one in found.items():
+            lines.append(_line(row, one, "calrec", metrics))
+        first = next(iter(found.values()))
+        lines += [_line(name, first, name, metrics) for name in first["methods"] if name != "calrec"]
+        lines += ["", f"Again: `python -m pipelines study --data {study.data} --set-name {target} --row {' --row '.join(its)}`", ""]
+    return "\n".join(lines)
+
+
+def _line(label: str, found: Mapping[str, Any], method: str, metrics: Sequence[str]) -> str:
+    figures = found["methods"][method]["figures"]
+    cells = (f"{figures[name]['mean']:.4f} ({figures[name]['low']:.4f} – {figures[name]['high']:.4f})" for name in metrics)
+    return f"| {label} | {found['users']:,} | " + " | ".join(cells) + " |"

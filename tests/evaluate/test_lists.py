@@ -1,0 +1,244 @@
+"""Rankings from files: what is read, and that every kind of fault is counted, named and never scored."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from calrec.config import EvaluateConfig
+from calrec.evaluate import blocks
+from calrec.evaluate.lists import Lists
+from calrec.evaluate.step import evaluate
+from calrec.model.loading import load_users
+from calrec.retrieve.catalogue import load_catalogue
+from tests.evaluate import world
+
+Rows = list[dict[str, Any]]
+CONFIG = EvaluateConfig(recall_at=(1, 3), ndcg_at=(3,), bootstrap=20, baselines=("popularity",))
+
+
+def judge(shop: SimpleNamespace, out: Path, **more: Any) -> dict[str, dict[str, int]]:
+    """Method → user → rank."""
+    evaluate(shop.texts, shop.generations, shop.recommendations, out, CONFIG, **more)
+    found: dict[str, dict[str, int]] = {}
+    for row in pq.read_table(out / "ranks.parquet").to_pylist():
+        found.setdefault(row["method"], {})[row["user_id"]] = row["rank"]
+    return found
+
+
+def test_lists_from_rows():
+    lists = Lists.of([[7, 8], []], 3, [[2.0, 1.0], []])
+    assert lists.items.tolist() == [[7, 8, -1], [-1, -1, -1]]
+    assert lists.scores[0, :2].tolist() == [2.0, 1.0] and np.isnan(lists.scores[:, 2]).all()
+    assert lists.lengths.tolist() == [2, 0] and len(lists) == 2
+
+
+def test_blocks_hold_whole_users(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(blocks, "_ROWS", 3)
+    users = list("aabbbbcddd")
+    table = pa.table({"user_id": users, "n": range(10)})
+    for size in (1, 2, 4, 10):
+        found = list(blocks.blocks(table.to_batches(size)))
+        assert [u for block in found for u in block.user_id.to_pylist()] == ["a", "b", "c", "d"]
+        assert [n for block in found for n in block.rows["n"].to_pylist()] == list(range(10))
+        assert [n for block in found for n in block.place.tolist()] == [0, 1, 0, 1, 2, 3, 0, 0, 1, 2]
+        assert [block.user_id[int(r)].as_py() for block in found for r in block.run] == users
+    assert list(blocks.blocks([])) == []
+
+
+@pytest.mark.parametrize("rows_of_a_block", [1, 4, 1 << 18])
+def test_a_good_ranking_is_read_in_any_order_of_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows_of_a_block: int
+):
+    monkeypatch.setattr(blocks, "_ROWS", rows_of_a_block)
+    lists = {user: world.LISTS[user] for user in ("u4", "u1", "u5", "u3", "u2")}
+    assert judge(world.shop(tmp_path, world.rows_of(lists)), tmp_path / "e")["calrec"] == world.RANKS
+
+
+def swap(rows: Rows, a: int, b: int) -> None:
+    rows[a], rows[b] = rows[b], rows[a]
+
+
+FAULTS: dict[str, tuple[Callable[[Rows], Any], str]] = {
+    "a repeated item": (
+        lambda t: t[1].update(item_id="a"),
+        r"1 faults in the rankings: 1 repeated items \(item a of user u1\)",
+    ),
+    "an unknown item": (lambda t: t[0].update(item_id="nope"), r"1 unknown items \(item nope of user u1\)"),
+    "an unknown user": (
+        lambda t: t.extend({**row, "user_id": "nobody"} for row in t[:3]),
+        r"1 faults in the rankings: 1 unknown users \(nobody\)",
+    ),
+    "a user who was not asked for": (
+        lambda t: t.extend({**row, "user_id": "u6"} for row in t[:3]),
+        r"1 users for whom nothing was generated \(u6\)",
+    ),
+    "users without a list": (lambda t: t.__delitem__(slice(0, 6)), r"2 judged users without a list \(u1; u2\)"),
+    "no list at all": (lambda t: t.clear(), r"5 judged users without a list \(u1; u2; u3, …\)"),
+    "a short list": (lambda t: t.pop(), r"1 lists of another length \(user u5 has 2 items, expected 3\)"),
+    "a long list": (
+        lambda t: t.append({**t[-1], "rank": 4, "item_id": "e"}),
+        r"1 lists of another length \(user u5 has 4 items, expected 3\)",
+    ),
+    "ranks from 0": (
+        lambda t: [row.update(rank=row["rank"] - 1) for row in t[:3]],
+        r"1 users whose ranks are not 1, 2, … in order \(u1\)",
+    ),
+    "rows out of order": (
+        lambda t: [row.update(rank=rank) for row, rank in zip(t[:3], (1, 3, 2), strict=True)],
+        r"1 users whose ranks are not 1, 2, … in order \(u1\)",
+    ),
+    "no rank": (lambda t: t[0].update(rank=None), r"1 users whose ranks are not 1, 2, … in order \(u1\)"),
+    "not a number": (lambda t: t[0].update(score=float("nan")), r"1 scores that are no finite numbers \(item a of u"),
+    "infinity": (lambda t: t[0].update(score=float("inf")), r"1 scores that are no finite numbers \(item a of user u1"),
+    "no score": (lambda t: t[2].update(score=None), r"1 scores that are no finite numbers \(item c of user u1\)"),
+    "a rising score": (lambda t: t[4].update(score=3.5), r"1 scores that rise \(item d of user u2\)"),
+    "a user in two places": (lambda t: swap(t, 2, 5), r"1 users whose rows are not together \(u1\)"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize("rows_of_a_block", [1, 1 << 18])
+def test_a_fault_is_counted_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, rows_of_a_block: int):
+    monkeypatch.setattr(blocks, "_ROWS", rows_of_a_block)
+    change, message = FAULTS[name]
+    rows = world.rows_of(world.LISTS)
+    change(rows)
+    with pytest.raises(ValueError, match=message):
+        judge(world.shop(tmp_path, rows), tmp_path / "e")
+    assert not (tmp_path / "e").exists()
+
+
+def test_all_kinds_are_said_at_once_and_the_first_of_each(tmp_path: Path):
+    rows = world.rows_of(world.LISTS)
+    for at in range(0, 15, 3):
+        rows[at].update(item_id="nope")
+    rows[1].update(score=9.0)
+    with pytest.raises(ValueError) as error:
+        judge(world.shop(tmp_path, rows), tmp_path / "e")
+    assert str(error.value).endswith(
+        "recommendations.parquet: 6 faults in the rankings: 5 unknown items (item nope of user u1; item nope of user "
+        "u2; item nope of user u3, …), 1 scores that rise (item b of user u1)"
+    )
+
+
+def test_items_of_the_history_are_a_fault_where_they_are_excluded(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"excluded items \(item a of user u1; item b of user u1; item c of user u1"):
+        judge(world.shop(tmp_path, exclude_seen=True), tmp_path / "e")
+
+
+def test_a_list_is_as_long_as_the_catalogue_allows(tmp_path: Path):
+    """Six items, less what the user had: u1 a, b, c; u2 a, c; u3 a, b; u4 a, c, b; u5 a, d."""
+    left = {"u1": "def", "u2": "bdef", "u3": "cdef", "u4": "def", "u5": "bcef"}
+    lists = {user: [(item, 1.0) for item in items] for user, items in left.items()}
+    found = judge(world.shop(tmp_path, world.rows_of(lists), exclude_seen=True, k=5), tmp_path / "e")
+    assert found["calrec"] == {"u1": 0, "u2": 2, "u3": 3, "u4": 0, "u5": 2}
+    assert set(found["popularity"]) == set(left)
+    lists["u5"] = lists["u5"][:3]
+    with pytest.raises(ValueError, match=r"user u5 has 3 items, expected 4"):
+        judge(world.shop(tmp_path / "short", world.rows_of(lists), exclude_seen=True, k=5), tmp_path / "f")
+
+
+def test_what_only_fills_a_list_of_log_probabilities_has_no_score_and_is_a_tie(tmp_path: Path):
+    rows = world.rows_of(world.LISTS)
+    for at in (4, 5):  # u2's target d and the item after it
+        rows[at] |= {"score": None, "source": "fill", "reason": "", "logprob": None, "match": None}
+    shop = world.shop(tmp_path, rows, rerank=10)
+    assert judge(shop, tmp_path / "e")["calrec"] == world.RANKS
+    row = pq.read_table(tmp_path / "e/ranks.parquet", filters=[("user_id", "==", "u2")]).to_pylist()[0]
+    assert (row["rank_best"], row["rank_worst"]) == (2, 3)
+    with pytest.raises(ValueError, match="2 scores that are no finite numbers"):
+        judge(world.shop(tmp_path / "fused", rows), tmp_path / "f")
+    rows[4]["source"] = "generation"
+    with pytest.raises(ValueError, match="1 scores that are no finite numbers"):
+        judge(world.shop(tmp_path / "generated", rows, rerank=10), tmp_path / "f")
+
+
+# --- rankings of other programs -----------------------------------------------------------------------------------
+
+
+def write_csv(path: Path, rows: Rows, columns: tuple[str, ...]) -> Path:
+    with path.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    return world.shop(tmp_path_factory.mktemp("shop"))
+
+
+def test_another_programs_ranking_is_one_more_method(shop: SimpleNamespace, tmp_path: Path):
+    rows = [{**row, "why": "x"} for row in world.rows_of(world.LISTS)]
+    table = pa.Table.from_pylist(rows)
+    types = {"user_id": pa.large_string(), "rank": pa.int64(), "item_id": pa.dictionary(pa.int32(), pa.string())}
+    for name, kind in types.items():
+        table = table.set_column(table.column_names.index(name), name, table[name].cast(kind))
+    pq.write_table(table, tmp_path / "p.parquet")
+    files = {
+        "sasrec": write_csv(tmp_path / "s.csv", rows, ("item_id", "rank", "user_id")),
+        "with-scores": write_csv(tmp_path / "w.csv", rows, ("user_id", "rank", "item_id", "score")),
+        "parquet": tmp_path / "p.parquet",
+    }
+    found = judge(shop, tmp_path / "e", rankings=files)
+    assert list(found) == ["calrec", *files, "popularity"]
+    assert all(found[name] == world.RANKS for name in files)
+    ties = {
+        name: pq.read_table(tmp_path / "e/ranks.parquet", filters=[("method", "==", name)])["rank_worst"].to_pylist()
+        for name in files
+    }
+    assert ties == {"sasrec": [1, 2, 0, 3, 0], "with-scores": [1, 3, 0, 3, 0], "parquet": [1, 3, 0, 3, 0]}
+
+
+def test_numbers_as_ids_are_read_as_text(tmp_path: Path):
+    path = tmp_path / "numbers.csv"
+    path.write_text("user_id,rank,item_id\n007,1,NA\n")
+    (batch,) = blocks.foreign(path, pa.schema([("user_id", pa.string()), ("item_id", pa.string())]))
+    assert batch.to_pylist() == [{"user_id": "007", "item_id": "NA"}]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("user_id,rank,item_id\nu1,1,a\n", "4 judged users without a list"),
+        ("user_id,rank,item\nu1,1,a\n", r"s.csv: no column item_id; there are: user_id, rank, item"),
+        ("user_id,rank,item_id\nu1,first,a\n", r"s.csv: .*conversion error to int32"),
+        ("user_id,rank,item_id\nu1,1\n", r"s.csv: .*Expected 3 columns, got 2"),
+        ("user_id,rank,item_id,score\nu1,1,a,\n", "1 scores that are no finite numbers"),
+        ("", r"s.csv: Empty CSV file"),
+    ],
+)
+def test_a_bad_file_is_refused(shop: SimpleNamespace, tmp_path: Path, text: str, message: str):
+    (tmp_path / "s.csv").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        judge(shop, tmp_path / "e", rankings={"sasrec": tmp_path / "s.csv"})
+
+
+def test_names_and_files_of_rankings(shop: SimpleNamespace, tmp_path: Path):
+    (tmp_path / "s.txt").write_text("")
+    for name in ("calrec", "markov"):
+        with pytest.raises(ValueError, match=f"the name '{name}' is a method of ours"):
+            judge(shop, tmp_path / "e", rankings={name: tmp_path / "s.csv"})
+    with pytest.raises(ValueError, match="a ranking's name is of letters"):
+        judge(shop, tmp_path / "e", rankings={"a b": tmp_path / "s.csv"})
+    with pytest.raises(ValueError, match=r"rankings are read from .csv and .parquet files"):
+        judge(shop, tmp_path / "e", rankings={"x": tmp_path / "s.txt"})
+    with pytest.raises(FileNotFoundError, match="none.csv: no such file"):
+        judge(shop, tmp_path / "e", rankings={"x": tmp_path / "none.csv"})
+
+
+def test_the_shop_is_what_the_tests_count_on(shop: SimpleNamespace):
+    catalogue, users = load_catalogue(shop.texts, "shop"), load_users(shop.texts)
+    assert dict(zip(catalogue.item_id, catalogue.train_count.tolist(), strict=True)) == world.TRAINING
+    assert {
+        user: catalogue.item_id[int(items[at])]
+        for user, items, at in zip(users.user_id, users.items, users.test_at, strict=True)
+    } == world.TARGETS
