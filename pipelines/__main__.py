@@ -1,4 +1,4 @@
-"""`python -m pipelines`: compile, validate, run."""
+"""`python -m pipelines`: compile, validate, run, study."""
 
 import argparse
 import dataclasses
@@ -53,6 +53,29 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--fresh", action="store_true", help="run every step, also what has not changed")
     run.set_defaults(command=_run)
+
+    study = commands.add_parser("study", help="the rows of RESULTS.md on public data; goes on where it was stopped")
+    study.add_argument("--data", required=True, metavar="DIR", help="folder or URI with a folder for each set")
+    study.add_argument(
+        "--target", action="append", default=[], metavar="NAME", help="a set, such as beauty2014 (default: all)"
+    )
+    study.add_argument(
+        "--row",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="paper, best or an ablation (default: paper and best)",
+    )
+    study.add_argument(
+        "--root", type=Path, default=Path("build/study"), metavar="DIR", help="outputs of steps (default: build/study)"
+    )
+    study.add_argument(
+        "--rankings", type=Path, metavar="DIR", help="other recommenders' rankings, named SET.METHOD.parquet"
+    )
+    study.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change a setting of every row"
+    )
+    study.set_defaults(command=_study)
     return parser
 
 
@@ -125,6 +148,20 @@ def _run(options: argparse.Namespace) -> int:
     from pipelines.summary import summary
 
     print(summary(run(configuration(options), options.root, options.fresh)))
+    return 0
+
+
+def _study(options: argparse.Namespace) -> int:
+    from pipelines.study import Study, table
+
+    study = Study(options.data, options.root, options.rankings, tuple(options.set))
+    targets = options.target or list(named("study").targets)
+    asked = [(row, target) for target in targets for row in options.row or ("paper", "best")]
+    for row, target in asked:  # a wrong name is said before hours are spent
+        study.configuration(row, target)
+    text = table(study, {(row, target): study.run(row, target) for row, target in asked})
+    (options.root / "study.md").write_text(text)
+    print(text)
     return 0
 
 

@@ -8,20 +8,21 @@ training goes on from its checkpoint. The root may lie on a volume that several 
 import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from calrec import artifacts, launch, storage, tracking
+from calrec import artifacts, draw, launch, storage, tracking
 from calrec.artifacts import Manifest
 from calrec.checks import one_of
-from calrec.config import Config
+from calrec.config import Config, Source
+from calrec.evaluate.results import METHOD
 from calrec.evaluate.step import evaluate
 from calrec.generate.step import generate
 from calrec.ingest.step import ingest
 from calrec.model.step import base_model
 from calrec.retrieve.step import retrieve
-from calrec.runs import ablated, named
+from calrec.runs import ABLATIONS, ablated, named
 from calrec.settings import override, to_dict
 from calrec.textify.step import textify
 
@@ -34,20 +35,20 @@ class Row:
     ablations: tuple[str, ...] = ()
     alone: bool = False
     """Read the target's set alone: nothing is learned from the others, not even the tokenizer."""
+    of_set: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Settings for single sets, as SECTION.KEY=VALUE."""
 
 
 ROWS: Mapping[str, Row] = {
     "paper": Row("study"),
-    "best": Row("best", alone=True),
-    **{
-        name: Row("study", (name,))
-        for name in (
-            "no-stage1", "stage1-only", "no-contrastive", "tt-only", "ut-only", "negative-beta", "train-on-all",
-            "direction-user", "direction-target", "temperature-1", "samples-8", "last-title", "dense", "trie", "beam",
-            "rerank", "lora", "include-seen",
-        )
-    },
-}  # fmt: skip
+    "best": Row(
+        "best",
+        alone=True,
+        of_set={"beauty2014": ("stage2.steps=800", "stage2.batch_size=256", "stage2.lr=3e-3", "stage2.dropout=0.3")},
+    ),
+    **{name: Row("study", (name,)) for name in ABLATIONS if name not in ("train-on-last", "exclude-seen")},
+}
+"""The two headline rows; and each ablation of `paper` by its name, less those that `paper` is."""
 
 
 @dataclass(frozen=True)
@@ -76,20 +77,25 @@ class Study:
             for source in config.sources
             if not ROWS[row].alone or source.domain == target
         )
-        return override(dataclasses.replace(config, sources=sources, targets=(target,)), self.settings)
+        config = dataclasses.replace(config, sources=sources, targets=(target,))
+        return override(config, (*ROWS[row].of_set.get(target, ()), *self.settings))
 
     def run(self, row: str, target: str) -> Path:
         """Every step of a row on a set that is not there yet; returns the folder of the evaluation."""
         config = self.configuration(row, target)
         print(f"study: {row} on {target}", flush=True)
+        logs = {source.domain: self._log(config, source) for source in config.sources}
         texts = self._step(
-            "textify", [config.text, config.split], {source.domain: self._log(config, source) for source in config.sources},
-            lambda out, logs: textify(list(logs.values()), out, config.text, config.split),
+            "textify", [config.text, config.split], logs,
+            lambda out, its: textify(list(its.values()), out, config.text, config.split),
         )  # fmt: skip
         base, tokens = self._base(config, texts)
         given = {"texts": texts, "tokens": tokens}
-        joint = self._trained(config, "stage1", {**given, "model": base}, "")
-        tuned = self._trained(config, "stage2", {**given, "model": joint}, target)
+        before = joint = tuned = base  # a stage of 0 steps leaves the model as it is
+        if config.stage1.steps:
+            joint = tuned = self._trained(config, "stage1", {**given, "model": base}, "")
+        if config.stage2.steps:
+            before, tuned = joint, self._trained(config, "stage2", {**given, "model": joint}, target)
         of_model = {**given, "model": tuned}
         generations = self._step(
             "generate", [config.generate, target], of_model,
@@ -104,7 +110,7 @@ class Study:
         others = self._others(target)
         return self._step(
             "evaluate", [config.evaluate, {name: artifacts.file_hash(path) for name, path in others.items()}],
-            {"texts": texts, "generations": generations, "recommendations": ranked, "model": tuned, "joint": joint},
+            {"texts": texts, "generations": generations, "recommendations": ranked, "model": tuned, "joint": before},
             lambda out, its: evaluate(**its, out=out, config=config.evaluate, rankings=others),
             target,
         )  # fmt: skip
@@ -133,7 +139,7 @@ class Study:
             run.record(made, out)
         return out
 
-    def _log(self, config: Config, source: Any) -> Path:
+    def _log(self, config: Config, source: Source) -> Path:
         seen = storage.snapshot(source.uri)
         return self._step(
             "ingest", [config.data, source.domain, seen], {},
@@ -155,8 +161,9 @@ class Study:
 
         def make(out: Path, its: dict[str, Path]) -> Manifest | None:
             return launch.finetune(
-                **its, out=out, stage=section, tuning=config.model, launch=config.launch,
-                log=tracking.joined(tracking.active()).metrics, name=stage, domains=[target] if target else [],
+                its["texts"], its["tokens"], its["model"], out, stage=section, tuning=config.model, name=stage,
+                domains=[target] if target else [], launch=config.launch,
+                log=tracking.joined(tracking.active()).metrics,
             )  # fmt: skip
 
         return self._step(stage, [section, config.model, target], inputs, make, target)
@@ -172,22 +179,32 @@ class Study:
 
 
 def table(study: Study, evaluations: Mapping[tuple[str, str], Path]) -> str:
-    """The rows as Markdown, one table per set: each row's model, then what it is compared with."""
-    lines = []
+    """The rows as Markdown, a table per set: each row's model, then what it is compared with on the first row's users.
+
+    Args:
+        study: for the command that makes a table again.
+        evaluations: (row, set) → folder of the evaluation.
+    """
+    parts = []
     for target in dict.fromkeys(target for _, target in evaluations):
-        its = {row: path for (row, of), path in evaluations.items() if of == target}
-        found = {row: json.loads((path / "metrics.json").read_text()) for row, path in its.items()}
-        metrics = list(next(iter(found.values()))["methods"]["calrec"]["figures"])
-        lines += [f"## {target}", "", "| row | users | " + " | ".join(metrics) + " |", "|---|---:|" + "---:|" * len(metrics)]
-        for row, one in found.items():
-            lines.append(_line(row, one, "calrec", metrics))
+        found = {
+            row: json.loads((path / "metrics.json").read_text())
+            for (row, of), path in evaluations.items()
+            if of == target
+        }
         first = next(iter(found.values()))
-        lines += [_line(name, first, name, metrics) for name in first["methods"] if name != "calrec"]
-        lines += ["", f"Again: `python -m pipelines study --data {study.data} --set-name {target} --row {' --row '.join(its)}`", ""]
-    return "\n".join(lines)
+        metrics = list(first["methods"][METHOD]["figures"])
+        lines = [_line(row, one, METHOD, metrics) for row, one in found.items()]
+        lines += [_line(name, first, name, metrics) for name in first["methods"] if name != METHOD]
+        again = " ".join(f"--row {row}" for row in found)
+        parts.append(
+            f"## {target}\n\n{draw.markdown(['method', 'users', *metrics], lines)}\n\n"
+            f"`python -m pipelines study --data {study.data} --target {target} {again}`\n"
+        )
+    return "\n".join(parts)
 
 
-def _line(label: str, found: Mapping[str, Any], method: str, metrics: Sequence[str]) -> str:
-    figures = found["methods"][method]["figures"]
-    cells = (f"{figures[name]['mean']:.4f} ({figures[name]['low']:.4f} – {figures[name]['high']:.4f})" for name in metrics)
-    return f"| {label} | {found['users']:,} | " + " | ".join(cells) + " |"
+def _line(label: str, found: Mapping[str, Any], method: str, metrics: Sequence[str]) -> list[object]:
+    """Cells of a row: means, with half of their 95 % intervals."""
+    figures = [found["methods"][method]["figures"][name] for name in metrics]
+    return [label, found["users"], *(f"{f['mean']:.4f} ± {(f['high'] - f['low']) / 2:.4f}" for f in figures)]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from calrec import tracking
-from calrec.artifacts import MANIFEST, Manifest
+from calrec.artifacts import MANIFEST, Manifest, write_record
 
 MADE = Manifest(
     "interactions",
@@ -40,6 +40,8 @@ def runs(client) -> list:
 def folder(tmp_path: Path) -> Path:
     (tmp_path / MANIFEST).write_text("{}")
     (tmp_path / "report.md").write_text("# books")
+    (tmp_path / "report.html").write_text("<h1>books</h1>")
+    write_record(tmp_path, {"seconds": 1.5})
     return tmp_path
 
 
@@ -58,7 +60,9 @@ def test_a_step_logs_settings_counts_data_set_files_and_curves(client, tmp_path:
     }
     assert logged.data.metrics == {"users": 7.0, "share": 0.5, "loss": 1.25}
     assert [(m.step, m.value) for m in client.get_metric_history(logged.info.run_id, "loss")] == [(3, 1.5), (6, 1.25)]
-    assert {f.path for f in client.list_artifacts(logged.info.run_id)} == {MANIFEST, "report.md"}
+    assert {f.path for f in client.list_artifacts(logged.info.run_id)} == {
+        MANIFEST, "report.md", "report.html", "report.json",
+    }  # fmt: skip
     (data_set,) = logged.inputs.dataset_inputs
     assert (data_set.dataset.name, data_set.dataset.digest) == ("data.books", MADE.digest)
     assert metadata == {"users": 7.0, "share": 0.5, "digest": MADE.digest}

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 MANIFEST = "manifest.json"
 RECORD = "report.json"
-"""What it took to make a folder, and a stage's learning curves; absent from folders of before."""
+"""What it took to make a folder, and a stage's learning curves. The clock is in it, so no manifest knows of it."""
 
 INTERACTIONS = pa.schema(
     [
@@ -173,10 +173,7 @@ KINDS: Mapping[str, tuple[int, Mapping[str, pa.Schema | None]]] = {
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a folder holds and how it came to be.
-
-    It has no clock: the same inputs give the same manifest, but for the hash of a file that says what the work took.
-    """
+    """What a folder holds and how it came to be; the same inputs give the same manifest, so it has no clock."""
 
     kind: str
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -190,11 +187,11 @@ class Manifest:
     inputs: Mapping[str, str] = field(default_factory=dict)
     """Content hash of each input folder."""
     files: Mapping[str, str] = field(default_factory=dict)
-    """sha256 of each file."""
+    """sha256 of each file but RECORD."""
 
     @property
     def digest(self) -> str:
-        """Content hash of the folder: of its files' hashes, without reports, which say whence and how long."""
+        """Content hash of the folder: of its files' hashes, reports left out, which say where the data came from."""
         return short_hash({name: hashed for name, hashed in self.files.items() if not name.startswith("report.")})
 
 
@@ -235,7 +232,8 @@ def finish(folder: Path, manifest: Manifest) -> Manifest:
     version, names = KINDS[manifest.kind]
     missing = [name for name in names if not (folder / name).is_file()]
     assert not missing, f"{manifest.kind} folder lacks {missing}"
-    files = {p.relative_to(folder).as_posix(): file_hash(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+    paths = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
+    files = {name: file_hash(path) for name, path in paths.items() if name != RECORD}
     manifest = Manifest(**{**manifest.__dict__, "files": files})
     document = {"schema": f"calrec.{manifest.kind}/{version}", "digest": manifest.digest, **manifest.__dict__}
     document.pop("kind")

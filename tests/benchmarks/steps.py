@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.benchmarks.bm25 import bm25
+from tests.benchmarks.evaluate import evaluate
 from tests.benchmarks.generate import generate
 from tests.benchmarks.gradcache import gradcache
 from tests.benchmarks.ingest import ingest
@@ -23,5 +24,6 @@ STEPS: dict[str, Callable[[], Benchmark | dict[str, Any]]] = {
     "generate": generate,
     "bm25": bm25,
     "trie": trie,
+    "evaluate": evaluate,
 }
 """Step → its paths to be timed in turns, or a function that measures by itself and gives the figures."""

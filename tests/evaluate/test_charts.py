@@ -99,6 +99,13 @@ def test_values_over_decades_have_a_logarithmic_axis():
     assert "logarithmic" not in "".join(down.itertext())
 
 
+def test_the_axis_of_steps_ends_at_the_last_step_however_many_there_are():
+    root = parsed(curves("c", [Line("a", [(float(step), 2.0) for step in range(601)])]))
+    below = [text for text in of(root, "text", "tick") if text.attrib.get("text-anchor") == "middle"]
+    assert [text.text for text in below] == ["0", "200", "400", "600", "steps"]
+    assert float(below[3].attrib["x"]) > max(x for x, _ in points(root)[0])  # a mean of the last three steps
+
+
 @pytest.mark.parametrize(
     "lines",
     [

@@ -113,7 +113,7 @@ def test_what_cannot_be_compared(champion: Path, tmp_path: Path):
 
 
 def test_what_may_differ_when_a_person_says_so(champion: Path, tmp_path: Path):
-    left = {"u1": "def", "u2": "dbe", "u3": "fcd", "u4": "def", "u5": "bef"}
+    left = {"u1": "def", "u2": "bed", "u3": "fcd", "u4": "def", "u5": "bef"}
     lists = {user: [(item, 1.0) for item in items] for user, items in left.items()}
     other = judged(tmp_path, lists, exclude_seen=True)
     with pytest.raises(ValueError, match="exclude_seen is False and True.*--despite exclude_seen"):

@@ -214,6 +214,11 @@ def test_marks_follow_the_corrected_p_value_and_the_direction(mean: float, p_hol
     assert words.mark(one) == expected
 
 
+def test_differences_have_a_sign_unless_they_are_shown_as_zero():
+    assert [words.signed(x, 2) for x in (0.126, -0.126, 0.0, 0.004)] == ["+0.13", "−0.13", "0.00", "0.00"]
+    assert words.signed(-0.00004) == "0.0000"
+
+
 def test_the_verdict_claims_what_holm_leaves_and_no_more():
     assert words.verdict(BASE) == (
         "CALRec puts the next item among its first 10 for 30.0 % of the users (95 % interval 25.0 to 35.0 %); better "
@@ -264,7 +269,8 @@ def test_examples_show_the_target_and_say_what_was_missed():
     assert len(page.of("article", "good")) == len(page.of("article", "bad")) == 1
     assert "### User u1: found at place 2" in text and "    2. **pot** (the target)" in text
     assert "### User u2: missed: the target is not in the list" in text
-    assert "- history, oldest first: tea → cup" in text and "- generated: pot ×3 · lamp ×1" in text
+    assert "- history, oldest first: tea → cup" in text
+    assert "- generated:\n    1. pot ×3\n    2. lamp ×1" in text
     assert len(page.of("li", "hit")) == 1 and page.texts["h3"] == [
         "User u1: found at place 2",
         "User u2: missed: the target is not in the list",
@@ -332,7 +338,7 @@ def test_what_is_missing_leaves_the_rest_whole(change: Mapping[str, Any]):
 
 def test_slices_without_a_rival_have_the_model_alone():
     alone = replace(BASE, methods={METHOD: METHODS[METHOD]})
-    assert table_of(both(alone)[0], "target")["target"] == ["users", "CALRec, Recall@10"]
+    assert table_of(both(alone)[0], "target")["target"] == ["users", "CALRec"]
 
 
 def test_other_cut_offs_and_rankings_without_scores():

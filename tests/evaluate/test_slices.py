@@ -1,4 +1,4 @@
-"""Every user has one value of each slicing, and its figures are those of its users."""
+"""Every user has one value of each division, and its figures are those of its users."""
 
 import numpy as np
 import pytest
@@ -8,15 +8,15 @@ from hypothesis import strategies as st
 from calrec.config import EvaluateConfig
 from calrec.evaluate import slices
 from calrec.evaluate.metrics import Scores, Target
-from calrec.evaluate.slices import Slicing
+from calrec.evaluate.slices import Division
 from calrec.retrieve.catalogue import Catalogue
 
 CONFIG = EvaluateConfig(recall_at=(1, 3), ndcg_at=(3,), bootstrap=50)
 NAN = float("nan")
 
 
-def values(slicing: Slicing) -> list[str]:
-    return [slicing.values[at] for at in slicing.of.tolist()]
+def values(division: Division) -> list[str]:
+    return [division.values[at] for at in division.of.tolist()]
 
 
 def test_bands_begin_and_end_where_they_say():
@@ -66,7 +66,7 @@ def scores_of(ranks: list[int]) -> Scores:
 def test_figures_of_a_slice_are_those_of_its_users(users: list[tuple[int, int, int]]):
     of, ours, theirs = (list(column) for column in zip(*users, strict=True))
     methods = {"calrec": scores_of(ours), "markov": scores_of(theirs)}
-    found = slices.sliced([Slicing("kind", ("x", "y", "z"), np.array(of))], methods, CONFIG)
+    found = slices.sliced([Division("kind", ("x", "y", "z"), np.array(of))], methods, CONFIG)
     assert sum(one.users for one in found) == len(users)
     assert [one.value for one in found] == ["xyz"[at] for at in sorted(set(of))]
     for one in found:

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from calrec import artifacts
 from tests.finetune.test_training import STAGE, equal, run, weights
 
 
@@ -114,6 +115,9 @@ def test_two_processes_learn_what_one_does_and_one_goes_on_from_two(
     for name, value in weights(tmp_path / "one").items():
         assert (value - weights(tmp_path / "m")[name]).abs().max() < 2e-4, name
         assert (value - weights(tmp_path / "continued")[name]).abs().max() < 2e-4, name
+    records = [artifacts.read_record(tmp_path / name)["curves"] for name in ("m", "one", "continued")]
+    steps = [[(row["step"], *sorted(row)) for row in rows] for rows in records]
+    assert steps[0] == steps[1] == steps[2] and len(steps[0]) == 8 + 3  # one of the two writes; validation at 0, 4, 8
 
 
 def test_more_processes_than_users_are_refused(small: SimpleNamespace, tmp_path: Path):

@@ -104,7 +104,8 @@ def curves(title: str, lines: Sequence[Line]) -> str:
     shown = [line for line in shown if line.points]
     if not shown:
         return _chart(f"{title}: nothing to show", 50, f"{_title(title)}<text x='0' y='40'>nothing to show</text>")
-    axes = _Axes([point for line in shown for point in line.points], 40 + 18 * _legend(shown)[1])
+    last = max(line.points[-1][0] for line in lines if line.points)
+    axes = _Axes([point for line in shown for point in line.points], last, 40 + 18 * _legend(shown)[1])
     said = "; ".join(f"{line.label} from {line.points[0][1]:.4g} to {line.points[-1][1]:.4g}" for line in shown)
     drawn = "".join(_line(line, at, axes) for at, line in enumerate(shown))
     return _chart(f"{title}: {said}", axes.bottom + 36, f"{_title(title)}{_legend(shown)[0]}{axes.drawn()}{drawn}")
@@ -123,8 +124,8 @@ def thinned(points: Sequence[Point]) -> list[Point]:
 class _Axes:
     """From steps and values to px."""
 
-    def __init__(self, points: Sequence[Point], top: float):
-        xs, ys = zip(*points, strict=True)
+    def __init__(self, points: Sequence[Point], last: float, top: float):
+        ys = [value for _, value in points]
         self.top, self.bottom = top, top + _HEIGHT
         self.log = min(ys) > 0 and max(ys) >= _DECADES * min(ys)
         low, high = min(ys), max(ys)
@@ -132,7 +133,7 @@ class _Axes:
             low, high = low - (abs(low) / 2 or 1), high + (abs(high) / 2 or 1)
         self.y_ticks = log_ticks(low, high) if self.log else ticks(low, high)
         self.low, self.high = min(low, self.y_ticks[0]), max(high, self.y_ticks[-1])
-        self.last = max(*xs, 1)
+        self.last = max(last, 1.0)
         self.x_ticks = [tick for tick in ticks(0, self.last) if tick <= self.last]
 
     def x(self, step: float) -> float:

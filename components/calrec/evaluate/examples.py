@@ -17,7 +17,7 @@ from calrec.evaluate.users import Judged
 from calrec.retrieve.catalogue import Catalogue
 
 EXAMPLES = 10
-_HISTORY, _ITEMS, _TEXTS = 5, 5, 3  # shown of each
+_HISTORY, _ITEMS, _TEXTS = 8, 10, 5  # shown of each
 
 
 def chosen(user_id: Sequence[str], ranks: Ranks, many: int = EXAMPLES) -> list[int]:

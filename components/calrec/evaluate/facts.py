@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from calrec import artifacts
 from calrec.evaluate import slices
 from calrec.evaluate.generated import Generated
-from calrec.evaluate.slices import Slicing
+from calrec.evaluate.slices import Division
 from calrec.evaluate.users import Judged
 from calrec.retrieve.catalogue import Catalogue
 from calrec.textify.texts import attribute
@@ -37,7 +37,7 @@ class Facts:
         """Position of each user's target in the catalogue."""
         return np.searchsorted(self.catalogue.items, self.judged.target.item)
 
-    def slicings(self) -> list[Slicing]:
+    def divisions(self) -> list[Division]:
         """The ways to divide the users that these data allow."""
         target = self.target
         return [

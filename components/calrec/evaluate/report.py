@@ -48,7 +48,8 @@ td .under{display:flex;flex-direction:row-reverse;gap:.5em}
 dl{margin:0}dt{color:var(--soft);font-size:.8rem;margin-top:.45rem}dd{margin:0}
 ol{margin:0;padding-left:1.6rem}.hit{color:var(--good)}
 summary{cursor:pointer}summary h2{display:inline-block;margin-bottom:.3rem}
-@media(max-width:30rem){body{margin:1rem auto}.wide{font-size:.95rem}.wide tr>:first-child{max-width:8.5rem}}
+@media(max-width:30rem){body{margin:1rem auto}.wide td,.wide th{padding:.3rem .45rem}
+.wide{font-size:.95rem}.wide tr>:first-child{max-width:8.5rem}}
 """
 
 
@@ -169,7 +170,7 @@ def _case(example: Example) -> Case:
         f"User {shortened(example.user_id, 40)}: {where}",
         example.rank > 0,
         {what: cells for what, cells in lines.items() if cells},
-        {"history, oldest first": "→", "target": "", "generated": "·"},
+        {"history, oldest first": "→", "target": ""},
     )
 
 

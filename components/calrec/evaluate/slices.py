@@ -18,7 +18,7 @@ CATEGORIES = 8  # that have a slice of their own
 
 
 @dataclass(frozen=True, eq=False)
-class Slicing:
+class Division:
     """One way to divide the users: every user has exactly one value."""
 
     by: str
@@ -27,24 +27,24 @@ class Slicing:
     """Index into `values` of each user."""
 
 
-def frequency(train_count: Ints) -> Slicing:
+def frequency(train_count: Ints) -> Division:
     """By how often the target is in the training events; what never was is cold."""
     values = ("0 (cold)", "1-5", "6-20", "over 20")
-    return Slicing("target frequency", values, np.searchsorted([1, 6, 21], train_count, side="right"))
+    return Division("target frequency", values, np.searchsorted([1, 6, 21], train_count, side="right"))
 
 
-def history(lengths: Ints) -> Slicing:
+def history(lengths: Ints) -> Division:
     """By the items before the target."""
     values = ("under 5", "5-9", "10-19", "20-49", "50 and more")
-    return Slicing("history length", values, np.searchsorted([5, 10, 20, 50], lengths, side="right"))
+    return Division("history length", values, np.searchsorted([5, 10, 20, 50], lengths, side="right"))
 
 
-def repeat(repeated: NDArray[np.bool_]) -> Slicing:
+def repeat(repeated: NDArray[np.bool_]) -> Division:
     """By whether the target is in the history."""
-    return Slicing("target", ("new", "repeat"), repeated.astype(np.int64))
+    return Division("target", ("new", "repeat"), repeated.astype(np.int64))
 
 
-def category(target: Ints, categories: Sequence[str]) -> list[Slicing]:
+def category(target: Ints, categories: Sequence[str]) -> list[Division]:
     """By category of the target: the most frequent ones, and the rest together; nothing when no item has one.
 
     Args:
@@ -59,10 +59,10 @@ def category(target: Ints, categories: Sequence[str]) -> list[Slicing]:
     place[order] = np.arange(len(names))
     kept = len(names) if len(names) <= CATEGORIES + 1 else CATEGORIES
     values = [name or "no category" for name in names[order][:kept].tolist()]
-    return [Slicing("category", [*values, "all others"], np.minimum(place, kept)[code[target]])]
+    return [Division("category", [*values, "all others"], np.minimum(place, kept)[code[target]])]
 
 
-def price(target: Ints, prices: Floats) -> list[Slicing]:
+def price(target: Ints, prices: Floats) -> list[Division]:
     """By price of the target, in quarters of the catalogue's items that have one; nothing when none has.
 
     Args:
@@ -77,22 +77,22 @@ def price(target: Ints, prices: Floats) -> list[Slicing]:
     between = [f"over {low} to {high}" for low, high in itertools.pairwise(shown)]
     values = [f"up to {shown[0]}", *between, f"over {shown[-1]}", "no price"]
     band = np.where(np.isnan(prices), len(values) - 1, np.searchsorted(edges, np.nan_to_num(prices), side="left"))
-    return [Slicing("price", values, band[target])]
+    return [Division("price", values, band[target])]
 
 
-def sliced(slicings: Sequence[Slicing], methods: Mapping[str, Scores], config: EvaluateConfig) -> list[Slice]:
+def sliced(divisions: Sequence[Division], methods: Mapping[str, Scores], config: EvaluateConfig) -> list[Slice]:
     """The figures of every method in every slice that has users."""
     found = []
-    for slicing in slicings:
-        counts = {name: _counts(slicing, scores) for name, scores in methods.items()}
-        users = np.bincount(slicing.of, minlength=len(slicing.values))
+    for division in divisions:
+        counts = {name: _counts(division, scores) for name, scores in methods.items()}
+        users = np.bincount(division.of, minlength=len(division.values))
         for at in np.flatnonzero(users).tolist():
             its = {name: figures(table[at], config) for name, table in counts.items()}
-            found.append(Slice(slicing.by, slicing.values[at], int(users[at]), its))
+            found.append(Slice(division.by, division.values[at], int(users[at]), its))
     return found
 
 
-def _counts(slicing: Slicing, scores: Scores) -> Ints:
+def _counts(division: Division, scores: Scores) -> Ints:
     """Users by slice and rank."""
-    shape = len(slicing.values), scores.k + 1
-    return np.bincount(slicing.of * shape[1] + scores.rank, minlength=shape[0] * shape[1]).reshape(shape)
+    shape = len(division.values), scores.k + 1
+    return np.bincount(division.of * shape[1] + scores.rank, minlength=shape[0] * shape[1]).reshape(shape)

@@ -85,7 +85,7 @@ def evaluate(
         k=inputs.retrieve.k,
         exclude_seen=inputs.retrieve.exclude_seen,
         methods=_judgements(methods, config),
-        slices=sliced(facts.slicings(), methods, config),
+        slices=sliced(facts.divisions(), methods, config),
         explanations=explanations,
         examples=examples(its, methods[METHOD].rank, catalogue, generations, recommendations),
         curves=curves,
@@ -94,11 +94,12 @@ def evaluate(
         config={**inputs.settings, "evaluate": to_dict(config)},
     )
     _print(evaluation, config)
+    tables = {"ranks.parquet": _rank_tables(its, methods), "users.parquet": facts.tables()}
     with artifacts.writing(Path(out)) as folder:
-        for name, tables in (("ranks.parquet", _rank_tables(its, methods)), ("users.parquet", facts.tables())):
+        for name, parts in tables.items():
             with artifacts.table_writer(folder, name, "evaluation") as writer:
-                for table in tables:
-                    writer.write_table(table)
+                for part in parts:
+                    writer.write_table(part)
         (folder / "metrics.json").write_text(json.dumps(asdict(evaluation), indent=1, allow_nan=False) + "\n")
         (folder / "report.md").write_text(report.markdown(evaluation))
         (folder / "report.html").write_text(report.page(evaluation))

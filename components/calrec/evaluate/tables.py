@@ -66,7 +66,6 @@ def beyond(evaluation: Evaluation, metrics: Sequence[str]) -> Table:
 
 def slices(found: Sequence[Slice], rival: str | None, metric: str) -> Table:
     """One way to divide the users: the model beside the rival, with bars on the page."""
-    title = words.metric_title(metric)
     top = max(figure.high for one in found for figure in _of(one, rival, metric) if figure)
     methods = [words.name(METHOD), *([words.name(rival)] if rival else [])]
     rows = [
@@ -78,7 +77,7 @@ def slices(found: Sequence[Slice], rival: str | None, metric: str) -> Table:
         for one in found
     ]
     muted = frozenset(at for at, one in enumerate(found) if one.users < words.FEW)
-    header = [shortened(found[0].by), "users", *(f"{method}, {title}" for method in methods)]
+    header = [shortened(found[0].by), "users", *methods]
     return Table(header, rows, muted=muted)
 
 

@@ -1,12 +1,13 @@
 """What the steps before left for the report: learning curves of the stages, and what each step took."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from calrec import artifacts
 
 Curves = dict[str, Sequence[Mapping[str, float]]]
-"""stage → rows of {step, …}."""
+"""stage → rows of {step, …}; what is not a finite number is left out."""
 Costs = dict[str, Mapping[str, float]]
 """step → seconds, tokens, peak_memory_bytes and so on."""
 
@@ -28,7 +29,8 @@ def curves_and_cost(joint: Path | None, model: Path | None, generations: Path | 
         stage = artifacts.read_manifest(folder, "model").config.get("stage")
         record = artifacts.read_record(folder)
         if stage and record:
-            curves[str(stage)], costs[str(stage)] = record["curves"], record["cost"]
+            costs[str(stage)] = record["cost"]
+            curves[str(stage)] = [{n: v for n, v in row.items() if math.isfinite(v)} for row in record["curves"]]
     if generations:
         artifacts.read_manifest(generations, "generations")
         costs["generate"] = artifacts.read_record(generations).get("cost", {})

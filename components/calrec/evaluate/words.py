@@ -192,8 +192,9 @@ def half(figure: Figure) -> str:
 
 
 def signed(value: float, digits: int = 4) -> str:
-    """With a sign; a minus as wide as the plus."""
-    return f"{value:+.{digits}f}".replace("-", "−")
+    """With a sign, unless it is shown as zero; a minus as wide as the plus."""
+    text = f"{value:+.{digits}f}"
+    return text[1:] if float(text) == 0 else text.replace("-", "−")
 
 
 def p_value(p: float) -> str:

@@ -141,7 +141,9 @@ def drop(network: Any, share: float) -> list[RemovableHandle]:
             return (F.dropout(out[0], share, module.training), *out[1:])
         return F.dropout(out, share, module.training)
 
-    adding = [part for layer in layers(network) for part in layer.children() if any(p.ndim > 1 for p in part.parameters())]
+    adding = [
+        part for layer in layers(network) for part in layer.children() if any(p.ndim > 1 for p in part.parameters())
+    ]
     return [part.register_forward_hook(dropped) for part in (core(network).get_input_embeddings(), *adding)]
 
 
