@@ -170,7 +170,7 @@ def table_of(page: Parser, header: str) -> dict[str, list[str]]:
 
 def test_the_page_and_its_twin_hold_the_same_figures():
     page, text = both(BASE)
-    assert len(page.tables) == 1 + 2 + 1 + 2 + 1 + 1 + 1 + 1 + 1  # 2 metrics against each method, 2 slicings
+    assert len(page.tables) == 1 + 2 + 1 + 2 + 1 + 1 + 1 + 1 + 1  # 2 metrics against each method, 2 ways to divide
     for heading in page.texts["h2"]:
         assert f"## {heading}" in text
     for sentence in page.texts["p"]:

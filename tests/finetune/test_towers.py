@@ -8,7 +8,7 @@ from calrec.config import ModelConfig, StageConfig
 from calrec.finetune.attention import Packing, packed_attention
 from calrec.finetune.gradients import backward
 from calrec.finetune.ranks import Ranks
-from calrec.finetune.towers import Towers, recompute, suits
+from calrec.finetune.towers import Towers, drop, recompute, suits
 from calrec.finetune.tuning import adapted
 from tests.finetune.networks import PACKED, UNPACKED, batches, made
 
@@ -145,3 +145,36 @@ def test_a_model_that_changes_its_logits_is_trained_on_the_changed_ones():
     plain.load_state_dict(network.state_dict())
     assert_equal(loss_and_gradients(network, "loop", rows), loss_and_gradients(network, "padded", rows))
     assert loss_and_gradients(network, "loop", rows)[0][1] != loss_and_gradients(plain, "loop", rows)[0][1]
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_dropout_acts_in_training_alone_and_leaves_with_its_hooks(family: str):
+    network, (batch,) = made(family), batches([6])
+    towers = Towers(network, kernel="loop")
+    plain = towers(batch).nll.item()
+    hooks = drop(network, 0.3)
+    network.eval()
+    assert towers(batch).nll.item() == plain
+    network.train()
+    torch.manual_seed(0)
+    first, other = towers(batch).nll.item(), towers(batch).nll.item()
+    torch.manual_seed(0)
+    assert towers(batch).nll.item() == first != other
+    assert len(hooks) == 1 + 2 * network.config.num_hidden_layers  # embeddings, attention and feed-forward layers
+    for hook in hooks:
+        hook.remove()
+    assert towers(batch).nll.item() == plain
+    towers.close()
+
+
+def test_dropout_zeroes_the_share_and_keeps_the_mean():
+    network = made("llama")
+    drop(network, 0.25)
+    network.train()
+    torch.manual_seed(0)
+    embeddings = network.get_input_embeddings()
+    with torch.no_grad():
+        embeddings.weight.fill_(1.0)
+    seen = embeddings(torch.zeros(400, dtype=torch.long))
+    assert seen.unique().tolist() == pytest.approx([0, 4 / 3])
+    assert (seen == 0).float().mean().item() == pytest.approx(0.25, abs=0.02)

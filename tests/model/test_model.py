@@ -145,3 +145,26 @@ def test_tokens_of_other_texts_are_refused(small: SimpleNamespace, tmp_path: Pat
     textify([small.root / "home"], tmp_path / "texts", TextConfig())
     with pytest.raises(ValueError, match="was made from other texts than"):
         load_model(small.base, small.tokens, tmp_path / "texts")
+
+
+def test_whole_texts_are_single_tokens_when_they_are_frequent(small: SimpleNamespace, tmp_path: Path):
+    items = artifacts.read_table(small.texts, "items.parquet", "texts").to_pylist()
+    bound = max(item["train_count"] for item in items) - 1
+    model = ModelConfig(size="tiny", vocab_size=400, whole_texts=bound)
+    made, tokens = base_model(small.texts, tmp_path / "m", tmp_path / "t", model)
+    _, tokenizer, cache, _ = load_model(tmp_path / "m", tmp_path / "t", small.texts)
+    whole = {item["text"] for item in items if item["train_count"] >= bound}
+    frequent = [item["text"] in whole for item in items]
+    assert any(frequent) and not all(frequent)
+    for code, item in enumerate(items):
+        assert (len(cache.target(code)) == 2) == frequent[code], item["text"]  # the text and the end token
+        assert tokenizer.decode(cache.target(code)[:-1]).strip() == item["text"]
+    assert made.counts["vocabulary"] <= 400 + len(whole)
+    assert tokens.counts["assembled_exact_share"] == 1.0
+
+
+def test_a_whole_text_that_begins_another_is_told_apart():
+    tokenizer = scratch.train_tokenizer(TEXTS, 400, ["Title: Reload.", "Title: Reload. Again.", "Title: Re."])
+    for text in (" Title: Reload.", " Title: Reload. Again.", " Title: Re."):
+        assert len(tokenizer(text)["input_ids"]) == 1 and tokenizer.decode(tokenizer(text)["input_ids"]) == text
+    assert len(tokenizer(" Title: Reloaded.")["input_ids"]) > 1

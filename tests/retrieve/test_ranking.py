@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calrec.config import RetrieveConfig
-from calrec.generate.samples import Generation
+from calrec.generate.samples import Generation, Prompt
 from calrec.retrieve.bm25 import Index
 from calrec.retrieve.catalogue import Catalogue
+from calrec.retrieve.following import Following
 from calrec.retrieve.ranking import Asked, Ranker
 from calrec.retrieve.search import Search
 from tests.retrieve.test_fusion import EPSILON, brute
@@ -70,3 +71,35 @@ def test_a_catalogue_of_one_item_recommends_it():
 def test_what_reads_the_model_needs_one():
     with pytest.raises(ValueError, match="read the model"):
         Ranker(catalogue(["red"], [1]), Search(Index.build(["red"]), 1), RetrieveConfig(dense=1))
+
+
+class Believes:
+    """A model that gives each group the same log-probability for every prompt."""
+
+    def __init__(self, logprobs: list[float]):
+        self.known = np.array(logprobs)
+
+    def logprobs(self, prompts, groups):
+        return (self.known[its] for its in groups)
+
+
+def test_a_mixture_of_the_model_of_counts_and_of_the_last_title_by_hand_arithmetic():
+    things = catalogue(["red tea", "red cup", "blue pot", "tea pot"], [1, 1, 1, 1])
+    index = Index.build(things.group_texts)
+    config = RetrieveConfig(k=3, rerank=10, mix_following=0.3, mix_last_title=0.2)
+    following = Following.of([[0, 2], [0, 2], [0, 3], [0, 0]])  # after item 0: twice 2, once 3, once 0 itself
+    reader = Believes([math.log(0.1), math.log(0.2), math.log(0.1), math.log(0.1)])
+    ranker = Ranker(things, Search(index, 1), config, reader, following)  # type: ignore[arg-type]
+    prompt = Prompt("u", np.array([1], np.int32))
+    (ranked,) = ranker([Asked("u", "red tea", 0, [], frozenset([0]), prompt)])
+    model = np.array([0.1, 0.2, 0.1, 0.1]) / 0.5
+    model = model / (1 - 0.2)  # item 0 is banned and so no candidate: what is left sums to 1
+    like = np.exp(index.scores("red tea")[[1, 3]].astype(np.float64) / 4)
+    expected = {
+        1: 0.5 * model[1] + 0.2 * like[0] / like.sum(),
+        2: 0.5 * model[2] + 0.3 * 2 / 3,
+        3: 0.5 * model[3] + 0.3 / 3 + 0.2 * like[1] / like.sum(),
+    }
+    assert [one.item for one in ranked] == sorted(expected, key=lambda item: -expected[item])
+    for one in ranked:
+        assert one.score is not None and math.exp(one.score) == pytest.approx(expected[one.item], rel=1e-6)

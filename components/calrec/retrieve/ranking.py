@@ -201,9 +201,10 @@ class Ranker:
             among = np.array([self.catalogue.group(item) for item in after[may].tolist()], dtype=np.int64)
             found.append((self.config.mix_following, among, counts[may].astype(np.float64)))
         if self.config.mix_last_title and one.last:
-            row = matches.take([self._rows[one.last]])
-            able = np.array([self._able(one, group) for group in row.groups[0].tolist()], dtype=np.bool_)
-            among, scores = row.groups[0][able].astype(np.int64), row.scores[0][able] / _SOFTNESS
+            found_by = matches.take([self._rows[one.last]])
+            likes = zip(found_by.groups[0].tolist(), found_by.scores[0].tolist(), strict=True)
+            able = {group: score for group, score in likes if score > 0 and self._able(one, group)}
+            among, scores = np.array(list(able), np.int64), np.array(list(able.values())) / _SOFTNESS
             found.append((self.config.mix_last_title, among, np.exp(scores - scores.max(initial=-np.inf))))
         size = len(self.catalogue.members)
         shares = [(weight, np.bincount(among, mass, size)) for weight, among, mass in found if len(among)]

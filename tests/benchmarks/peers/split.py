@@ -93,9 +93,13 @@ class Judge:
         counts = np.bincount(np.concatenate(self.split.training(every=False)), minlength=len(self.split.item_id))
         behind = np.empty(len(counts), np.float32)
         behind[np.argsort(-counts, kind="stable")] = -1 - np.arange(len(counts)) / len(counts)
-        parts = [self._lists(scorer, histories[at : at + _USERS], behind) for at in range(0, len(histories), _USERS)]
-        items, scores = zip(*parts, strict=True)
-        return np.concatenate(items), np.concatenate(scores)
+        order = np.argsort([len(history) for history in histories], kind="stable")  # so that little is padded
+        k = min(K, len(counts))
+        items, scores = np.empty((len(histories), k), np.int64), np.empty((len(histories), k), np.float32)
+        for at in range(0, len(order), _USERS):
+            some = order[at : at + _USERS]
+            items[some], scores[some] = self._lists(scorer, [histories[user] for user in some.tolist()], behind)
+        return items, scores
 
     def _lists(
         self, scorer: Scorer, histories: Sequence[Ints], behind: NDArray[np.float32]

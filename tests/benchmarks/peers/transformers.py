@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,17 +14,30 @@ from rectools import Columns
 from rectools.dataset import Dataset
 from rectools.models import BERT4RecModel, SASRecModel
 from rectools.models.nn.transformers.bert4rec import BERT4RecDataPreparator
+from rectools.models.nn.transformers.data_preparator import SequenceDataset
 from rectools.models.nn.transformers.ligr import LiGRLayers
+from rectools.models.nn.transformers.negative_sampler import CatalogUniformSampler
 from rectools.models.nn.transformers.sasrec import SASRecDataPreparator
+from rectools.models.nn.transformers.similarity import DistanceSimilarityModule
+from torch.utils.data import DataLoader, Sampler
 
 from tests.benchmarks.peers.split import Ints, Judge, Scorer
 
 
 class Short:
-    """Pads a batch to its longest history and not to the longest of all, which are ten times as long as most.
+    """Batches of histories that are about as long, padded to the longest of the batch and not of all.
 
-    With padding masked and positions counted from the end, as here, the results are the same.
+    Most histories are a tenth as long as the longest, so that an epoch takes a tenth of the time. With padding masked
+    and positions counted from the end, as here, padding changes no result. A batch is so many events, not so many users:
+    every event weighs the same in the mean loss.
     """
+
+    def get_dataloader_train(self) -> DataLoader:
+        """Other batches every epoch."""
+        sessions = SequenceDataset.from_interactions(self.train_dataset.interactions.df)  # type: ignore[attr-defined]
+        lengths = np.array([len(session) for session in sessions.sessions])
+        batches = Batches(lengths, self.batch_size * float(lengths.mean()))  # type: ignore[attr-defined]
+        return DataLoader(sessions, collate_fn=self._collate_fn_train, batch_sampler=batches)
 
     def _collate_fn_train(self, batch: Any) -> Any:
         return self._short(batch, super()._collate_fn_train, -self.train_session_max_len_addition)  # type: ignore
@@ -41,12 +54,51 @@ class Short:
             self.session_max_len = whole
 
 
+class Batches(Sampler[list[int]]):
+    """Random batches of rows of like length, about `events` events each."""
+
+    def __init__(self, lengths: Ints, events: float):
+        self._lengths, self._events = lengths, events
+
+    def __len__(self) -> int:
+        return int(np.ceil(self._lengths.sum() / self._events))
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = torch.randperm(len(self._lengths)).numpy()
+        order = order[np.argsort(self._lengths[order], kind="stable")]
+        batch_of = ((np.cumsum(self._lengths[order]) - self._lengths[order]) // self._events).astype(np.int64)
+        batches = np.split(order, np.flatnonzero(np.diff(batch_of)) + 1)
+        for at in torch.randperm(len(batches)).tolist():
+            yield batches[at].tolist()
+
+
 class ShortSASRec(Short, SASRecDataPreparator):
     """Next items."""
 
 
 class ShortBERT4Rec(Short, BERT4RecDataPreparator):
     """Masked items."""
+
+
+class SharedSampler(CatalogUniformSampler):
+    """The same negatives for all places of a batch: more of them in less time."""
+
+    def get_negatives(
+        self, batch_dict: Any, lowest_id: int, highest_id: int, session_len_limit: int | None = None, **kwargs: Any
+    ) -> torch.Tensor:
+        """Uniform over the catalogue, [users, places, negatives]."""
+        users, places = batch_dict["x"].shape
+        return torch.randint(lowest_id, highest_id, (self.n_negatives,)).expand(users, session_len_limit or places, -1)
+
+
+class SharedSimilarity(DistanceSimilarityModule):
+    """Scores of the positive and of shared negatives, the latter by one product."""
+
+    def _get_pos_neg_logits(
+        self, session_embs: torch.Tensor, item_embs: torch.Tensor, candidate_item_ids: torch.Tensor
+    ) -> torch.Tensor:
+        positive = (session_embs * item_embs[candidate_item_ids[:, :, 0]]).sum(-1, keepdim=True)
+        return torch.cat([positive, session_embs @ item_embs[candidate_item_ids[0, 0, 1:]].T], -1)
 
 
 @dataclass
@@ -97,6 +149,7 @@ def train(kind: str, settings: dict[str, Any], histories: Sequence[Ints], judge:
     """
     epochs, layers, options = settings["epochs"], settings["layers"], dict(settings)
     del options["layers"]
+    options |= {"negative_sampler_type": SharedSampler, "similarity_module_type": SharedSimilarity}
     if kind == "sasrec":
         options["data_preparator_type"] = ShortSASRec
         if layers == "ligr":
