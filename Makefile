@@ -3,10 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 STEP ?= all
+DATA ?= data
+ROWS ?=
 STORE ?= sqlite:///$(CURDIR)/build/mlflow.db
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run ui test test-long lint compile manifests image bench study serve constraints clean
+.PHONY: help setup run ui test test-long lint compile manifests image bench peers study serve constraints clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,15 +54,26 @@ bench: setup $(if $(filter all train,$(STEP)),.venv/.bench)  ## time a step agai
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
 	@touch $@
 
+peers: .venv-peers/.installed  ## make the environment .venv-peers of SASRec, BERT4Rec and GRU4Rec: tests/benchmarks/peers
+.venv-peers/.installed: tests/benchmarks/peers/requirements.txt
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --upgrade pip
+	.venv-peers/bin/python -m pip install --quiet torch==2.13.0
+	.venv-peers/bin/python -m pip install --quiet -r $<
+	.venv-peers/bin/python -m pip check
+	@touch $@
+
+study: setup  ## the study on public data: make study DATA=FOLDER [ROWS="--target beauty2014 --row no-stage1"]
+	$(BIN)/python -m pipelines study --data $(DATA) $(ROWS)
+
 constraints: setup  ## write the installed versions to constraints.txt
 	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu//' > constraints.txt
 
 clean:  ## remove what runs and builds left, not the environment
 	rm -rf build
 
-manifests image study serve:
-	@echo "make $@: not there yet; it comes with a later issue (manifests and image: production on Kubeflow; study: evidence on real data; serve: the model in use)." >&2; exit 1
+manifests image serve:
+	@echo "make $@: not there yet; it comes with a later issue (manifests and image: production on Kubeflow; serve: the model in use)." >&2; exit 1
 manifests: ## (later) build the Kubernetes manifests
 image: ## (later) build the container image
-study: ## (later) the study on real data
 serve: ## (later) serve the champion

@@ -1,5 +1,5 @@
-"""Other people's sequential models on our split: `make peers` makes the environment, `python -m` runs them.
+"""Other recommenders on our split: `make peers` makes the environment.
 
-`calrec evaluate --rankings sasrec=FILE` judges the lists. Nothing here imports calrec: the libraries want other versions
-of numpy than it does.
+`calrec evaluate --rankings sasrec=FILE` judges the lists. Nothing here imports calrec, as the libraries want another
+numpy than it does.
 """

@@ -85,8 +85,11 @@ def main() -> None:
     split = Split.read(given.texts, given.target)
     judge = Judge(split, given.exclude_seen)
     events = sum(map(len, split.training(every=False)))
-    print(f"{given.model} on {given.target}: {len(split.user_id):,} users, {len(split.item_id):,} items, {events:,} "
-          f"training events; {json.dumps({**settings, 'seed': given.seed, 'threads': given.threads})}", flush=True)  # fmt: skip
+    print(
+        f"{given.model} on {given.target}: {len(split.user_id):,} users, {len(split.item_id):,} items, "
+        f"{events:,} training events; {json.dumps({**settings, 'seed': given.seed, 'threads': given.threads})}",
+        flush=True,
+    )
     start = time.perf_counter()
     scorer, facts = run(given, settings, judge, given.epochs, given.patience, every=False)
     valid = judge.figures(scorer, "valid", split.judged("valid", named(given.users)))

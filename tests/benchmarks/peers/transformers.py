@@ -27,9 +27,9 @@ from tests.benchmarks.peers.split import Ints, Judge, Scorer
 class Short:
     """Batches of histories that are about as long, padded to the longest of the batch and not of all.
 
-    Most histories are a tenth as long as the longest, so that an epoch takes a tenth of the time. With padding masked
-    and positions counted from the end, as here, padding changes no result. A batch is so many events, not so many users:
-    every event weighs the same in the mean loss.
+    Most histories are a tenth as long as the longest, so that an epoch takes a fifth of the time. With padding masked
+    and positions counted from the end, as here, padding changes no result. A batch is so many events, not so many
+    users: every event weighs the same in the mean loss.
     """
 
     def get_dataloader_train(self) -> DataLoader:
