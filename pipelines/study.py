@@ -197,9 +197,11 @@ def table(study: Study, evaluations: Mapping[tuple[str, str], Path]) -> str:
         lines = [_line(row, one, METHOD, metrics) for row, one in found.items()]
         lines += [_line(name, first, name, metrics) for name in first["methods"] if name != METHOD]
         again = " ".join(f"--row {row}" for row in found)
+        given = f"--data {study.data}" + (f" --rankings {study.rankings}" if study.rankings else "")
+        given += "".join(f" --set {setting}" for setting in study.settings)
         parts.append(
             f"## {target}\n\n{draw.markdown(['method', 'users', *metrics], lines)}\n\n"
-            f"`python -m pipelines study --data {study.data} --target {target} {again}`\n"
+            f"`python -m pipelines study {given} --target {target} {again}`\n"
         )
     return "\n".join(parts)
 
