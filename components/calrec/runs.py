@@ -100,7 +100,7 @@ def study() -> Config:
 
 
 def best() -> Config:
-    """Row `best` of the study: what did best on validation users of scientific2018.
+    """Row `best` of the study: sources that found different targets on validation users of scientific2018, mixed.
 
     Whole item texts are tokens, all items of a history are predicted, with dropout, on the target's set alone; the best
     of a beam search, of the last title and of what followed the last item are ranked by a mixture of the model's
