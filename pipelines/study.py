@@ -148,13 +148,13 @@ class Study:
         )  # fmt: skip
 
     def _base(self, config: Config, texts: Path) -> tuple[Path, Path]:
-        """The base model, and beside it the token cache."""
+        """The base model and the token cache, which is written last and so is the one that is looked for."""
 
         def make(out: Path, its: dict[str, Path]) -> Manifest:
-            return base_model(its["texts"], out, out.with_name(out.name + ".tokens"), config.model)[0]
+            return base_model(its["texts"], out.with_name(out.name + ".model"), out, config.model)[1]
 
-        base = self._step("model", [config.model], {"texts": texts}, make)
-        return base, base.with_name(base.name + ".tokens")
+        tokens = self._step("tokens", [config.model], {"texts": texts}, make)
+        return tokens.with_name(tokens.name + ".model"), tokens
 
     def _trained(self, config: Config, stage: str, inputs: Mapping[str, Path], target: str) -> Path:
         section = getattr(config, stage)

@@ -1,5 +1,6 @@
 """The study on small sets: rows share steps, nothing is made twice, and mistakes are said before anything runs."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,15 @@ def test_rows_share_their_steps_and_go_on_where_they_were(
     rows = [line.split(" | ")[0] for line in shown.splitlines() if line.startswith("|")]
     assert rows[2:5] == ["| paper", "| temperature-1", "| popularity"]
     assert "--target beauty2014 --row paper --row temperature-1`" in shown
+
+
+def test_a_study_that_stopped_between_a_model_and_its_tokens_goes_on(data: Path, tmp_path: Path):
+    study = Study(str(data), tmp_path, None, SMALL)
+    paper = study.run("paper", "beauty2014")
+    (tokens,) = (path for path in tmp_path.glob("tokens-*") if not path.name.endswith(".model"))
+    shutil.rmtree(tokens)  # as if it had been stopped after the model was written
+    assert study.run("paper", "beauty2014") == paper
+    assert (tokens / "manifest.json").is_file()
 
 
 def test_best_reads_the_target_alone_and_skips_stage_1(data: Path, tmp_path: Path):
