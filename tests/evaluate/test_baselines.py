@@ -309,6 +309,17 @@ def test_nobody_to_be_ranked_for(name: str):
     assert lists.items.shape == lists.scores.shape == (0, 4)
 
 
+@pytest.mark.parametrize("world", WORLDS)
+def test_made_together_in_any_order_they_are_what_each_is_alone(world: World):
+    """A library that sorts or merges a matrix in place would change the histories that the next one counts."""
+    for names in (BASELINES, BASELINES[::-1]):
+        together = baselines(names, arrays(world.histories), world.catalogue, world.config, 0)
+        for name in names:
+            lists, alone = together[name](arrays(world.asked), world.excluded), world.lists(name)
+            np.testing.assert_array_equal(lists.items, alone.items)
+            np.testing.assert_array_equal(lists.scores, alone.scores)
+
+
 def test_ties_go_to_the_popular_then_to_the_smaller_id():
     """b, c and d followed a once each; b was bought once more, and c has a smaller id and a larger code than d."""
     catalogue = Catalogue(

@@ -71,8 +71,8 @@ def _weighted(histories: Ragged, places: int) -> Any:
 
 
 def _matrix(histories: Ragged, values: Any, places: int) -> Any:
-    matrix = csr_matrix((values, histories.flat, histories.offsets), shape=(len(histories), places))
-    matrix.sum_duplicates()
+    matrix = csr_matrix((values, histories.flat, histories.offsets), shape=(len(histories), places), copy=True)
+    matrix.sum_duplicates()  # in place: without the copy, the histories themselves would be reordered and cut
     return matrix
 
 
