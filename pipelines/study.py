@@ -126,7 +126,7 @@ class Study:
         label: str = "",
     ) -> Path:
         """The folder that a step makes of these inputs with these settings; made only when it is not there."""
-        values = [to_dict(value) if dataclasses.is_dataclass(value) else value for value in settings]
+        values = [_chosen(value) if dataclasses.is_dataclass(value) else value for value in settings]
         digests = {key: artifacts.read_manifest(path).digest for key, path in inputs.items()}
         out = self.root / f"{name}-{artifacts.short_hash([values, digests])}"
         if (out / artifacts.MANIFEST).is_file():
@@ -176,6 +176,12 @@ class Study:
         if not found:
             print(f"study: {self.rankings} holds no {target}.METHOD.parquet, so no other recommender is compared")
         return found
+
+
+def _chosen(section: Any) -> dict[str, Any]:
+    """Settings of a section that are not the default ones: a setting that is added later changes no step's hash."""
+    defaults = to_dict(type(section)())
+    return {name: value for name, value in to_dict(section).items() if value != defaults[name]}
 
 
 def table(study: Study, evaluations: Mapping[tuple[str, str], Path]) -> str:

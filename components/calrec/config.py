@@ -40,6 +40,9 @@ class TextConfig:
     """Longest history in tokens; whole oldest items are dropped until it fits."""
     max_item_tokens: int = 64
     """Longest item text in tokens, end token not counted; longer ones are cut."""
+    phrases: bool = True
+    """Whether a phrase stands behind each item of a history. Beyond the paper: without it the next item is predicted
+    from where the last one ends, which small models learn faster."""
 
     def __post_init__(self) -> None:
         for name in self.attributes:
@@ -154,11 +157,9 @@ class RetrieveConfig:
     """Beyond the paper: so many items nearest to the history by cos(v_U, v_T) join by reciprocal ranks; 0: off."""
     rerank: int = 0
     """Beyond the paper: the best so many of each source are ranked by the model's exact log-probability; 0: off."""
-    mix_following: float = 0.0
-    """Beyond the paper: with rerank, the weight of how often an item followed the last one in the model's probability
-    of the item."""
-    mix_last_title: float = 0.0
-    """Beyond the paper: with rerank, the weight of the items whose texts are most like the last one's, by BM25."""
+    fusion_users: int = 0
+    """Beyond the paper: with rerank, learn on so many validation users how much the model's probability, co-occurrence,
+    BM25 of the newest titles, popularity and the history itself weigh; 0: the probability alone."""
     memory_gb: float = 1.0
     """Memory for the candidates that the model reads together."""
     threads: int = 0
@@ -170,17 +171,11 @@ class RetrieveConfig:
         check(0 <= self.b <= 1, f"retrieve.b must be between 0 and 1, got {self.b}")
         check(self.epsilon >= 0, f"retrieve.epsilon must be >= 0, got {self.epsilon}")
         check(0 <= self.last_title <= 1, f"retrieve.last_title must be between 0 and 1, got {self.last_title}")
-        for name in ("dense", "rerank", "threads", "mix_following", "mix_last_title"):
+        for name in ("dense", "rerank", "fusion_users", "threads"):
             check(getattr(self, name) >= 0, f"retrieve.{name} must be >= 0, got {getattr(self, name)}")
-        mixed = self.mix_following + self.mix_last_title
         check(
-            mixed < 1,
-            f"retrieve.mix_following + mix_last_title must be < 1, got {self.mix_following} + {self.mix_last_title}; "
-            "what is left is the model's weight",
-        )
-        check(
-            mixed == 0 or self.rerank > 0,
-            "retrieve.mix_following and mix_last_title mix into the probabilities of retrieve.rerank, which is 0; "
+            self.fusion_users == 0 or self.rerank > 0,
+            f"retrieve.fusion_users={self.fusion_users} learns how to re-rank, but retrieve.rerank is 0; "
             "set retrieve.rerank=100",
         )
         check(self.memory_gb > 0, f"retrieve.memory_gb must be > 0, got {self.memory_gb}")

@@ -110,7 +110,7 @@ def best() -> Config:
     config = study()
     return dataclasses.replace(
         config,
-        text=dataclasses.replace(config.text, max_item_tokens=64),
+        text=dataclasses.replace(config.text, max_item_tokens=64, phrases=False),
         model=ModelConfig(size="small", vocab_size=2048, whole_texts=1),
         stage1=dataclasses.replace(config.stage1, steps=0),
         stage2=StageConfig(
@@ -127,7 +127,7 @@ def best() -> Config:
             threads=1,
         ),
         generate=GenerateConfig(trie="beam", samples=50, max_users=4000, threads=1),
-        retrieve=RetrieveConfig(exclude_seen=True, rerank=100, mix_following=0.3, mix_last_title=0.25, threads=1),
+        retrieve=RetrieveConfig(exclude_seen=True, rerank=100, fusion_users=4000, threads=1),
     )
 
 

@@ -1,5 +1,6 @@
 """Base models: made from scratch, loaded, or refused."""
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -168,3 +169,40 @@ def test_a_whole_text_that_begins_another_is_told_apart():
     for text in (" Title: Reload.", " Title: Reload. Again.", " Title: Re."):
         assert len(tokenizer(text)["input_ids"]) == 1 and tokenizer.decode(tokenizer(text)["input_ids"]) == text
     assert len(tokenizer(" Title: Reloaded.")["input_ids"]) > 1
+
+
+def test_directions_are_a_truncated_singular_value_decomposition():
+    """Against numpy's decomposition of the weighed words, and of what few words leave."""
+    texts = [f"{a} {b} lamp{n}" for n, (a, b) in enumerate(itertools.product(["red", "blue", "old"], ["tea", "cup"]))]
+    found = scratch.directions(texts, 3, seed=0)
+    vocabulary = ["red", "blue", "old", "tea", "cup"]  # lamp0 … lamp5 are in one text each
+    matrix = np.array(
+        [[(w in t.split()) * np.log(6 / sum(w in u.split() for u in texts)) for w in vocabulary] for t in texts]
+    )
+    matrix /= np.linalg.norm(matrix, axis=1, keepdims=True)
+    left, singular, _ = np.linalg.svd(matrix)
+    expected = (left[:, :3] * singular[:3]) @ (left[:, :3] * singular[:3]).T
+    lengths = np.sqrt(np.diag(expected))
+    np.testing.assert_allclose(found @ found.T, expected / np.outer(lengths, lengths), atol=1e-6)
+    np.testing.assert_array_equal(found, scratch.directions(texts, 3, seed=0))
+
+
+def test_texts_that_share_no_word_have_no_direction():
+    assert not scratch.directions(["red lamp", "blue chair", "old pot"], 8, seed=0).any()
+
+
+def test_whole_texts_begin_where_their_words_point():
+    texts = [
+        "Title: red tea lamp.",
+        "Title: red tea pot.",
+        "Title: blue cup.",
+        "Title: blue cup again.",
+        "Title: alone.",
+    ]
+    tokenizer = scratch.train_tokenizer(texts, 300, texts)
+    plain, told = (scratch.fresh_model("tiny", tokenizer, 64, 0, whole) for whole in ([], texts))
+    before, after = (network.get_input_embeddings().weight.detach() for network in (plain, told))
+    assert torch.equal(before[:-5], after[:-5]) and not torch.equal(before[-5:], after[-5:])
+    assert torch.equal(before[-1], after[-1])  # no word of it is another's
+    unit = torch.nn.functional.normalize(after[-5:-1], dim=1)
+    assert unit[0] @ unit[1] > 0.5 > abs(unit[0] @ unit[2])

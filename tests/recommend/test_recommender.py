@@ -48,20 +48,30 @@ def call(*arguments: object) -> int:
 def test_it_answers_as_the_pipeline_does(small: SimpleNamespace, index: Path, tmp_path: Path):
     """The same model, settings and histories through generate and retrieve, and through an index."""
     generate(small.texts, small.tokens, small.base, tmp_path / "g", "home", GENERATE)
-    for config in (RETRIEVE, RetrieveConfig(k=5, threads=1, last_title=0.5, rerank=4)):
+    fused = RetrieveConfig(k=5, threads=1, rerank=8, fusion_users=20, exclude_seen=True)
+    stored.build(small.texts, small.tokens, small.base, "home", tmp_path / "i", fused)
+    for config, at in (
+        (RETRIEVE, index),
+        (replace(RETRIEVE, last_title=0.5, rerank=4), index),
+        (fused, tmp_path / "i"),
+    ):
         retrieve(small.texts, tmp_path / "g", tmp_path / "r", config, small.base, small.tokens)
         rows = pq.read_table(tmp_path / "r/recommendations.parquet").to_pylist()
         users, items = load_users(small.texts, ["home"]), load_catalogue(small.texts, "home")
         histories = [
-            History(user, tuple(items.item_id[items.at(i)] for i in codes[:at].tolist()))
-            for user, codes, at in zip(users.user_id, users.items, users.test_at.tolist(), strict=True)
+            History(user, tuple(items.item_id[items.at(i)] for i in codes[:end].tolist()))
+            for user, codes, end in zip(users.user_id, users.items, users.test_at.tolist(), strict=True)
         ]
-        lists, unknown = recommender(small, index, retrieve=config)(histories)
+        lists, unknown = recommender(small, at, retrieve=config)(histories)
         assert not unknown
         found = [
             (h.user_id, items.item_id[one.item]) for h, ranked in zip(histories, lists, strict=True) for one in ranked
         ]
         assert found == [(row["user_id"], row["item_id"]) for row in rows]
+    with pytest.raises(
+        ValueError, match=r"the index holds no weights; build it again with --set retrieve.fusion_users=20"
+    ):
+        recommender(small, index, retrieve=fused)
 
 
 def test_new_items_need_an_index_and_no_training(small: SimpleNamespace, tmp_path: Path):
@@ -127,7 +137,7 @@ def test_an_index_that_was_changed_or_is_of_another_model_is_refused(
         Recommender(tmp_path / "base", index, GENERATE, RETRIEVE)
     base_model(small.texts, tmp_path / "seed", tmp_path / "tokens", replace(small.model, seed=5))
     stored.build(small.texts, small.tokens, small.base, "home", tmp_path / "v", RetrieveConfig(dense=2))
-    with pytest.raises(ValueError, match="vectors of another model"):
+    with pytest.raises(ValueError, match="vectors or weights of another model"):
         Recommender(tmp_path / "seed", tmp_path / "v", GENERATE, RETRIEVE)
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calrec.retrieve.bm25 import Index
-from calrec.retrieve.fusion import fuse, mixed, reciprocal, top_items
+from calrec.retrieve.fusion import fuse, reciprocal, top_items
 from calrec.retrieve.search import Matches, Search
 from calrec.textify.texts import words
 
@@ -110,18 +110,3 @@ def test_reciprocal_ranks_are_summed_and_ties_go_by_group():
     assert sums.tolist() == pytest.approx([1 / 62 + 1 / 61, 1 / 61, 1 / 62, 1 / 63])
     assert reciprocal([np.array([3, 1]), np.array([1, 3])])[0].tolist() == [1, 3]
     assert reciprocal([np.array([], np.int64), np.array([4])])[0].tolist() == [4]
-
-
-def test_distributions_are_mixed_by_hand_arithmetic():
-    logprobs = np.log([0.02, 0.06, 0.0001])
-    among = np.array([0.02, 0.06, 0.0001]) / 0.0801  # the model's, among the candidates
-    counts, titles = np.array([0.0, 0.25, 0.75]), np.array([1.0, 0.0, 0.0])
-    expected = 0.5 * among + 0.3 * counts + 0.2 * titles
-    assert np.exp(mixed(logprobs, [(0.3, counts), (0.2, titles)])) == pytest.approx(expected, rel=1e-12)
-
-
-def test_nothing_mixed_in_leaves_the_log_probabilities_as_they_are():
-    logprobs = np.array([-3.0, -1.0])
-    assert mixed(logprobs, []).tolist() == [-3.0, -1.0]
-    assert mixed(np.array([-3.0]), [(0.5, np.array([0.0]))]).tolist() == pytest.approx([math.log(0.5)])
-    assert not len(mixed(np.empty(0), [(0.5, np.empty(0))]))

@@ -11,7 +11,7 @@ from calrec.config import RetrieveConfig
 from calrec.generate.samples import Generation, Prompt
 from calrec.retrieve.bm25 import Index
 from calrec.retrieve.catalogue import Catalogue
-from calrec.retrieve.following import Following
+from calrec.retrieve.evidence import FEATURES, Evidence, Fusion
 from calrec.retrieve.ranking import Asked, Ranker
 from calrec.retrieve.search import Search
 from tests.retrieve.test_fusion import EPSILON, brute
@@ -44,7 +44,6 @@ def test_lists_are_those_of_brute_force_in_every_call(data: st.DataObject):
             Asked(
                 user=str(at),
                 last=data.draw(texts),
-                last_item=-1,
                 generations=[
                     Generation(text, data.draw(st.floats(-50, 0))) for text in data.draw(st.lists(texts, max_size=4))
                 ],
@@ -64,7 +63,7 @@ def test_lists_are_those_of_brute_force_in_every_call(data: st.DataObject):
 
 def test_a_catalogue_of_one_item_recommends_it():
     ranker = Ranker(catalogue(["red tea"], [1]), Search(Index.build(["red tea"]), 1), RetrieveConfig())
-    (ranked,) = ranker([Asked("u", "red tea", 0, [Generation("red tea", -1.0), Generation("", -2.0)])])
+    (ranked,) = ranker([Asked("u", [Generation("red tea", -1.0), Generation("", -2.0)], "red tea", history=[0])])
     assert [(one.item, one.reason.source) for one in ranked] == [(0, "fill")]  # one item is no choice
 
 
@@ -83,23 +82,30 @@ class Believes:
         return (self.known[its] for its in groups)
 
 
-def test_a_mixture_of_the_model_of_counts_and_of_the_last_title_by_hand_arithmetic():
-    things = catalogue(["red tea", "red cup", "blue pot", "tea pot"], [1, 1, 1, 1])
+def test_learned_weights_rank_by_hand_arithmetic():
+    """Group 0 was bought; group 2 followed it twice and 3 once; "red tea" is the last title, of three in all."""
+    things = catalogue(["red tea", "red cup", "blue pot", "tea pot", "lamp"], [1, 1, 1, 1, 1])
     index = Index.build(things.group_texts)
-    config = RetrieveConfig(k=3, rerank=10, mix_following=0.3, mix_last_title=0.2)
-    following = Following.of([[0, 2], [0, 2], [0, 3], [0, 0]])  # after item 0: twice 2, once 3, once 0 itself
-    reader = Believes([math.log(0.1), math.log(0.2), math.log(0.1), math.log(0.1)])
-    ranker = Ranker(things, Search(index, 1), config, reader, following)  # type: ignore[arg-type]
+    evidence = Evidence.of([[0, 2], [0, 2], [0, 3], [0, 0], [1, 4], [1, 4]], things)
+    logprobs = np.log([0.1, 0.2, 0.1, 0.1, 0.1])
+    weights = dict.fromkeys(FEATURES, 0.0) | {"model": 1.0, "followed": 0.5, "last_title": 0.25, "popular": 0.125}
+    config = RetrieveConfig(k=4, rerank=10, fusion_users=1)
+    ranker = Ranker(
+        things,
+        Search(index, 1),
+        config,
+        Believes(logprobs.tolist()),
+        evidence,
+        Fusion(weights, 1, 0),  # type: ignore[arg-type]
+    )
     prompt = Prompt("u", np.array([1], np.int32))
-    (ranked,) = ranker([Asked("u", "red tea", 0, [], frozenset([0]), prompt)])
-    model = np.array([0.1, 0.2, 0.1, 0.1]) / 0.5
-    model = model / (1 - 0.2)  # item 0 is banned and so no candidate: what is left sums to 1
-    like = np.exp(index.scores("red tea")[[1, 3]].astype(np.float64) / 4)
-    expected = {
-        1: 0.5 * model[1] + 0.2 * like[0] / like.sum(),
-        2: 0.5 * model[2] + 0.3 * 2 / 3,
-        3: 0.5 * model[3] + 0.3 / 3 + 0.2 * like[1] / like.sum(),
-    }
-    assert [one.item for one in ranked] == sorted(expected, key=lambda item: -expected[item])
-    for one in ranked:
-        assert one.score is not None and math.exp(one.score) == pytest.approx(expected[one.item], rel=1e-6)
+    asked = Asked("u", [], "red tea", "lamp blue pot red tea", [4, 2, 0], frozenset([0]), prompt)
+    (ranked,) = ranker([asked])
+    followed, events = np.array([1, 0, 2, 1, 0]), np.array([5, 2, 2, 1, 2])
+    scores = logprobs + 0.5 * np.log1p(followed) + 0.25 * index.scores("red tea") + 0.125 * np.log1p(events)
+    expected = sorted(range(1, 5), key=lambda group: -scores[group])
+    assert [one.item for one in ranked] == expected
+    assert [one.score for one in ranked] == pytest.approx(scores[expected].tolist(), rel=1e-6)
+    assert [one.reason.logprob for one in ranked] == pytest.approx(logprobs[expected].tolist())
+    sources = {one.item: one.reason.source for one in ranked}
+    assert sources == {1: "last_title", 2: "cooccurrence", 3: "last_title", 4: "recent_titles"}

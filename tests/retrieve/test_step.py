@@ -17,14 +17,17 @@ from calrec.artifacts import Manifest
 from calrec.config import GenerateConfig, RetrieveConfig, TextConfig
 from calrec.model.loading import load_model, load_users
 from calrec.retrieve.catalogue import load_catalogue
-from calrec.retrieve.following import Following, countable
+from calrec.retrieve.evidence import FEATURES, Evidence, Fusion
+from calrec.retrieve.following import countable
 from calrec.retrieve.step import retrieve
 from calrec.settings import to_dict
 
 Rows = dict[str, list[dict[str, Any]]]
 
 
-def generations(small: SimpleNamespace, out: Path, texts_of: dict[str, list[tuple[str, float]]]) -> Path:
+def generations(
+    small: SimpleNamespace, out: Path, texts_of: dict[str, list[tuple[str, float]]], split: str = "test"
+) -> Path:
     rows = [
         {"user_id": user, "text": text, "logprob": logprob, "count": 1, "finished": True}
         for user, pairs in texts_of.items()
@@ -32,7 +35,7 @@ def generations(small: SimpleNamespace, out: Path, texts_of: dict[str, list[tupl
     ]
     with artifacts.writing(out) as folder:
         artifacts.write_table(folder, "generations.parquet", pa.Table.from_pylist(rows, schema=artifacts.GENERATIONS))
-        config = {"domain": "home", "generate": to_dict(GenerateConfig())}
+        config = {"domain": "home", "generate": to_dict(GenerateConfig(split=split))}
         inputs = {name: artifacts.read_manifest(getattr(small, at)).digest for name, at in
                   (("texts", "texts"), ("model", "base"))}  # fmt: skip
         artifacts.finish(folder, Manifest("generations", config=config, counts={"users": len(texts_of)}, inputs=inputs))
@@ -161,9 +164,10 @@ def test_reranking_sorts_the_union_by_exact_log_probability(small: SimpleNamespa
     assert all(a["score"] >= b["score"] for a, b in itertools.pairwise(candidates))
     assert all(r["logprob"] == r["score"] for r in candidates)
     users = load_users(small.texts, ["home"])
-    after = Following.of(countable(users, "test")).next(items[-1])[0][:best].tolist()
+    following = Evidence.of(countable(users, "test"), catalogue).following
+    after = following.next(catalogue.group(items[-1]))[0][:best].tolist()
     shown = {r["item_id"] for r in candidates}
-    assert {catalogue.item_id[catalogue.at(i)] for i in after} <= shown
+    assert {catalogue.item_id[catalogue.at(catalogue.members[group][0])] for group in after} <= shown
     assert catalogue.item_id[catalogue.at(catalogue.members[7][0])] in shown
     assert best <= len(shown) <= 3 * best and len(rows) == 12
     assert [r["score"] for r in rows[len(candidates) :]] == [None] * (12 - len(candidates))
@@ -174,3 +178,25 @@ def test_a_text_is_searched_once_in_a_run(small: SimpleNamespace, tmp_path: Path
     made = generations(small, tmp_path / "g", texts)
     counts = retrieve(small.texts, made, tmp_path / "r", RetrieveConfig()).counts
     assert (counts["distinct_texts"], counts["texts_without_known_word"], counts["users"]) == (3, 1, 9)
+
+
+def test_learned_fusion_ranks_by_the_weights_it_writes_down(small: SimpleNamespace, tmp_path: Path):
+    name, _ = history(small, 3)
+    rows = ranked(small, tmp_path, {name: [("red lamp", -2.0)]}, rerank=20, fusion_users=30)[name]
+    fusion, counts = Fusion.load(tmp_path / "r"), artifacts.read_manifest(tmp_path / "r").counts
+    assert fusion is not None
+    assert fusion.users == counts["fusion_users"] > 0
+    assert counts["weight_model"] == pytest.approx(fusion.weights["model"], abs=1e-6)
+    assert set(fusion.weights) == set(FEATURES)
+    shown = [row for row in rows if row["score"] is not None]
+    assert all(a["score"] >= b["score"] for a, b in itertools.pairwise(shown))
+    assert any(row["score"] != row["logprob"] for row in shown)
+
+
+def test_ranking_on_validation_users_learns_from_the_others(small: SimpleNamespace, tmp_path: Path):
+    users = load_users(small.texts, ["home"])
+    able = [user for user, at in zip(users.user_id, users.valid_at.tolist(), strict=True) if at >= 0]
+    made = generations(small, tmp_path / "g", {user: [("red lamp", -2.0)] for user in able}, split="valid")
+    config = RetrieveConfig(rerank=20, fusion_users=30)
+    with pytest.raises(ValueError, match="none is left"):
+        retrieve(small.texts, made, tmp_path / "r", config, small.base, small.tokens)

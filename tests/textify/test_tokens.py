@@ -53,7 +53,7 @@ def item_by_item(cache: TokenCache, lengths: list[int], history: list[int]) -> t
 @st.composite
 def assemblies(draw: Callable[..., Any]) -> tuple[TokenCache, list[int], list[list[int]]]:
     lengths = draw(st.lists(st.integers(1, 9), min_size=1, max_size=8))
-    cache = cache_of(lengths, draw(st.integers(1, 40)), draw(st.integers(1, 5)), draw(st.integers(1, 4)))
+    cache = cache_of(lengths, draw(st.integers(1, 40)), draw(st.integers(1, 5)), draw(st.integers(0, 4)))
     code = st.integers(0, len(lengths) - 1)
     return cache, lengths, draw(st.lists(st.lists(code, max_size=10), max_size=8))
 
@@ -353,3 +353,25 @@ def test_a_model_whose_tokenizer_crosses_spaces_is_trained_and_sampled_on_whole_
     options = GenerateConfig(samples=2, max_new_tokens=4, max_users=3, threads=1)
     generated = generate(small.texts, tmp_path / "tokens", tmp_path / "base", tmp_path / "g", "home", options)
     assert generated.counts["users"] == 3
+
+
+def test_without_phrases_items_follow_each_other():
+    """A prompt and a target, assembled, are the ids of their text; no phrase stands in it."""
+    texts = ["Title: red lamp.", "Title: blue chair.", "Title: red chair with a lamp."]
+    tokenizer = train_tokenizer(texts, 400)
+    form = FORMS["space before"]
+    assert choose_form(texts, tokenizer, 64, phrases=False) == ("space before", 1.0)
+    items = encode_items(texts, tokenizer, form, 64)
+    opening, following = encode_phrases(tokenizer, form, phrases=False)
+    assert not len(following)
+    cache = TokenCache(TokenCache.units_of(opening, following, items.ids), 0, 99)
+    text = f"{OPENING} {texts[1]} {texts[2]}"
+    assert prompt([texts[1], texts[2]], phrases=False) == text
+    assert cache.history([1, 2])[0].tolist() == tokenizer(text)["input_ids"]
+    for item, ids in enumerate(items.ids):
+        assert cache.target(item).tolist() == [*ids.tolist(), 0]
+
+
+def test_without_phrases_a_tokenizer_must_keep_items_apart():
+    with pytest.raises(ValueError, match="text.phrases=false needs a tokenizer"):
+        choose_form(titles(400), bpe("crossing"), LIMIT, phrases=False)

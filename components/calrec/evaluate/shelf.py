@@ -178,8 +178,3 @@ def rows_of(ragged: Ragged) -> Ints:
 def newest(histories: Ragged, most: Ints) -> Ragged:
     """The last entries of each row, at most `most[row]` of them."""
     return histories.tails(np.minimum(most, histories.lengths()))
-
-
-def ages(histories: Ragged) -> Ints:
-    """How many entries of its row follow each entry of `flat`."""
-    return np.repeat(histories.offsets[1:], histories.lengths()) - 1 - np.arange(len(histories.flat))

@@ -1,10 +1,14 @@
 """A fresh base model: a byte-level BPE tokenizer learned from the item texts and a small Llama-style network."""
 
+from collections import Counter
 from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Any
 
-from calrec.textify.texts import LABELS, NEXT, OPENING
+import numpy as np
+from numpy.typing import NDArray
+
+from calrec.textify.texts import LABELS, NEXT, OPENING, words
 
 END = "<|endoftext|>"
 PAD = "<|pad|>"
@@ -45,8 +49,12 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int, whole: Sequence[str] 
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=PAD)
 
 
-def fresh_model(size: str, tokenizer: Any, max_positions: int, seed: int) -> Any:
-    """A Llama-style causal LM with random weights and tied embeddings, fit for sequences of `max_positions` tokens."""
+def fresh_model(size: str, tokenizer: Any, max_positions: int, seed: int, whole: Sequence[str] = ()) -> Any:
+    """A Llama-style causal LM with random weights and tied embeddings, fit for sequences of `max_positions` tokens.
+
+    The embeddings of `whole` texts, the tokenizer's last entries, begin as :func:`directions` of their words, so that
+    what is alike in words is alike before anything is learned.
+    """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -63,4 +71,46 @@ def fresh_model(size: str, tokenizer: Any, max_positions: int, seed: int) -> Any
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return LlamaForCausalLM(config)
+        network = LlamaForCausalLM(config)
+    if len(distinct := list(dict.fromkeys(whole))) > 1:
+        length = config.initializer_range * config.hidden_size**0.5  # what a random embedding has
+        with torch.no_grad():
+            found = torch.from_numpy(directions(distinct, config.hidden_size, seed)).float()
+            rows = network.get_input_embeddings().weight[-len(distinct) :, : found.shape[1]]
+            rows.copy_(torch.where(found.norm(dim=1, keepdim=True) > 0, length * found, rows))
+    return network
+
+
+def directions(texts: Sequence[str], size: int, seed: int) -> NDArray[np.float64]:
+    """Unit vectors of texts by latent semantic analysis (Deerwester et al., 1990): the leading singular directions of
+    the texts' words, each weighed (1 + log count) · log(texts / texts with it); 0 for a text without a shared word.
+
+    Args:
+        texts: at least 2.
+        size: of a vector; fewer columns come back where there are fewer texts or words.
+        seed: of the solver's first vector.
+    """
+    from scipy.sparse import csr_matrix
+    from scipy.sparse.linalg import svds
+
+    bags = [Counter(words(text)) for text in texts]
+    texts_with = Counter(word for bag in bags for word in bag)
+    shared = {word: at for at, word in enumerate(word for word, n in texts_with.items() if 1 < n <= len(texts) / 2)}
+    cells = [
+        (row, shared[word], (1 + np.log(count)) * np.log(len(texts) / texts_with[word]))
+        for row, bag in enumerate(bags)
+        for word, count in bag.items()
+        if word in shared
+    ]
+    rank = min(size, len(texts) - 1, len(shared) - 1)
+    if rank < 1:
+        return np.zeros((len(texts), 1))
+    row, column, value = zip(*cells, strict=True)
+    matrix = csr_matrix((value, (row, column)), shape=(len(texts), len(shared)))
+    lengths = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1)))
+    matrix = csr_matrix(matrix.multiply(1 / np.maximum(lengths, 1e-12)))
+    left, singular, _ = svds(matrix, rank, random_state=seed)
+    found = left * singular
+    norms = np.linalg.norm(found, axis=1, keepdims=True)
+    unit: NDArray[np.float64] = np.divide(found, norms, out=np.zeros_like(found), where=norms > 1e-9)
+    return unit

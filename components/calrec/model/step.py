@@ -73,7 +73,7 @@ def _network(
     if name == "scratch":
         tokenizer = scratch.train_tokenizer(item_texts, model.vocab_size, whole)
         positions = text.max_tokens + 2 * text.max_item_tokens + 1
-        return scratch.fresh_model(model.size, tokenizer, max(positions, 1024), model.seed), tokenizer
+        return scratch.fresh_model(model.size, tokenizer, max(positions, 1024), model.seed, whole), tokenizer
     if Path(name).exists() or name.startswith(("/", ".", "~")):
         return checkpoint.load(Path(name).expanduser())
     return checkpoint.load_from_hub(name)
@@ -86,9 +86,9 @@ def _tokens(
     item_texts: list[str], users: Users, tokenizer: Any, text: TextConfig
 ) -> tuple[TokenCache, dict[str, Any], dict[str, Any]]:
     """The token cache, how prompts are made from it, and what there is to count."""
-    name, exact = choose_form(item_texts, tokenizer, text.max_item_tokens)
+    name, exact = choose_form(item_texts, tokenizer, text.max_item_tokens, text.phrases)
     items = encode_items(item_texts, tokenizer, FORMS[name], text.max_item_tokens)
-    opening, following = encode_phrases(tokenizer, FORMS[name])
+    opening, following = encode_phrases(tokenizer, FORMS[name], text.phrases)
     cache = TokenCache(TokenCache.units_of(opening, following, items.ids), tokenizer.eos_token_id, text.max_tokens)
     config = {"assembly": "units" if exact == 1 else "text", "form": name}
     lengths = np.array([len(ids) for ids in items.ids])

@@ -17,6 +17,7 @@ from calrec.model.device import placed, use_threads
 from calrec.recommend.rows import History, Reject
 from calrec.retrieve import stored
 from calrec.retrieve.catalogue import listed
+from calrec.retrieve.evidence import RECENT, Fusion
 from calrec.retrieve.ranking import Asked, Ranked, Ranker
 from calrec.retrieve.reader import Reader
 from calrec.retrieve.search import Search
@@ -87,7 +88,8 @@ class Recommender:
             Search(self.stored.index, retrieve.threads),
             retrieve,
             reader,
-            self.stored.following,
+            self.stored.evidence,
+            self._fusion(retrieve),
             listed(self.catalogue, filters.in_stock, filters.categories),
         )
         self._code_of = {item: code for code, item in enumerate(self.catalogue.item_id)}
@@ -106,18 +108,23 @@ class Recommender:
         asked = [self._asked(codes, list(extra), prompt, its) for codes, prompt, its in of_users]
         return list(self._ranker(asked)), rejects
 
+    def _fusion(self, retrieve: RetrieveConfig) -> Fusion | None:
+        """The index's weights, where they are asked for."""
+        if not retrieve.fusion_users:
+            return None
+        if self.stored.fusion is None:
+            raise ValueError(
+                f"retrieve.fusion_users={retrieve.fusion_users}, but the index holds no weights; build it again with "
+                f"--set retrieve.fusion_users={retrieve.fusion_users} --set retrieve.rerank={retrieve.rerank}"
+            )
+        return self.stored.fusion
+
     def _asked(self, codes: list[int], extra: list[str], prompt: Prompt, generations: list[Generation]) -> Asked:
         """What the ranker must know; codes behind the catalogue's are those of `extra`."""
         known = [code for code in codes if code < len(self._code_of)]
-        last = codes[-1] if codes else -1
-        return Asked(
-            user=prompt.user,
-            last=self._text_of(last, extra) if codes else "",
-            last_item=last if last < len(self._code_of) else -1,
-            generations=generations,
-            banned=frozenset(known) if self._exclude else frozenset(),
-            prompt=prompt,
-        )
+        newest = [self._text_of(code, extra) for code in codes[-RECENT:]]
+        banned = frozenset(known) if self._exclude else frozenset[int]()
+        return Asked.of(prompt.user, known, newest, prompt, generations, banned)
 
     def _text_of(self, code: int, extra: list[str]) -> str:
         behind = code - len(self._code_of)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -38,6 +39,11 @@ class Catalogue:
     def group(self, item: int) -> int:
         """Text group of an item code."""
         return int(self.group_of[self.at(item)])
+
+    def groups(self, items: Sequence[int] | NDArray[Any]) -> Ints:
+        """Text groups of item codes."""
+        found: Ints = self.group_of[np.searchsorted(self.items, np.asarray(items, dtype=np.int64))]
+        return found
 
     def text(self, item: int) -> str:
         """Text of an item code."""

@@ -64,26 +64,6 @@ def reciprocal(rankings: Sequence[Ints]) -> tuple[Ints, Floats]:
     return distinct[order], sums[order]
 
 
-def mixed(logprobs: Floats, others: Sequence[tuple[float, Floats]]) -> Floats:
-    """log(w · p + Σ w_i · p_i) of each candidate: p is the model's probability among the candidates, w what the other
-    weights leave of 1. Without others it is `logprobs` as they are.
-
-    Linear interpolation of distributions (Jelinek and Mercer, 1980): a candidate needs one that believes in it.
-
-    Args:
-        logprobs: of each candidate's text, by the model.
-        others: weight and probability of each candidate, parallel to `logprobs`.
-    """
-    if not others or not len(logprobs):
-        return logprobs
-    among = logprobs - np.logaddexp.reduce(logprobs)
-    parts = [np.log1p(-sum(weight for weight, _ in others)) + among]
-    with np.errstate(divide="ignore"):  # log 0: a source that has no opinion of a candidate
-        parts += [np.log(weight * probability) for weight, probability in others]
-    total: Floats = np.logaddexp.reduce(parts)
-    return total
-
-
 def top_items(
     groups: Sequence[int], members: Sequence[Sequence[int]], k: int, may: Callable[[int], bool]
 ) -> list[tuple[int, int | None]]:

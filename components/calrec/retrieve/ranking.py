@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,15 +12,15 @@ from numpy.typing import NDArray
 from calrec.config import RetrieveConfig
 from calrec.generate.samples import Generation, Prompt
 from calrec.retrieve.catalogue import Catalogue
-from calrec.retrieve.following import Following
-from calrec.retrieve.fusion import Fused, fuse, mixed, reciprocal, top_items
+from calrec.retrieve.evidence import Evidence, Fusion
+from calrec.retrieve.fusion import Fused, fuse, reciprocal, top_items
 from calrec.retrieve.reader import Reader
 from calrec.retrieve.search import Matches, Search
 
 Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 GENERATION, LAST_TITLE, DENSE, COOCCURRENCE, FILL = "generation", "last_title", "dense", "cooccurrence", "fill"
-# BM25 scores are divided by this before the softmax that makes them probabilities; chosen on validation users.
-_SOFTNESS = 4.0
+RECENT_TITLES, HISTORY = "recent_titles", "history"
 _REMEMBERED = 1 << 17  # texts whose matches are kept for later users: 50 MB at 40 groups each
 
 
@@ -28,15 +29,29 @@ class Asked:
     """What is known of one user."""
 
     user: str
-    last: str
-    """Text of the last item of the history; empty without one."""
-    last_item: int
-    """Its code, or -1."""
     generations: Sequence[Generation]
+    last: str = ""
+    """Text of the last item of the history; empty without one."""
+    recent: str = ""
+    """Texts of the last evidence.RECENT items, one after the other."""
+    history: Sequence[int] = ()
+    """Codes of the items that the catalogue holds, oldest first."""
     banned: frozenset[int] = frozenset()
     """Items that may not be listed."""
     prompt: Prompt | None = None
     """Only the model needs it."""
+
+    @staticmethod
+    def of(
+        user: str,
+        history: Sequence[int],
+        newest: Sequence[str],
+        prompt: Prompt | None,
+        generations: Sequence[Generation],
+        banned: frozenset[int],
+    ) -> "Asked":
+        """A user by the codes of his known items and the texts of his newest RECENT ones, both oldest first."""
+        return Asked(user, generations, newest[-1] if newest else "", " ".join(newest), history, banned, prompt)
 
 
 @dataclass(frozen=True)
@@ -71,6 +86,17 @@ class Ranked:
     reason: Reason
 
 
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """What is re-ranked for a user."""
+
+    reasons: dict[int, Reason]
+    """By group."""
+    groups: Ints
+    features: Floats
+    """Of each group, evidence.FEATURES; the first one is the model's log-probability."""
+
+
 class Ranker:
     """Ranks a catalogue's items for users."""
 
@@ -80,7 +106,8 @@ class Ranker:
         search: Search,
         config: RetrieveConfig,
         reader: Reader | None = None,
-        following: Following | None = None,
+        evidence: Evidence | None = None,
+        fusion: Fusion | None = None,
         listed: NDArray[np.bool_] | None = None,
     ):
         """Prepare to rank.
@@ -90,13 +117,14 @@ class Ranker:
             search: over the texts of its groups.
             config: what is ranked by what.
             reader: the model, when `config.reads_model`.
-            following: counts for candidates to re-rank.
+            evidence: counts for candidates to re-rank.
+            fusion: what they are re-ranked by; None: the model's probability alone.
             listed: which items may be recommended, parallel to `catalogue.items`; None: all.
         """
         if config.reads_model and reader is None:
             raise ValueError("retrieve.dense and retrieve.rerank read the model; give the model and its token cache")
         self.catalogue, self.config = catalogue, config
-        self._search, self._reader, self._following = search, reader, following
+        self._search, self._reader, self._evidence, self._fusion = search, reader, evidence, fusion
         self._closed = frozenset[int]() if listed is None else frozenset(catalogue.items[~listed].tolist())
         self._allowed: NDArray[np.bool_] | None = None
         if listed is not None:
@@ -113,8 +141,14 @@ class Ranker:
         if self.config.dense:
             orders = self._with_dense(users, orders, self.config.dense + banned)
         if self.config.rerank:
-            orders = self._reranked(users, orders, matches)
+            orders = [self._reranked(pool) for pool in self._pools(users, orders, matches)]
         return (self._list(one, order) for one, order in zip(users, orders, strict=True))
+
+    def candidates(self, users: Sequence[Asked]) -> Iterator[tuple[Ints, Floats]]:
+        """Of each user the groups that would be re-ranked, and their features, [groups, FEATURES]."""
+        matches = self._matches_of(users, self.config.rerank + max((len(one.banned) for one in users), default=0))
+        orders = [self._fused(one, matches) for one in users]
+        return ((pool.groups, pool.features) for pool in self._pools(users, orders, matches))
 
     # --- candidates -------------------------------------------------------------------------------------------------
 
@@ -123,6 +157,7 @@ class Ranker:
         wants_last = self.config.last_title or self.config.rerank
         texts = dict.fromkeys(generation.text for one in users for generation in one.generations)
         texts |= dict.fromkeys(one.last for one in users if one.last and wants_last)
+        texts |= dict.fromkeys(one.recent for one in users if one.recent and self.config.rerank)
         known = self._known
         depth = min(max(depth, known.groups.shape[1]), self._search.index.size)
         if depth > known.groups.shape[1] or len(known) > _REMEMBERED:
@@ -176,54 +211,64 @@ class Ranker:
             joined.append([Candidate(group, score, reasons.get(group, Reason(DENSE))) for group, score in pairs])
         return joined
 
-    def _reranked(
-        self, users: Sequence[Asked], orders: Sequence[list[Candidate]], matches: Matches
-    ) -> list[list[Candidate]]:
-        """The union of all sources' best, by the model's exact log-probability, with what is mixed into it."""
-        assert self._reader is not None
-        pools = [self._pool(one, order, matches) for one, order in zip(users, orders, strict=True)]
-        groups = [np.array(list(pool), dtype=np.int64) for pool in pools]
-        read = self._reader.logprobs(_prompts(users), groups)
-        ranked = []
-        for one, pool, its, logprobs in zip(users, pools, groups, read, strict=True):
-            scores = mixed(logprobs, self._others(one, its, matches))
-            order = np.lexsort((its, -scores))
-            columns = zip(its[order].tolist(), scores[order].tolist(), logprobs[order].tolist(), strict=True)
-            ranked.append([Candidate(group, s, replace(pool[group], logprob=p)) for group, s, p in columns])
-        return ranked
-
-    def _others(self, one: Asked, groups: Ints, matches: Matches) -> list[tuple[float, NDArray[np.float64]]]:
-        """Weights and probabilities of groups by what is not the model: successors' counts, and the last title."""
-        found: list[tuple[float, Ints, NDArray[np.float64]]] = []
-        if self.config.mix_following and self._following is not None and one.last_item >= 0:
-            after, counts = self._following.next(one.last_item)
-            may = np.array([self._may(one, item) for item in after.tolist()], dtype=np.bool_)
-            among = np.array([self.catalogue.group(item) for item in after[may].tolist()], dtype=np.int64)
-            found.append((self.config.mix_following, among, counts[may].astype(np.float64)))
-        if self.config.mix_last_title and one.last:
-            found_by = matches.take([self._rows[one.last]])
-            likes = zip(found_by.groups[0].tolist(), found_by.scores[0].tolist(), strict=True)
-            able = {group: score for group, score in likes if score > 0 and self._able(one, group)}
-            among, scores = np.array(list(able), np.int64), np.array(list(able.values())) / _SOFTNESS
-            found.append((self.config.mix_last_title, among, np.exp(scores - scores.max(initial=-np.inf))))
-        size = len(self.catalogue.members)
-        shares = [(weight, np.bincount(among, mass, size)) for weight, among, mass in found if len(among)]
-        return [(weight, (share / share.sum())[groups]) for weight, share in shares]
+    def _reranked(self, pool: Pool) -> list[Candidate]:
+        """Candidates by the model's exact log-probability, or by what is fused with it."""
+        scores = pool.features[:, 0] if self._fusion is None else self._fusion.scores(pool.features)
+        order = np.lexsort((pool.groups, -scores))
+        columns = (column[order].tolist() for column in (pool.groups, scores, pool.features[:, 0]))
+        return [
+            Candidate(group, score, replace(pool.reasons[group], logprob=logprob))
+            for group, score, logprob in zip(*columns, strict=True)
+        ]
 
     def _able(self, one: Asked, group: int) -> bool:
         """Whether an item of the group may be listed; places that a search could not fill are group -1."""
         return group >= 0 and any(self._may(one, item) for item in self.catalogue.members[group])
 
-    def _pool(self, one: Asked, order: Sequence[Candidate], matches: Matches) -> dict[int, Reason]:
-        """Groups to re-rank: the best of the list so far, of the last title, and of what followed the last item."""
-        found = [(candidate.group, candidate.reason) for candidate in order]
-        sources = [found]
+    def _pools(self, users: Sequence[Asked], orders: Sequence[list[Candidate]], matches: Matches) -> Iterator[Pool]:
+        """What is re-ranked for each user, and what speaks for it."""
+        assert self._reader is not None
+        assert self._evidence is not None
+        histories = [self.catalogue.groups(one.history) for one in users]
+        near = self._evidence.near(histories)
+        rows = [near[[row]] for row in range(len(users))]
+        pools = [self._reasons(*each, matches) for each in zip(users, orders, histories, rows, strict=True)]
+        groups = [np.array(list(pool), dtype=np.int64) for pool in pools]
+        read = self._reader.logprobs(_prompts(users), groups)
+        size = len(self.catalogue.members)
+        for one, reasons, its, logprobs, history, row in zip(users, pools, groups, read, histories, rows, strict=True):
+            titles = (self._matched(text, matches) for text in (one.last, one.recent))
+            bm25 = (np.bincount(found, scores, size)[its] for found, scores in titles)
+            likes = np.bincount(row.indices, row.data, size)[its]
+            yield Pool(reasons, its, self._evidence.features(its, logprobs, history, likes, *bm25))
+
+    def _matched(self, text: str, matches: Matches) -> tuple[Ints, Floats]:
+        """(groups, BM25 scores) that a text found, best first; nothing for an empty one."""
+        if not text:
+            return np.empty(0, np.int64), np.empty(0)
+        row = self._rows[text]
+        found = matches.groups[row] >= 0
+        return matches.groups[row][found].astype(np.int64), matches.scores[row][found].astype(np.float64)
+
+    def _reasons(
+        self, one: Asked, order: Sequence[Candidate], history: Ints, near: Any, matches: Matches
+    ) -> dict[int, Reason]:
+        """Groups to re-rank: the best of the list so far, of the last title, and of what followed the last item; with
+        learned fusion also of the newest titles, of what is similar to the history, and the history itself.
+        """
+        sources = [[(candidate.group, candidate.reason) for candidate in order]]
         if one.last:
             by_last = _columns(fuse(matches.take([self._rows[one.last]]), np.ones(1)))
             sources.append([(group, Reason(LAST_TITLE, one.last, None, match)) for group, _, _, match in by_last])
-        if self._following is not None and one.last_item >= 0:
-            after = self._following.next(one.last_item)[0].tolist()
-            sources.append([(self.catalogue.group(item), Reason(COOCCURRENCE)) for item in after])
+        if len(history) and self._evidence is not None:
+            after = self._evidence.following.next(int(history[-1]))[0].tolist()
+            sources.append([(group, Reason(COOCCURRENCE)) for group in after])
+        if self.config.fusion_users:
+            recent, scores = self._matched(one.recent, matches)
+            sources.append([(group, Reason(RECENT_TITLES, one.recent)) for group in recent[scores > 0].tolist()])
+            order_of = np.lexsort((near.indices, -near.data))
+            sources.append([(group, Reason(COOCCURRENCE)) for group in near.indices[order_of].tolist()])
+            sources.append([(group, Reason(HISTORY)) for group in dict.fromkeys(history[::-1].tolist())])
         pool: dict[int, Reason] = {}
         for source in sources:
             able = (pair for pair in source if self._able(one, pair[0]))

@@ -11,14 +11,16 @@ import pyarrow.parquet as pq
 from calrec import artifacts
 from calrec.artifacts import Manifest
 from calrec.config import GenerateConfig, RetrieveConfig
-from calrec.generate.samples import Generation, Prompt
+from calrec.generate.samples import Generation
 from calrec.model.device import placed, use_threads
-from calrec.model.loading import Users, load_model, load_users
+from calrec.model.loading import load_model, load_users
 from calrec.progress import Progress
 from calrec.retrieve.bm25 import Index
 from calrec.retrieve.catalogue import Catalogue, load_catalogue
-from calrec.retrieve.following import Following, countable
-from calrec.retrieve.ranking import FILL, Asked, Ranked, Ranker
+from calrec.retrieve.evidence import Evidence
+from calrec.retrieve.following import countable
+from calrec.retrieve.learning import learned, of_history
+from calrec.retrieve.ranking import FILL, Ranked, Ranker
 from calrec.retrieve.reader import Reader
 from calrec.retrieve.search import Search
 from calrec.settings import from_dict, to_dict
@@ -59,15 +61,28 @@ def retrieve(
     reader, cache = None, None
     if config.reads_model:
         reader, cache = _reader(texts, model, tokens, of_generations, catalogue, config)
-    following = Following.of(countable(users, split)) if config.rerank else None
     index = Index.build(catalogue.group_texts, config.k1, config.b)
-    ranker = Ranker(catalogue, Search(index, config.threads), config, reader, following)
+    search = Search(index, config.threads)
+    fusion, evidence = None, None
+    if config.fusion_users:
+        assert reader is not None
+        assert cache is not None
+        theirs = users_of(generations) if split == "valid" else ()
+        fusion = learned(users, catalogue, search, config, reader, cache, theirs)
+        told = ", ".join(f"{name} {weight:.3g}" for name, weight in fusion.weights.items())
+        print(f"retrieve {domain}: weights of {fusion.users:,} validation users: {told}", flush=True)
+    if config.rerank:
+        evidence = Evidence.of(countable(users, split), catalogue)
+    ranker = Ranker(catalogue, search, config, reader, evidence, fusion)
     shown = filled = 0
     with artifacts.writing(Path(out)) as folder:
         with artifacts.table_writer(folder, "recommendations.parquet", "recommendations") as writer:
-            asked = _asked(users, split, catalogue, generations, cache, config.exclude_seen)
+            row_of = {user: row for row, user in enumerate(users.user_id)}
             progress = Progress(f"retrieve {domain}", of_generations.counts["users"])
-            while part := list(itertools.islice(asked, _USERS)):
+            generated = by_user(generations)
+            while some := list(itertools.islice(generated, _USERS)):
+                rows, its = [row_of[user] for user, _ in some], [texts for _, texts in some]
+                part = list(of_history(users, rows, split, catalogue, cache, config.exclude_seen, its))
                 lists = list(ranker(part))
                 shown += sum(map(len, lists))
                 filled += sum(one.reason.source == FILL for ranked in lists for one in ranked)
@@ -79,8 +94,11 @@ def retrieve(
             "items": len(catalogue.items),
             "text_groups": len(catalogue.members),
             **ranker.counts(),
+            **(fusion.counts() if fusion else {}),
             "filled_share": round(filled / max(1, shown), 4),
         }
+        if fusion:
+            fusion.save(folder)
         print(f"retrieve {domain}: {', '.join(f'{name} {value:,}' for name, value in counts.items())}", flush=True)
         return artifacts.finish(
             folder,
@@ -113,25 +131,6 @@ def _reader(
     return Reader(placed(network), targets, config.memory_gb * 1e9), cache
 
 
-def _asked(
-    users: Users, split: str, catalogue: Catalogue, generations: Path, cache: TokenCache | None, exclude_seen: bool
-) -> Iterator[Asked]:
-    """The users in the order of their generations."""
-    row_of = {user: row for row, user in enumerate(users.user_id)}
-    at = users.test_at if split == "test" else users.valid_at
-    for user, its in by_user(generations):
-        history = users.items[row_of[user]][: at[row_of[user]]]
-        last = int(history[-1]) if len(history) else -1
-        yield Asked(
-            user=user,
-            last=catalogue.text(last) if last >= 0 else "",
-            last_item=last,
-            generations=its,
-            banned=frozenset(history.tolist()) if exclude_seen else frozenset(),
-            prompt=Prompt(user, cache.history(history)[0]) if cache else None,  # type: ignore[arg-type]
-        )
-
-
 def by_user(generations: Path) -> Iterator[tuple[str, list[Generation]]]:
     """(user_id, texts), one user after the other, bounded in memory."""
     columns = ["user_id", "text", "logprob", "count", "finished"]
@@ -139,6 +138,12 @@ def by_user(generations: Path) -> Iterator[tuple[str, list[Generation]]]:
     rows = (row for batch in batches for row in zip(*(batch[name].to_pylist() for name in columns), strict=True))
     for user, its in itertools.groupby(rows, key=lambda row: row[0]):
         yield user, [Generation(*row[1:]) for row in its]
+
+
+def users_of(generations: Path) -> frozenset[str]:
+    """Ids of the users whose texts these are."""
+    column = pq.read_table(Path(generations) / "generations.parquet", columns=["user_id"])["user_id"]
+    return frozenset(column.unique().to_pylist())
 
 
 def table(users: list[str], lists: list[list[Ranked]], catalogue: Catalogue) -> pa.Table:

@@ -17,8 +17,12 @@ from calrec.artifacts import Manifest
 from calrec.config import RetrieveConfig, TextConfig
 from calrec.model.loading import load_users
 from calrec.retrieve.bm25 import Index
-from calrec.retrieve.catalogue import Catalogue, of_table
-from calrec.retrieve.following import Following, countable
+from calrec.retrieve.catalogue import Catalogue, load_catalogue, of_table
+from calrec.retrieve.evidence import Evidence, Fusion
+from calrec.retrieve.following import countable
+from calrec.retrieve.learning import learned
+from calrec.retrieve.reader import Reader
+from calrec.retrieve.search import Search
 from calrec.settings import from_dict, to_dict
 from calrec.textify.encoding import FORMS, TextPrompts, encode_items, encode_phrases
 from calrec.textify.sequences import text_groups
@@ -34,9 +38,11 @@ class Stored:
     catalogue: Catalogue
     index: Index
     cache: TokenCache
-    following: Following
+    evidence: Evidence
     vectors: Any
     """Of the groups, float32 [G, D], when the index was built with retrieve.dense; else None."""
+    fusion: Fusion | None
+    """When the index was built with retrieve.fusion_users."""
 
     @property
     def domain(self) -> str:
@@ -58,10 +64,11 @@ def build(
     Args:
         texts: folder of the textify step: the items, and the histories that co-occurrence is counted in.
         tokens: token cache of the base-model step: how a text becomes tokens.
-        model: the model that will recommend; its tokenizer, and with `config.dense` its vectors.
+        model: the model that will recommend; its tokenizer, with `config.dense` its vectors, and with
+            `config.fusion_users` what its probability weighs.
         domain: the category.
         out: the folder to make.
-        config: k1, b, dense.
+        config: k1, b, dense, fusion_users.
         new_items: items beside those of the texts, or other attributes of these; columns as artifacts.ITEMS, without
             domain.
 
@@ -76,7 +83,7 @@ def build(
     table, rows = _items(texts, domain, new_items, text)
     form = FORMS[of_tokens.config["form"]]
     encoded = encode_items(table["text"].to_pylist(), tokenizer, form, text.max_item_tokens)
-    units = TokenCache.units_of(*encode_phrases(tokenizer, form), encoded.ids)
+    units = TokenCache.units_of(*encode_phrases(tokenizer, form, text.phrases), encoded.ids)
     how = {"assembly": of_tokens.config["assembly"], "form": of_tokens.config["form"]}
     with artifacts.writing(Path(out)) as folder:
         artifacts.write_table(folder, "items.parquet", table)
@@ -84,9 +91,17 @@ def build(
         Index.build(catalogue.group_texts, config.k1, config.b).save(folder)
         np.save(folder / "ids.npy", units.flat)
         np.save(folder / "token_offsets.npy", units.offsets)
-        _save_following(folder, texts, domain, rows)
+        users = load_users(texts, [domain])
+        histories = [rows[np.array(items, dtype=np.int64)] for items in countable(users, "test")]
+        Evidence.of(histories, catalogue).save(folder)
         if config.dense:
-            np.save(folder / "vectors.npy", _vectors(network, catalogue, units, cache.end, text.max_tokens, config))
+            targets = TokenCache(units, cache.end, text.max_tokens).targets(catalogue.first)
+            np.save(folder / "vectors.npy", _reader(network, targets, config).group_vectors)
+        if config.fusion_users:
+            known = load_catalogue(texts, domain)
+            search = Search(Index.build(known.group_texts, config.k1, config.b), config.threads)
+            reader = _reader(network, cache.targets(known.first), config)
+            learned(users, known, search, config, reader, cache).save(folder)
         counts = {
             "items": len(table),
             "text_groups": len(catalogue.members),
@@ -96,7 +111,7 @@ def build(
         print(f"index {domain}: {', '.join(f'{name} {value:,}' for name, value in counts.items())}", flush=True)
         of = {"domain": domain, "text": to_dict(text), "tokenizer": of_model.files["tokenizer.json"], **how}
         inputs = {"texts": of_texts.digest, "tokens": of_tokens.digest}
-        inputs |= {"model": of_model.digest} if config.dense else {}
+        inputs |= {"model": of_model.digest} if config.dense or config.fusion_users else {}
         return artifacts.finish(
             folder, Manifest("index", config={**of, "retrieve": to_dict(config)}, counts=counts, inputs=inputs)
         )
@@ -120,8 +135,9 @@ def load(folder: Path, tokenizer: Any, of_model: Manifest) -> Stored:
     vectors = None
     if "model" in manifest.inputs:
         if manifest.inputs["model"] != of_model.digest:
-            raise ValueError(f"{folder} holds vectors of another model; run calrec index with this model")
-        vectors = np.load(folder / "vectors.npy")
+            raise ValueError(f"{folder} holds vectors or weights of another model; run calrec index with this model")
+        if (folder / "vectors.npy").is_file():
+            vectors = np.load(folder / "vectors.npy")
     table = artifacts.read_table(folder, "items.parquet", "index")
     units = Ragged(*(np.asarray(np.load(folder / name, mmap_mode="r")) for name in ("ids.npy", "token_offsets.npy")))
     return Stored(
@@ -129,8 +145,9 @@ def load(folder: Path, tokenizer: Any, of_model: Manifest) -> Stored:
         catalogue=of_table(table, np.arange(len(table))),
         index=Index.load(folder),
         cache=_cache(units, config, table, tokenizer),
-        following=Following.load(folder / "following.npz"),
+        evidence=Evidence.load(folder),
         vectors=vectors,
+        fusion=Fusion.load(folder),
     )
 
 
@@ -167,17 +184,10 @@ def _with_new(table: pa.Table, new: pa.Table, text: TextConfig) -> pa.Table:
     return both.take(pa.array(np.append(source, fresh))).append_column("train_count", pa.array(counts, pa.int32()))
 
 
-def _save_following(folder: Path, texts: Path, domain: str, rows: Any) -> None:
-    histories = [rows[np.array(items, dtype=np.int64)] for items in countable(load_users(texts, [domain]), "test")]
-    Following.of(histories).save(folder / "following.npz")
-
-
-def _vectors(network: Any, catalogue: Catalogue, units: Ragged, end: int, limit: int, config: RetrieveConfig) -> Any:
+def _reader(network: Any, targets: Ragged, config: RetrieveConfig) -> Reader:
     from calrec.model.device import placed
-    from calrec.retrieve.reader import Reader
 
-    targets = TokenCache(units, end, limit).targets(catalogue.first)
-    return Reader(placed(network), targets, config.memory_gb * 1e9).group_vectors
+    return Reader(placed(network), targets, config.memory_gb * 1e9)
 
 
 def _cache(units: Ragged, config: Mapping[str, Any], table: pa.Table, tokenizer: Any) -> TokenCache:

@@ -28,9 +28,9 @@ class Form:
         """The text of a unit."""
         return f"{self.before}{text}{self.after}"
 
-    def prompt(self, texts: Sequence[str]) -> str:
+    def prompt(self, texts: Sequence[str], phrases: bool = True) -> str:
         """The text of a whole prompt, which ends as its last unit does."""
-        return prompt(texts) + self.after
+        return prompt(texts, phrases) + self.after
 
 
 # The space between two units belongs to the second (GPT-2, Llama 3, Qwen), is put before it by the tokenizer itself
@@ -72,10 +72,11 @@ def encode_items(texts: Sequence[str], tokenizer: Any, form: Form, limit: int) -
     return Encoded(ids, kept, len(token_ends))
 
 
-def encode_phrases(tokenizer: Any, form: Form) -> tuple[Ids, Ids]:
-    """Ids of the opening (with the tokenizer's start token, if it has one) and of the next-item phrase."""
+def encode_phrases(tokenizer: Any, form: Form, phrases: bool = True) -> tuple[Ids, Ids]:
+    """Ids of the opening (with the tokenizer's start token, if it has one) and of the next-item phrase, if wanted."""
     opening, following = _encodings(tokenizer, [OPENING + form.after, form.unit(NEXT)])
-    return np.array(start_tokens(tokenizer) + opening.ids, dtype=np.int32), np.array(following.ids, dtype=np.int32)
+    behind = following.ids if phrases else []
+    return np.array(start_tokens(tokenizer) + opening.ids, dtype=np.int32), np.array(behind, dtype=np.int32)
 
 
 def start_tokens(tokenizer: Any) -> list[int]:
@@ -84,32 +85,35 @@ def start_tokens(tokenizer: Any) -> list[int]:
     return [start] if start is not None and tokenizer("a")["input_ids"][:1] == [start] else []
 
 
-def choose_form(texts: Sequence[str], tokenizer: Any, limit: int) -> tuple[str, float]:
+def choose_form(texts: Sequence[str], tokenizer: Any, limit: int, phrases: bool = True) -> tuple[str, float]:
     """The name of the form of units that is exact most often, and the share of probed prompts for which it is.
 
     Raises:
-        ValueError: the tokenizer is not a fast one, which alone says where its tokens are in a text.
+        ValueError: the tokenizer is not a fast one, which alone says where its tokens are in a text; or there are no
+            phrases, and no form is always exact.
     """
     if not tokenizer.is_fast:
         raise ValueError(
             f"{type(tokenizer).__name__} is not a fast tokenizer; save the model with one that has a tokenizer.json"
         )
-    shares = {name: _exact_share(texts, tokenizer, form, limit) for name, form in FORMS.items()}
+    shares = {name: _exact_share(texts, tokenizer, form, limit, phrases) for name, form in FORMS.items()}
     best = max(shares, key=lambda name: shares[name])
+    if not phrases and shares[best] < 1:
+        raise ValueError("text.phrases=false needs a tokenizer none of whose tokens crosses the border of two items")
     return best, shares[best]
 
 
-def _exact_share(texts: Sequence[str], tokenizer: Any, form: Form, limit: int) -> float:
+def _exact_share(texts: Sequence[str], tokenizer: Any, form: Form, limit: int, phrases: bool) -> float:
     """Share of prompts of 0 to 8 items, long ones among them, whose assembled ids equal those of the whole text."""
     rng = np.random.default_rng(0)
     longest = np.argsort([-len(text) for text in texts], kind="stable")[:_PROBES]
     pool = np.concatenate([longest, rng.integers(len(texts), size=4 * _PROBES)])
     histories = Ragged.of([rng.integers(len(pool), size=size) for size in rng.integers(0, 9, size=_PROBES)])
     items = encode_items([texts[i] for i in pool], tokenizer, form, limit)
-    opening, following = encode_phrases(tokenizer, form)
+    opening, following = encode_phrases(tokenizer, form, phrases)
     cache = TokenCache(TokenCache.units_of(opening, following, items.ids), end=0, max_tokens=2**31)
     start = start_tokens(tokenizer)
-    whole = _encodings(tokenizer, [form.prompt([items.texts[i] for i in row]) for row in histories.rows()])
+    whole = _encodings(tokenizer, [form.prompt([items.texts[i] for i in row], phrases) for row in histories.rows()])
     pairs = zip(cache.assemble(histories).rows(), whole, strict=True)
     return sum(bool(ours.tolist() == start + one.ids) for ours, one in pairs) / _PROBES
 

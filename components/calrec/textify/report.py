@@ -34,7 +34,7 @@ class Preview:
         return f"User {self.user_id} of {self.domain}:"
 
 
-def previews(histories: Histories, split: Split, texts: pa.ChunkedArray) -> list[Preview]:
+def previews(histories: Histories, split: Split, texts: pa.ChunkedArray, phrases: bool) -> list[Preview]:
     """Three users from the first to the last category, none with a history longer than the median."""
     tested = np.flatnonzero(split.test_at >= 1)
     short = tested[split.test_at[tested] <= np.median(split.test_at[tested])]
@@ -44,7 +44,7 @@ def previews(histories: Histories, split: Split, texts: pa.ChunkedArray) -> list
         first, at = int(histories.offsets[user]), int(split.test_at[user])
         *history, target = texts.take(pa.array(histories.codes[first : first + at + 1])).to_pylist()
         name = histories.domains[histories.category[user]]
-        found.append(Preview(name, histories.user_id[user].as_py(), prompt(history), target))
+        found.append(Preview(name, histories.user_id[user].as_py(), prompt(history, phrases), target))
     return found
 
 

@@ -53,7 +53,7 @@ def textify(data: Sequence[Path], out: Path, text: TextConfig, parts: SplitConfi
         sizes=sizes,
         totals=totals,
         cuts=its_split.cuts,
-        previews=report.previews(histories, its_split, texts),
+        previews=report.previews(histories, its_split, texts, text.phrases),
         histograms=report.histograms(histories, texts, counts),
     )
     _print(told)

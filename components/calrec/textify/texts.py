@@ -51,9 +51,15 @@ def attribute(texts: Sequence[str], name: str, attributes: Sequence[str]) -> lis
     return ["" if value == UNKNOWN else value for value in values]
 
 
-def prompt(history: Sequence[str]) -> str:
-    """The text that the model continues with the next item's text; an empty history asks for the first item."""
-    return " ".join([OPENING, *(part for text in history for part in (text, NEXT))])
+def prompt(history: Sequence[str], phrases: bool = True) -> str:
+    """The text that the model continues with the next item's text; an empty history asks for the first item.
+
+    Args:
+        history: item texts, oldest first.
+        phrases: whether :data:`NEXT` stands behind each.
+    """
+    behind = [NEXT] if phrases else []
+    return " ".join([OPENING, *(part for text in history for part in (text, *behind))])
 
 
 def words(text: str) -> list[str]:

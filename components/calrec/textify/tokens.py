@@ -85,7 +85,7 @@ class TokenCache:
 
     units: Ragged
     """Row i is item i followed by the next-item phrase, as a prompt has them; then come two rows more: the phrase
-    alone and the opening. A prompt is thus a list of rows."""
+    alone, which may be empty, and the opening. A prompt is thus a list of rows."""
     end: int
     """The end-of-text token that closes every target."""
     max_tokens: int
@@ -110,7 +110,7 @@ class TokenCache:
         rows = np.asarray(items, dtype=np.int64)
         lengths = self.units.lengths(rows) - len(self.following) + 1
         flat = self.units.flat[spans(self.units.offsets[rows], lengths)]
-        flat[np.cumsum(lengths) - 1] = self.end  # in place of the phrase's first token
+        flat[np.cumsum(lengths) - 1] = self.end  # in place of what follows in the flat array
         return Ragged(flat, running(lengths))
 
     def target(self, item: int) -> Ids:

@@ -1,0 +1,104 @@
+"""The weights of learned fusion, from validation users."""
+
+from collections.abc import Collection, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calrec.config import RetrieveConfig
+from calrec.generate.samples import Generation, Prompt
+from calrec.model.loading import Users
+from calrec.progress import Progress
+from calrec.retrieve.catalogue import Catalogue
+from calrec.retrieve.evidence import RECENT, Evidence, Fusion
+from calrec.retrieve.following import countable
+from calrec.retrieve.ranking import Asked, Ranker
+from calrec.retrieve.reader import Reader
+from calrec.retrieve.search import Search
+from calrec.textify.tokens import TokenCache
+
+Ints = NDArray[np.int64]
+
+_USERS = 512  # whose candidates are looked at together
+
+
+def learned(
+    users: Users,
+    catalogue: Catalogue,
+    search: Search,
+    config: RetrieveConfig,
+    reader: Reader,
+    cache: TokenCache,
+    asked: Collection[str] = (),
+) -> Fusion:
+    """Learn on a fixed random sample of `config.fusion_users` validation users how much each piece of evidence weighs.
+
+    Everything is counted in what precedes the validation items, which the model was not trained on either. Candidates
+    are those of a real user but for what the model would generate.
+
+    Args:
+        users: of the category.
+        catalogue: its items.
+        search: over its texts.
+        config: which candidates.
+        reader: the model.
+        cache: its token cache.
+        asked: ids of users who may teach nothing, since they will be ranked for by their validation items.
+
+    Raises:
+        ValueError: no validation user is left, or none whose next item is among his candidates.
+    """
+    able = np.array([at for at in np.flatnonzero(users.valid_at >= 0) if users.user_id[at] not in asked], np.int64)
+    if not len(able):
+        raise ValueError(
+            f"retrieve.fusion_users={config.fusion_users} learns from validation users, and none is left; lower "
+            "generate.max_users, or set fusion_users to 0"
+        )
+    rows = np.sort(np.random.default_rng(0).permutation(able)[: config.fusion_users])
+    ranker = Ranker(catalogue, search, config, reader, Evidence.of(countable(users, "valid"), catalogue))
+    progress = Progress("learn to fuse", len(rows))
+    features, places = [], []
+    for start in range(0, len(rows), _USERS):
+        part = rows[start : start + _USERS]
+        their = list(ranker.candidates(list(of_history(users, part, "valid", catalogue, cache, config.exclude_seen))))
+        for row, (groups, its) in zip(part, their, strict=True):
+            found = np.flatnonzero(groups == catalogue.group(int(users.items[row][users.valid_at[row]])))
+            places.append(int(found[0]) if len(found) else -1)
+            features.append(its)
+        progress.add(len(part))
+    progress.end()
+    return Fusion.learned(features, places)
+
+
+def of_history(
+    users: Users,
+    rows: Sequence[int] | Ints,
+    split: str,
+    catalogue: Catalogue,
+    cache: TokenCache | None,
+    exclude_seen: bool,
+    generations: Sequence[Sequence[Generation]] | None = None,
+) -> Iterator[Asked]:
+    """What is known of users before their test or validation item.
+
+    Args:
+        users: of the category.
+        rows: which ones.
+        split: test or valid.
+        catalogue: its items.
+        cache: where the model reads prompts; None: it does not.
+        exclude_seen: whether the history may not be listed.
+        generations: texts of each user; None: no texts.
+    """
+    ends = users.test_at if split == "test" else users.valid_at
+    for at, row in enumerate(rows):
+        history = users.items[row][: ends[row]]
+        user = users.user_id[row]
+        yield Asked.of(
+            user,
+            history.tolist(),
+            [catalogue.text(item) for item in history[-RECENT:].tolist()],
+            Prompt(user, cache.history(history)[0]) if cache else None,  # type: ignore[arg-type]
+            generations=generations[at] if generations else (),
+            banned=frozenset(history.tolist()) if exclude_seen else frozenset(),
+        )
