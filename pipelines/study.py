@@ -44,7 +44,10 @@ ROWS: Mapping[str, Row] = {
     "best": Row(
         "best",
         alone=True,
-        of_set={"beauty2014": ("stage2.steps=800", "stage2.batch_size=256", "stage2.lr=3e-3", "stage2.dropout=0.3")},
+        of_set={
+            "beauty2014": ("stage2.steps=1750", "stage2.dropout=0.3"),
+            "games2018": ("stage2.steps=1970", "stage2.dropout=0.3"),
+        },
     ),
     **{name: Row("study", (name,)) for name in ABLATIONS if name not in ("train-on-last", "exclude-seen")},
 }

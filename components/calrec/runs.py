@@ -100,12 +100,12 @@ def study() -> Config:
 
 
 def best() -> Config:
-    """Row `best` of the study: sources that found different targets on validation users of scientific2018, mixed.
+    """Row `best` of the study: chosen on validation users of scientific2018, see DECISIONS.md.
 
-    Whole item texts are tokens, all items of a history are predicted, with dropout, on the target's set alone; the best
-    of a beam search, of the last title and of what followed the last item are ranked by a mixture of the model's
-    probability, successors' counts and BM25. A new item's text needs training before it can be written.
-    Hardware: one CPU core. Time and score: RESULTS.md.
+    Whole item texts are tokens that begin where their words point; histories have no phrases, and all their items are
+    predicted, with dropout, on the target's set alone, without the contrastive terms. The candidates of a beam search,
+    of BM25 and of co-occurrence are ranked by learned fusion. A new item's text needs training before it can be
+    written. Hardware: one CPU core. Time and score: RESULTS.md.
     """
     config = study()
     return dataclasses.replace(
@@ -114,9 +114,11 @@ def best() -> Config:
         model=ModelConfig(size="small", vocab_size=2048, whole_texts=1),
         stage1=dataclasses.replace(config.stage1, steps=0),
         stage2=StageConfig(
-            steps=1600,
+            steps=1320,
             batch_size=128,
             lr=2e-3,
+            alpha=0.0,
+            beta=0.0,
             weight_decay=0.1,
             dropout=0.5,
             train_on="all",
@@ -126,7 +128,7 @@ def best() -> Config:
             valid_users=1000,
             threads=1,
         ),
-        generate=GenerateConfig(trie="beam", samples=50, max_users=4000, threads=1),
+        generate=GenerateConfig(trie="beam", samples=50, max_users=8000, threads=1),
         retrieve=RetrieveConfig(exclude_seen=True, rerank=100, fusion_users=4000, threads=1),
     )
 

@@ -53,7 +53,8 @@ def fresh_model(size: str, tokenizer: Any, max_positions: int, seed: int, whole:
     """A Llama-style causal LM with random weights and tied embeddings, fit for sequences of `max_positions` tokens.
 
     The embeddings of `whole` texts, the tokenizer's last entries, begin as :func:`directions` of their words, so that
-    what is alike in words is alike before anything is learned.
+    what is alike in words is alike before anything is learned. Their length of 1, four times that of random ones, lets
+    the last item through to the output from the start.
     """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -73,11 +74,10 @@ def fresh_model(size: str, tokenizer: Any, max_positions: int, seed: int, whole:
         torch.manual_seed(seed)
         network = LlamaForCausalLM(config)
     if len(distinct := list(dict.fromkeys(whole))) > 1:
-        length = config.initializer_range * config.hidden_size**0.5  # what a random embedding has
         with torch.no_grad():
             found = torch.from_numpy(directions(distinct, config.hidden_size, seed)).float()
             rows = network.get_input_embeddings().weight[-len(distinct) :, : found.shape[1]]
-            rows.copy_(torch.where(found.norm(dim=1, keepdim=True) > 0, length * found, rows))
+            rows.copy_(torch.where(found.norm(dim=1, keepdim=True) > 0, found, rows))
     return network
 
 
