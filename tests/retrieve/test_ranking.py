@@ -109,3 +109,23 @@ def test_learned_weights_rank_by_hand_arithmetic():
     assert [one.reason.logprob for one in ranked] == pytest.approx(logprobs[expected].tolist())
     sources = {one.item: one.reason.source for one in ranked}
     assert sources == {1: "last_title", 2: "cooccurrence", 3: "last_title", 4: "recent_titles"}
+
+
+def test_a_fused_list_does_not_depend_on_who_else_is_asked_for():
+    """Another user's long history makes the search deeper: what it finds beyond `rerank` must change nothing."""
+    group_texts = [f"{' '.join(['tea'] * (1 + at % 5))} {'pot ' * (at % 7)}cup{at}" for at in range(40)]
+    things = catalogue(group_texts, [1] * 40)
+    rng = np.random.default_rng(0)
+    evidence = Evidence.of([rng.integers(0, 40, 6).tolist() for _ in range(30)], things)
+    weights = dict.fromkeys(FEATURES, 0.0) | {"model": 0.1, "last_title": 1.0, "recent_titles": -0.5, "similar": 0.3}
+    config = RetrieveConfig(k=12, rerank=5, fusion_users=1)
+    prompt = Prompt("u", np.array([1], np.int32))
+
+    def lists(*users: Asked) -> list[list[tuple[int, float | None]]]:
+        reader = Believes(np.linspace(-1, 0, 40).tolist())
+        ranker = Ranker(things, Search(Index.build(group_texts), 1), config, reader, evidence, Fusion(weights, 1, 0))  # type: ignore[arg-type]
+        return [[(one.item, one.score) for one in ranked] for ranked in ranker(users)]
+
+    one = Asked("u", [], "tea", "tea pot tea", [3, 4, 5], frozenset([3]), prompt)
+    other = Asked("v", [], "pot", "pot", [9], frozenset(range(30)), prompt)
+    assert lists(one) == lists(one, other)[:1] == lists(other, one)[1:]

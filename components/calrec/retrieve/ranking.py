@@ -237,18 +237,24 @@ class Ranker:
         read = self._reader.logprobs(_prompts(users), groups)
         size = len(self.catalogue.members)
         for one, reasons, its, logprobs, history, row in zip(users, pools, groups, read, histories, rows, strict=True):
-            titles = (self._matched(text, matches) for text in (one.last, one.recent))
+            titles = (self._matched(one, text, matches) for text in (one.last, one.recent))
             bm25 = (np.bincount(found, scores, size)[its] for found, scores in titles)
             likes = np.bincount(row.indices, row.data, size)[its]
             yield Pool(reasons, its, self._evidence.features(its, logprobs, history, likes, *bm25))
 
-    def _matched(self, text: str, matches: Matches) -> tuple[Ints, Floats]:
-        """(groups, BM25 scores) that a text found, best first; nothing for an empty one."""
-        if not text:
-            return np.empty(0, np.int64), np.empty(0)
-        row = self._rows[text]
-        found = matches.groups[row] >= 0
-        return matches.groups[row][found].astype(np.int64), matches.scores[row][found].astype(np.float64)
+    def _matched(self, one: Asked, text: str, matches: Matches) -> tuple[Ints, Floats]:
+        """(groups, BM25 scores) of the best `config.rerank` that match a text, best first; nothing for an empty one.
+
+        No more than these, however deep was searched: else a list would depend on the other users of its batch.
+        """
+        found: list[tuple[int, float]] = []
+        if text:
+            row = self._rows[text]
+            pairs = zip(matches.groups[row].tolist(), matches.scores[row].tolist(), strict=True)
+            able = (pair for pair in pairs if pair[1] > 0 and self._able(one, pair[0]))
+            found = list(itertools.islice(able, self.config.rerank))
+        groups, scores = zip(*found, strict=True) if found else ((), ())
+        return np.array(groups, np.int64), np.array(scores, np.float64)
 
     def _reasons(
         self, one: Asked, order: Sequence[Candidate], history: Ints, near: Any, matches: Matches
@@ -264,8 +270,8 @@ class Ranker:
             after = self._evidence.following.next(int(history[-1]))[0].tolist()
             sources.append([(group, Reason(COOCCURRENCE)) for group in after])
         if self.config.fusion_users:
-            recent, scores = self._matched(one.recent, matches)
-            sources.append([(group, Reason(RECENT_TITLES, one.recent)) for group in recent[scores > 0].tolist()])
+            recent, _ = self._matched(one, one.recent, matches)
+            sources.append([(group, Reason(RECENT_TITLES, one.recent)) for group in recent.tolist()])
             order_of = np.lexsort((near.indices, -near.data))
             sources.append([(group, Reason(COOCCURRENCE)) for group in near.indices[order_of].tolist()])
             sources.append([(group, Reason(HISTORY)) for group in dict.fromkeys(history[::-1].tolist())])
