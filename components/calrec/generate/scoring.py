@@ -47,7 +47,8 @@ def _of_prompt(decoder: Decoder, prompt: Prompt, items: Ragged, wanted: Ints, to
     """Of one prompt's candidates, about so many tokens in one pass."""
     read, logits_1V, _ = decoder.prefill([prompt.ids])
     lengths = items.lengths(wanted)
-    total = _log_softmax_at(logits_1V.expand(len(wanted), -1), items.flat[items.offsets[wanted]])
+    first = torch.from_numpy(items.flat[items.offsets[wanted]].astype(np.int64)).to(logits_1V.device)
+    total: Floats = logits_1V[0].log_softmax(-1)[first].double().cpu().numpy()
     order = np.argsort(lengths, kind="stable")
     order = order[lengths[order] > 1]
     passes = np.cumsum(lengths[order]) // tokens
