@@ -12,7 +12,7 @@ from calrec.config import RetrieveConfig
 from calrec.model.loading import Users, load_model, load_users
 from calrec.retrieve.bm25 import Index
 from calrec.retrieve.catalogue import load_catalogue
-from calrec.retrieve.evidence import FEATURES, Evidence, Fusion
+from calrec.retrieve.evidence import FEATURES, Evidence, Fusion, smoothed
 from calrec.retrieve.following import countable
 from calrec.retrieve.learning import learned
 from calrec.retrieve.reader import Reader
@@ -32,7 +32,7 @@ def features(evidence: Evidence, groups: list[int], history: list[int]) -> dict[
 
 def test_features_by_hand():
     found = features(Evidence.of(HISTORIES, catalogue(list("abcde"), [1] * 5)), [0, 2, 4], [2, 4, 0, 4, 0])
-    assert found["model"] == [-1.5] * 3
+    assert found["model"] == pytest.approx([-math.log(3)] * 3)
     assert (found["last_title"], found["recent_titles"]) == ([2.0] * 3, [3.0] * 3)
     assert found["followed"] == pytest.approx([math.log(2), math.log(3), 0])
     assert found["popular"] == pytest.approx([math.log(6), math.log(3), math.log(2)])
@@ -42,6 +42,13 @@ def test_features_by_hand():
     # The history's own groups: each cosine with itself is 1, the events weigh .8 ** age.
     assert found["similar"][2] == pytest.approx(0.8**3 + 0.8, rel=1e-6)
     assert found["similar"][1] > 0.8**4
+
+
+def test_a_text_that_the_model_cannot_spell_is_as_good_as_unlikely():
+    found = smoothed(np.array([-1.0, -2.0, -900.0]))
+    likely = 1 / (1 + math.exp(-1))
+    assert found == pytest.approx([math.log(0.99 * p + 0.01 / 3) for p in (likely, 1 - likely, 0)])
+    assert not len(smoothed(np.empty(0)))
 
 
 def test_features_of_nobody():

@@ -102,7 +102,8 @@ def test_learned_weights_rank_by_hand_arithmetic():
     asked = Asked("u", [], "red tea", "lamp blue pot red tea", [4, 2, 0], frozenset([0]), prompt)
     (ranked,) = ranker([asked])
     followed, events = np.array([1, 0, 2, 1, 0]), np.array([5, 2, 2, 1, 2])
-    scores = logprobs + 0.5 * np.log1p(followed) + 0.25 * index.scores("red tea") + 0.125 * np.log1p(events)
+    model = np.log(0.99 * np.array([0, 0.4, 0.2, 0.2, 0.2]) + 0.01 / 4)  # group 0 is banned and so no candidate
+    scores = model + 0.5 * np.log1p(followed) + 0.25 * index.scores("red tea") + 0.125 * np.log1p(events)
     expected = sorted(range(1, 5), key=lambda group: -scores[group])
     assert [one.item for one in ranked] == expected
     assert [one.score for one in ranked] == pytest.approx(scores[expected].tolist(), rel=1e-6)

@@ -22,7 +22,7 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 FEATURES = (
-    "model",  # log p(text | history)
+    "model",  # log p(text | history) among the candidates, smoothed, see smoothed()
     "similar",  # sum of cosines with the history's items, decayed by age
     "log_similar",  # the same on a log scale, where 0 is log .01
     "last_title",  # BM25 with the text of the last item
@@ -34,6 +34,7 @@ FEATURES = (
 )
 RECENT = 3
 """Items whose texts make the query of recent_titles; better than 1 and 20 on validation users of scientific2018."""
+_UNIFORM = 0.01
 _RIDGE = 1e-3  # on the square of the weight of a feature of variance 1
 
 
@@ -100,9 +101,22 @@ class Evidence:
         times = np.bincount(history, minlength=size)[groups]
         newest = np.full(size, np.inf)
         newest[history] = np.arange(len(history), 0, -1)  # the last of several assignments counts: the newest event
-        columns = [logprobs, near, np.log(near + 0.01), last_title, recent_titles]
+        columns = [smoothed(logprobs), near, np.log(near + 0.01), last_title, recent_titles]
         columns += [np.log1p(followed), np.log1p(self.events[groups]), np.log1p(times), 1 / newest[groups]]
         return np.stack(columns, axis=1)
+
+
+def smoothed(logprobs: Floats) -> Floats:
+    """log(.99 p + .01 / n) of n candidates, p: the model's probability among them.
+
+    A model knows nothing of a text that it was not trained on: where it is spelled out, it is a hundred nats below the
+    others, and the few such texts that are bought all the same would teach that the model's word is worth nothing.
+    """
+    if not len(logprobs):
+        return logprobs
+    among = logprobs - np.logaddexp.reduce(logprobs)
+    found: Floats = np.logaddexp(np.log1p(-_UNIFORM) + among, np.log(_UNIFORM / len(logprobs)))
+    return found
 
 
 @dataclass(frozen=True)

@@ -93,8 +93,10 @@ class Pool:
     reasons: dict[int, Reason]
     """By group."""
     groups: Ints
+    logprobs: Floats
+    """Of each group's text."""
     features: Floats
-    """Of each group, evidence.FEATURES; the first one is the model's log-probability."""
+    """Of each group, evidence.FEATURES."""
 
 
 class Ranker:
@@ -213,9 +215,9 @@ class Ranker:
 
     def _reranked(self, pool: Pool) -> list[Candidate]:
         """Candidates by the model's exact log-probability, or by what is fused with it."""
-        scores = pool.features[:, 0] if self._fusion is None else self._fusion.scores(pool.features)
+        scores = pool.logprobs if self._fusion is None else self._fusion.scores(pool.features)
         order = np.lexsort((pool.groups, -scores))
-        columns = (column[order].tolist() for column in (pool.groups, scores, pool.features[:, 0]))
+        columns = (column[order].tolist() for column in (pool.groups, scores, pool.logprobs))
         return [
             Candidate(group, score, replace(pool.reasons[group], logprob=logprob))
             for group, score, logprob in zip(*columns, strict=True)
@@ -240,7 +242,7 @@ class Ranker:
             titles = (self._matched(one, text, matches) for text in (one.last, one.recent))
             bm25 = (np.bincount(found, scores, size)[its] for found, scores in titles)
             likes = np.bincount(row.indices, row.data, size)[its]
-            yield Pool(reasons, its, self._evidence.features(its, logprobs, history, likes, *bm25))
+            yield Pool(reasons, its, logprobs, self._evidence.features(its, logprobs, history, likes, *bm25))
 
     def _matched(self, one: Asked, text: str, matches: Matches) -> tuple[Ints, Floats]:
         """(groups, BM25 scores) of the best `config.rerank` that match a text, best first; nothing for an empty one.
