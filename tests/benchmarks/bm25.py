@@ -16,8 +16,9 @@ import numpy as np
 from calrec.config import RetrieveConfig
 from calrec.generate.samples import Generation
 from calrec.retrieve.bm25 import Index
+from calrec.retrieve.candidates import Asked
 from calrec.retrieve.catalogue import Catalogue
-from calrec.retrieve.ranking import Asked, Ranker
+from calrec.retrieve.ranking import Ranker
 from calrec.retrieve.search import Search
 from calrec.textify.texts import words
 
@@ -94,7 +95,7 @@ def ours(index: Index, threads: int) -> Callable[[Users], list[list[int]]]:
     search, config = Search(index, threads), RetrieveConfig(k=DEPTH, epsilon=EPSILON)
 
     def lists(users: Users) -> list[list[int]]:
-        asked = [Asked(str(at), "", -1, distinct(texts, logprobs)) for at, (texts, logprobs) in enumerate(users)]
+        asked = [Asked(str(at), distinct(texts, logprobs)) for at, (texts, logprobs) in enumerate(users)]
         return [[one.item for one in ranked] for ranked in Ranker(catalogue, search, config)(asked)]
 
     return lists

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from calrec.config import RetrieveConfig
 from calrec.generate.samples import Generation, Prompt
 from calrec.retrieve.bm25 import Index
+from calrec.retrieve.candidates import Asked
 from calrec.retrieve.catalogue import Catalogue
 from calrec.retrieve.evidence import FEATURES, Evidence, Fusion
-from calrec.retrieve.ranking import Asked, Ranker
+from calrec.retrieve.ranking import Ranker
 from calrec.retrieve.search import Search
 from tests.retrieve.test_fusion import EPSILON, brute
 

@@ -13,8 +13,8 @@ from calrec.config import RetrieveConfig
 from calrec.evaluate.blocks import Block, blocks, foreign, parquet
 from calrec.evaluate.lists import Lists
 from calrec.evaluate.users import Judged
+from calrec.retrieve.candidates import FILL
 from calrec.retrieve.catalogue import Catalogue
-from calrec.retrieve.ranking import FILL
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

@@ -16,9 +16,10 @@ from calrec.model import checkpoint
 from calrec.model.device import placed, use_threads
 from calrec.recommend.rows import History, Reject
 from calrec.retrieve import stored
+from calrec.retrieve.candidates import Asked, Ranked
 from calrec.retrieve.catalogue import listed
 from calrec.retrieve.evidence import RECENT, Fusion
-from calrec.retrieve.ranking import Asked, Ranked, Ranker
+from calrec.retrieve.ranking import Ranker
 from calrec.retrieve.reader import Reader
 from calrec.retrieve.search import Search
 from calrec.settings import from_dict

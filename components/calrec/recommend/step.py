@@ -11,7 +11,7 @@ from calrec.recommend import histories
 from calrec.recommend.parts import Parts
 from calrec.recommend.recommender import Filters, Recommender
 from calrec.recommend.rows import History, Reject
-from calrec.retrieve.ranking import Ranked
+from calrec.retrieve.candidates import Ranked
 from calrec.retrieve.step import table
 from calrec.settings import to_dict
 

@@ -9,10 +9,11 @@ from calrec.config import RetrieveConfig
 from calrec.generate.samples import Generation, Prompt
 from calrec.model.loading import Users
 from calrec.progress import Progress
+from calrec.retrieve.candidates import Asked
 from calrec.retrieve.catalogue import Catalogue
 from calrec.retrieve.evidence import RECENT, Evidence, Fusion
 from calrec.retrieve.following import countable
-from calrec.retrieve.ranking import Asked, Ranker
+from calrec.retrieve.ranking import Ranker
 from calrec.retrieve.reader import Reader
 from calrec.retrieve.search import Search
 from calrec.textify.tokens import TokenCache

@@ -16,11 +16,12 @@ from calrec.model.device import placed, use_threads
 from calrec.model.loading import load_model, load_users
 from calrec.progress import Progress
 from calrec.retrieve.bm25 import Index
+from calrec.retrieve.candidates import FILL, Ranked
 from calrec.retrieve.catalogue import Catalogue, load_catalogue
 from calrec.retrieve.evidence import Evidence
 from calrec.retrieve.following import countable
 from calrec.retrieve.learning import learned, of_history
-from calrec.retrieve.ranking import FILL, Ranked, Ranker
+from calrec.retrieve.ranking import Ranker
 from calrec.retrieve.reader import Reader
 from calrec.retrieve.search import Search
 from calrec.settings import from_dict, to_dict
