@@ -68,7 +68,10 @@ def learned(
             features.append(its)
         progress.add(len(part))
     progress.end()
-    return Fusion.learned(features, places)
+    fusion = Fusion.learned(features, places)
+    told = ", ".join(f"{name} {weight:.3g}" for name, weight in fusion.weights.items())
+    print(f"weights of {fusion.users:,} users: {told}", flush=True)
+    return fusion
 
 
 def of_history(

@@ -16,7 +16,7 @@ from calrec.model.device import placed, use_threads
 from calrec.model.loading import load_model, load_users
 from calrec.progress import Progress
 from calrec.retrieve.bm25 import Index
-from calrec.retrieve.candidates import FILL, Ranked
+from calrec.retrieve.candidates import FILL, Asked, Ranked
 from calrec.retrieve.catalogue import Catalogue, load_catalogue
 from calrec.retrieve.evidence import Evidence
 from calrec.retrieve.following import countable
@@ -70,33 +70,27 @@ def retrieve(
         assert cache is not None
         theirs = users_of(generations) if split == "valid" else ()
         fusion = learned(users, catalogue, search, config, reader, cache, theirs)
-        told = ", ".join(f"{name} {weight:.3g}" for name, weight in fusion.weights.items())
-        print(f"retrieve {domain}: weights of {fusion.users:,} validation users: {told}", flush=True)
     if config.rerank:
         evidence = Evidence.of(countable(users, split), catalogue)
     ranker = Ranker(catalogue, search, config, reader, evidence, fusion)
-    shown = filled = 0
+    row_of = {user: row for row, user in enumerate(users.user_id)}
+
+    def asked() -> Iterator[list[Asked]]:
+        generated = by_user(generations)
+        while some := list(itertools.islice(generated, _USERS)):
+            rows, its = [row_of[user] for user, _ in some], [texts for _, texts in some]
+            yield list(of_history(users, rows, split, catalogue, cache, config.exclude_seen, its))
+
     with artifacts.writing(Path(out)) as folder:
-        with artifacts.table_writer(folder, "recommendations.parquet", "recommendations") as writer:
-            row_of = {user: row for row, user in enumerate(users.user_id)}
-            progress = Progress(f"retrieve {domain}", of_generations.counts["users"])
-            generated = by_user(generations)
-            while some := list(itertools.islice(generated, _USERS)):
-                rows, its = [row_of[user] for user, _ in some], [texts for _, texts in some]
-                part = list(of_history(users, rows, split, catalogue, cache, config.exclude_seen, its))
-                lists = list(ranker(part))
-                shown += sum(map(len, lists))
-                filled += sum(one.reason.source == FILL for ranked in lists for one in ranked)
-                writer.write_table(table([one.user for one in part], lists, catalogue))
-                progress.add(len(part))
-        progress.end()
+        progress = Progress(f"retrieve {domain}", of_generations.counts["users"])
+        filled_share = _write(folder, asked(), ranker, progress)
         counts = {
             "users": of_generations.counts["users"],
             "items": len(catalogue.items),
             "text_groups": len(catalogue.members),
             **ranker.counts(),
             **(fusion.counts() if fusion else {}),
-            "filled_share": round(filled / max(1, shown), 4),
+            "filled_share": filled_share,
         }
         if fusion:
             fusion.save(folder)
@@ -110,6 +104,20 @@ def retrieve(
                 inputs={"texts": of_texts.digest, "generations": of_generations.digest},
             ),
         )
+
+
+def _write(folder: Path, asked: Iterator[list[Asked]], ranker: Ranker, progress: Progress) -> float:
+    """Every user's list into the folder; the share of places that nothing speaks for."""
+    shown = filled = 0
+    with artifacts.table_writer(folder, "recommendations.parquet", "recommendations") as writer:
+        for part in asked:
+            lists = list(ranker(part))
+            shown += sum(map(len, lists))
+            filled += sum(one.reason.source == FILL for ranked in lists for one in ranked)
+            writer.write_table(table([one.user for one in part], lists, ranker.catalogue))
+            progress.add(len(part))
+    progress.end()
+    return round(filled / max(1, shown), 4)
 
 
 def _reader(
