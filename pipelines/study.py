@@ -40,7 +40,7 @@ class Row:
 
 
 ROWS: Mapping[str, Row] = {
-    "paper": Row("study", of_set={"beauty2014": ("stage2.steps=2000",)}),
+    "paper": Row("study", of_set={"beauty2014": ("stage2.steps=2000",), "games2018": ("stage2.steps=2000",)}),
     "best": Row(
         "best",
         alone=True,
