@@ -31,7 +31,7 @@ def features(evidence: Evidence, groups: list[int], history: list[int]) -> dict[
 
 
 def test_features_by_hand():
-    found = features(Evidence.of(HISTORIES, catalogue(list("abcde"), [1] * 5)), [0, 2, 4], [2, 4, 0, 4, 0])
+    found = features(Evidence.of(HISTORIES, catalogue(list("abcde"), [1] * 5), fused=True), [0, 2, 4], [2, 4, 0, 4, 0])
     assert found["model"] == pytest.approx([-math.log(3)] * 3)
     assert (found["last_title"], found["recent_titles"]) == ([2.0] * 3, [3.0] * 3)
     assert found["followed"] == pytest.approx([math.log(2), math.log(3), 0])
@@ -52,22 +52,26 @@ def test_a_text_that_the_model_cannot_spell_is_as_good_as_unlikely():
 
 
 def test_features_of_nobody():
-    found = features(Evidence.of(HISTORIES, catalogue(list("abcde"), [1] * 5)), [0, 4], [])
+    found = features(Evidence.of(HISTORIES, catalogue(list("abcde"), [1] * 5), fused=True), [0, 4], [])
     assert found["similar"] == found["followed"] == found["bought"] == found["bought_lately"] == [0.0, 0.0]
 
 
 def test_groups_of_several_items_are_counted_together():
-    evidence = Evidence.of([[0, 2], [1, 3]], catalogue(["a", "b"], [2, 2]))  # items 0 and 1, 2 and 3
+    evidence = Evidence.of([[0, 2], [1, 3]], catalogue(["a", "b"], [2, 2]), fused=True)  # items 0 and 1, 2 and 3
     assert evidence.events.tolist() == [2, 2]
     assert evidence.following.next(0)[1].tolist() == [2]
 
 
 def test_it_is_read_as_it_was_written(tmp_path: Path):
-    evidence = Evidence.of(HISTORIES, catalogue(list("abcde"), [1] * 5))
+    (tmp_path / "plain").mkdir()
+    evidence = Evidence.of(HISTORIES, catalogue(list("abcde"), [1] * 5), fused=True)
     evidence.save(tmp_path)
     same = Evidence.load(tmp_path)
     for history in ([], [0], [4, 1]):
         assert features(evidence, [0, 1, 2, 3, 4], history) == features(same, [0, 1, 2, 3, 4], history)
+    plain = Evidence.of(HISTORIES, catalogue(list("abcde"), [1] * 5), fused=False)
+    plain.save(tmp_path / "plain")
+    assert Evidence.load(tmp_path / "plain").similar is None
     assert Fusion.load(tmp_path) is None
     fusion = Fusion(dict.fromkeys(FEATURES, 0.5), 3, 1)
     fusion.save(tmp_path)
@@ -146,7 +150,8 @@ def test_test_items_teach_nothing(world: SimpleNamespace):
 
 def test_who_is_asked_about_teaches_nothing(world: SimpleNamespace):
     able = [user for user, at in zip(world.users.user_id, world.users.valid_at.tolist(), strict=True) if at >= 0]
-    assert learn(world, world.users, asked=frozenset(able[:5])).users <= len(able) - 5
+    rest = learn(world, world.users, asked=frozenset(able[:5]))
+    assert rest.users + rest.without == len(able) - 5
     with pytest.raises(ValueError, match="none is left"):
         learn(world, world.users, asked=frozenset(able))
 

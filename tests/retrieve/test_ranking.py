@@ -87,7 +87,7 @@ def test_learned_weights_rank_by_hand_arithmetic():
     """Group 0 was bought; group 2 followed it twice and 3 once; "red tea" is the last title, of three in all."""
     things = catalogue(["red tea", "red cup", "blue pot", "tea pot", "lamp"], [1, 1, 1, 1, 1])
     index = Index.build(things.group_texts)
-    evidence = Evidence.of([[0, 2], [0, 2], [0, 3], [0, 0], [1, 4], [1, 4]], things)
+    evidence = Evidence.of([[0, 2], [0, 2], [0, 3], [0, 0], [1, 4], [1, 4]], things, fused=True)
     logprobs = np.log([0.1, 0.2, 0.1, 0.1, 0.1])
     weights = dict.fromkeys(FEATURES, 0.0) | {"model": 1.0, "followed": 0.5, "last_title": 0.25, "popular": 0.125}
     config = RetrieveConfig(k=4, rerank=10, fusion_users=1)
@@ -118,7 +118,7 @@ def test_a_fused_list_does_not_depend_on_who_else_is_asked_for():
     group_texts = [f"{' '.join(['tea'] * (1 + at % 5))} {'pot ' * (at % 7)}cup{at}" for at in range(40)]
     things = catalogue(group_texts, [1] * 40)
     rng = np.random.default_rng(0)
-    evidence = Evidence.of([rng.integers(0, 40, 6).tolist() for _ in range(30)], things)
+    evidence = Evidence.of([rng.integers(0, 40, 6).tolist() for _ in range(30)], things, fused=True)
     weights = dict.fromkeys(FEATURES, 0.0) | {"model": 0.1, "last_title": 1.0, "recent_titles": -0.5, "similar": 0.3}
     config = RetrieveConfig(k=12, rerank=5, fusion_users=1)
     prompt = Prompt("u", np.array([1], np.int32))

@@ -164,7 +164,7 @@ def test_reranking_sorts_the_union_by_exact_log_probability(small: SimpleNamespa
     assert all(a["score"] >= b["score"] for a, b in itertools.pairwise(candidates))
     assert all(r["logprob"] == r["score"] for r in candidates)
     users = load_users(small.texts, ["home"])
-    following = Evidence.of(countable(users, "test"), catalogue).following
+    following = Evidence.of(countable(users, "test"), catalogue, fused=False).following
     after = following.next(catalogue.group(items[-1]))[0][:best].tolist()
     shown = {r["item_id"] for r in candidates}
     assert {catalogue.item_id[catalogue.at(catalogue.members[group][0])] for group in after} <= shown

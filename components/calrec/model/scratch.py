@@ -52,9 +52,9 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int, whole: Sequence[str] 
 def fresh_model(size: str, tokenizer: Any, max_positions: int, seed: int, whole: Sequence[str] = ()) -> Any:
     """A Llama-style causal LM with random weights and tied embeddings, fit for sequences of `max_positions` tokens.
 
-    The embeddings of `whole` texts, the tokenizer's last entries, begin as :func:`directions` of their words, so that
-    what is alike in words is alike before anything is learned. Their length of 1, four times that of random ones, lets
-    the last item through to the output from the start.
+    The embeddings of `whole` texts, which the tokenizer has as single tokens, begin as :func:`directions` of their
+    words, so that what is alike in words is alike before anything is learned. Their length of 1, several times that of
+    random ones, lets the last item through to the output from the start.
     """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -76,8 +76,12 @@ def fresh_model(size: str, tokenizer: Any, max_positions: int, seed: int, whole:
     if len(distinct := list(dict.fromkeys(whole))) > 1:
         with torch.no_grad():
             found = torch.from_numpy(directions(distinct, config.hidden_size, seed)).float()
-            rows = network.get_input_embeddings().weight[-len(distinct) :, : found.shape[1]]
-            rows.copy_(torch.where(found.norm(dim=1, keepdim=True) > 0, found, rows))
+            weight = network.get_input_embeddings().weight
+            for token, row in zip(
+                tokenizer.convert_tokens_to_ids([f" {text}" for text in distinct]), found, strict=True
+            ):
+                if row.any():
+                    weight[token, : len(row)] = row
     return network
 
 

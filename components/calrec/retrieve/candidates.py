@@ -88,4 +88,4 @@ class Pool:
     logprobs: Floats
     """Of each group's text."""
     features: Floats
-    """Of each group, evidence.FEATURES."""
+    """Of each group, evidence.FEATURES; none where nothing is fused."""

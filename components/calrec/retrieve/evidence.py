@@ -44,23 +44,24 @@ class Evidence:
 
     following: Following
     similar: Any
-    """Cosines, a sparse matrix [groups, groups]."""
+    """Cosines, a sparse matrix [groups, groups]; None where nothing is fused."""
     events: Ints
     """Of each group."""
 
     @staticmethod
-    def of(histories: Sequence[Any], catalogue: Catalogue) -> "Evidence":
+    def of(histories: Sequence[Any], catalogue: Catalogue, fused: bool) -> "Evidence":
         """Count.
 
         Args:
             histories: item codes of the catalogue, oldest first, see :func:`calrec.retrieve.following.countable`.
             catalogue: the items.
+            fused: whether features will be wanted; without, only what followed what.
         """
         rows = Ragged.of(histories)
         by_group = Ragged(catalogue.groups(rows.flat).astype(np.int32), rows.offsets)
         size = len(catalogue.members)
         events = np.bincount(by_group.flat, minlength=size)
-        return Evidence(Following.of(by_group), similarities(by_group, size), events)
+        return Evidence(Following.of(by_group), similarities(by_group, size) if fused else None, events)
 
     def near(self, histories: Sequence[Ints]) -> Any:
         """How similar every group is to each history of groups: a sparse matrix [users, groups]."""
@@ -71,7 +72,8 @@ class Evidence:
         from scipy.sparse import save_npz
 
         self.following.save(folder / "following.npz")
-        save_npz(folder / "similar.npz", self.similar)
+        if self.similar is not None:
+            save_npz(folder / "similar.npz", self.similar)
         np.save(folder / "events.npy", self.events)
 
     @staticmethod
@@ -79,8 +81,8 @@ class Evidence:
         """Read what :meth:`save` wrote."""
         from scipy.sparse import load_npz
 
-        following = Following.load(folder / "following.npz")
-        return Evidence(following, load_npz(folder / "similar.npz"), np.load(folder / "events.npy"))
+        similar = load_npz(path) if (path := folder / "similar.npz").is_file() else None
+        return Evidence(Following.load(folder / "following.npz"), similar, np.load(folder / "events.npy"))
 
     def features(
         self, groups: Ints, logprobs: Floats, history: Ints, near: Floats, last_title: Floats, recent_titles: Floats

@@ -56,7 +56,7 @@ def learned(
             "generate.max_users, or set fusion_users to 0"
         )
     rows = np.sort(np.random.default_rng(0).permutation(able)[: config.fusion_users])
-    ranker = Ranker(catalogue, search, config, reader, Evidence.of(countable(users, "valid"), catalogue))
+    ranker = Ranker(catalogue, search, config, reader, Evidence.of(countable(users, "valid"), catalogue, fused=True))
     progress = Progress("learn to fuse", len(rows))
     features, places = [], []
     for start in range(0, len(rows), _USERS):

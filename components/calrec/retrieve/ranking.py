@@ -97,7 +97,7 @@ class Ranker:
         wants_last = self.config.last_title or self.config.rerank
         texts = dict.fromkeys(generation.text for one in users for generation in one.generations)
         texts |= dict.fromkeys(one.last for one in users if one.last and wants_last)
-        texts |= dict.fromkeys(one.recent for one in users if one.recent and self.config.rerank)
+        texts |= dict.fromkeys(one.recent for one in users if one.recent and self.config.fusion_users)
         known = self._known
         depth = min(max(depth, known.groups.shape[1]), self._search.index.size)
         if depth > known.groups.shape[1] or len(known) > _REMEMBERED:
@@ -170,17 +170,20 @@ class Ranker:
         assert self._reader is not None
         assert self._evidence is not None
         histories = [self.catalogue.groups(one.history) for one in users]
-        near = self._evidence.near(histories)
-        rows = [near[[row]] for row in range(len(users))]
+        near = self._evidence.near(histories) if self.config.fusion_users else None
+        rows = [None if near is None else near[[row]] for row in range(len(users))]
         pools = [self._reasons(*each, matches) for each in zip(users, orders, histories, rows, strict=True)]
         groups = [np.array(list(pool), dtype=np.int64) for pool in pools]
         read = self._reader.logprobs(_prompts(users), groups)
         size = len(self.catalogue.members)
         for one, reasons, its, logprobs, history, row in zip(users, pools, groups, read, histories, rows, strict=True):
-            titles = (self._matched(one, text, matches) for text in (one.last, one.recent))
-            bm25 = (np.bincount(found, scores, size)[its] for found, scores in titles)
-            likes = np.bincount(row.indices, row.data, size)[its]
-            yield Pool(reasons, its, logprobs, self._evidence.features(its, logprobs, history, likes, *bm25))
+            features = np.empty((len(its), 0))
+            if row is not None:
+                titles = (self._matched(one, text, matches) for text in (one.last, one.recent))
+                bm25 = (np.bincount(found, scores, size)[its] for found, scores in titles)
+                likes = np.bincount(row.indices, row.data, size)[its]
+                features = self._evidence.features(its, logprobs, history, likes, *bm25)
+            yield Pool(reasons, its, logprobs, features)
 
     def _matched(self, one: Asked, text: str, matches: Matches) -> tuple[Ints, Floats]:
         """(groups, BM25 scores) of the best `config.rerank` that match a text, best first; nothing for an empty one.
@@ -209,7 +212,7 @@ class Ranker:
         if len(history) and self._evidence is not None:
             after = self._evidence.following.next(int(history[-1]))[0].tolist()
             sources.append([(group, Reason(COOCCURRENCE)) for group in after])
-        if self.config.fusion_users:
+        if near is not None:
             recent, _ = self._matched(one, one.recent, matches)
             sources.append([(group, Reason(RECENT_TITLES, one.recent)) for group in recent.tolist()])
             order_of = np.lexsort((near.indices, -near.data))

@@ -71,7 +71,7 @@ def retrieve(
         theirs = users_of(generations) if split == "valid" else ()
         fusion = learned(users, catalogue, search, config, reader, cache, theirs)
     if config.rerank:
-        evidence = Evidence.of(countable(users, split), catalogue)
+        evidence = Evidence.of(countable(users, split), catalogue, config.fusion_users > 0)
     ranker = Ranker(catalogue, search, config, reader, evidence, fusion)
     row_of = {user: row for row, user in enumerate(users.user_id)}
 

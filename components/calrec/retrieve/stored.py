@@ -93,7 +93,7 @@ def build(
         np.save(folder / "token_offsets.npy", units.offsets)
         users = load_users(texts, [domain])
         histories = [rows[np.array(items, dtype=np.int64)] for items in countable(users, "test")]
-        Evidence.of(histories, catalogue).save(folder)
+        Evidence.of(histories, catalogue, config.fusion_users > 0).save(folder)
         if config.dense:
             targets = TokenCache(units, cache.end, text.max_tokens).targets(catalogue.first)
             np.save(folder / "vectors.npy", _reader(network, targets, config).group_vectors)
