@@ -82,7 +82,15 @@ def per_target(
         "Stage 2",
     )
     stored = in_pod(
-        index(texts=texts, tokens=tokens, model=tuned.outputs["tuned"], target=target, section=retrieve_), "Index"
+        index(
+            texts=texts,
+            tokens=tokens,
+            model=tuned.outputs["tuned"],
+            target=target,
+            section=retrieve_,
+            sampling=generate_,
+        ),
+        "Index",
     )
     texts_of = in_pod(
         generate(texts=texts, tokens=tokens, model=tuned.outputs["tuned"], target=target, section=generate_), "Generate"

@@ -101,8 +101,9 @@ def index(options: argparse.Namespace, config: Config) -> None:
     new = read_items(options.items, config.data.category) if options.items else None
     with tracking.step("index", options.target) as run:
         made = stored.build(
-            options.texts, options.tokens, options.model, options.target, options.out, config.retrieve, new
-        )
+            options.texts, options.tokens, options.model, options.target, options.out, config.retrieve, new,
+            config.generate,
+        )  # fmt: skip
         run.record(made, options.out)
 
 

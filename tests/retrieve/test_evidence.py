@@ -1,6 +1,7 @@
 """Learned fusion: features by hand, weights against the formula, and what they may not have seen."""
 
 import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from calrec.config import RetrieveConfig
+from calrec.config import GenerateConfig, RetrieveConfig
+from calrec.generate.samples import Generation, Prompt
+from calrec.generate.texts import Generator
 from calrec.model.loading import Users, load_model, load_users
 from calrec.retrieve.bm25 import Index
 from calrec.retrieve.catalogue import load_catalogue
-from calrec.retrieve.evidence import FEATURES, Evidence, Fusion, smoothed
+from calrec.retrieve.evidence import FEATURES, Evidence, Fusion, places, smoothed
 from calrec.retrieve.following import countable
 from calrec.retrieve.learning import learned
 from calrec.retrieve.reader import Reader
@@ -39,9 +42,16 @@ def test_features_by_hand():
     assert found["bought"] == pytest.approx([math.log(3), math.log(2), math.log(3)])
     assert found["bought_lately"] == pytest.approx([1, 1 / 5, 1 / 2])
     assert found["log_similar"] == pytest.approx(np.log(np.array(found["similar"]) + 0.01).tolist())
+    assert found["similar"][0] > found["similar"][1] > found["similar"][2]
+    for name in ("similar_place", "model_place", "title_place"):  # of the others all scores are equal
+        assert found[name] == pytest.approx([1, 1 / 2, 1 / 3])
     # The history's own groups: each cosine with itself is 1, the events weigh .8 ** age.
     assert found["similar"][2] == pytest.approx(0.8**3 + 0.8, rel=1e-6)
     assert found["similar"][1] > 0.8**4
+
+
+def test_places_of_equal_scores_are_by_group():
+    assert places(np.array([5, 3, 1]), np.array([2.0, 0.5, 2.0])).tolist() == pytest.approx([1 / 2, 1 / 3, 1])
 
 
 def test_a_text_that_the_model_cannot_spell_is_as_good_as_unlikely():
@@ -76,6 +86,9 @@ def test_it_is_read_as_it_was_written(tmp_path: Path):
     fusion = Fusion(dict.fromkeys(FEATURES, 0.5), 3, 1)
     fusion.save(tmp_path)
     assert Fusion.load(tmp_path) == fusion
+    Fusion({"model": 1.0}, 3, 1).save(tmp_path)
+    with pytest.raises(ValueError, match="fusion.json weighs model, not what this version does; build it again"):
+        Fusion.load(tmp_path)
 
 
 def simulated(users: int, seed: int) -> tuple[np.ndarray, list[np.ndarray], list[int]]:
@@ -96,7 +109,7 @@ def test_the_weights_of_simulated_choices_are_found():
     weights, given, chosen = simulated(20_000, 0)
     fusion = Fusion.learned([*given, given[0]], [*chosen, -1])
     assert (fusion.users, fusion.without) == (20_000, 1)
-    assert [fusion.weights[name] for name in FEATURES] == pytest.approx(weights.tolist(), abs=0.12)
+    assert [fusion.weights[name] for name in FEATURES] == pytest.approx(weights.tolist(), abs=0.13)
     assert fusion.weights[FEATURES[-1]] == 0
 
 
@@ -122,16 +135,22 @@ def test_nobody_to_learn_from_is_an_error():
 @pytest.fixture(scope="module")
 def world(small: SimpleNamespace) -> SimpleNamespace:
     users, items = load_users(small.texts, ["home"]), load_catalogue(small.texts, "home")
-    network, _, cache, _ = load_model(small.base, small.tokens, small.texts)
-    search = Search(Index.build(items.group_texts), 1)
+    network, tokenizer, cache, _ = load_model(small.base, small.tokens, small.texts)
+    search, targets = Search(Index.build(items.group_texts), 1), cache.targets(items.first)
+    sampling = GenerateConfig(trie="beam", samples=4, threads=1)
     return SimpleNamespace(
-        users=users, items=items, cache=cache, search=search, reader=Reader(network, cache.targets(items.first), 1e9)
+        users=users,
+        items=items,
+        cache=cache,
+        search=search,
+        reader=Reader(network, targets, 1e9),
+        write=Generator(network, tokenizer, cache.end, sampling, targets).written,
     )
 
 
 def learn(world: SimpleNamespace, users: Users, number: int = 100, asked: frozenset[str] = frozenset()) -> Fusion:
     config = RetrieveConfig(rerank=20, fusion_users=number, threads=1)
-    return learned(users, world.items, world.search, config, world.reader, world.cache, asked)
+    return learned(users, world.items, world.search, config, world.reader, world.cache, world.write, asked)
 
 
 def test_test_items_teach_nothing(world: SimpleNamespace):
@@ -154,6 +173,22 @@ def test_who_is_asked_about_teaches_nothing(world: SimpleNamespace):
     assert rest.users + rest.without == len(able) - 5
     with pytest.raises(ValueError, match="none is left"):
         learn(world, world.users, asked=frozenset(able))
+
+
+def test_what_the_model_writes_is_among_the_candidates(world: SimpleNamespace):
+    """Who is told the next item by the model has it among a single candidate of each source."""
+    config, users = RetrieveConfig(rerank=1, fusion_users=100, threads=1), world.users
+    ends = zip(users.user_id, users.items, users.valid_at.tolist(), strict=True)
+    following = {user: world.items.text(int(items[at])) for user, items, at in ends if at >= 0}
+
+    def told(prompts: Sequence[Prompt]) -> Iterator[list[Generation]]:
+        return ([Generation(following[prompt.user], 0.0, 1, True)] for prompt in prompts)
+
+    def silent(prompts: Sequence[Prompt]) -> Iterator[list[Generation]]:
+        return ([] for _ in prompts)
+
+    given = (users, world.items, world.search, config, world.reader, world.cache)
+    assert learned(*given, told).without == 0 < learned(*given, silent).without
 
 
 def test_a_sample_of_users(world: SimpleNamespace):

@@ -23,7 +23,7 @@ def logprobs(
 ) -> Iterator[Floats]:
     """Log-probability at temperature 1 of each prompt's candidates, end token included.
 
-    A prompt is read once, all its candidates in one packed pass, or in several where memory does not allow one.
+    A prompt is read once, and its candidates in packed passes over those of like length, as many as memory allows.
 
     Args:
         network: a causal LM whose prompts can be shared.
@@ -44,15 +44,15 @@ def logprobs(
 
 @torch.no_grad()
 def _of_prompt(decoder: Decoder, prompt: Prompt, items: Ragged, wanted: Ints, tokens: int) -> Floats:
-    """Of one prompt's candidates, about so many tokens in one pass."""
+    """Of one prompt's candidates, about so many tokens in one pass, none more than twice as long as another."""
     read, logits_1V, _ = decoder.prefill([prompt.ids])
     lengths = items.lengths(wanted)
     first = torch.from_numpy(items.flat[items.offsets[wanted]].astype(np.int64)).to(logits_1V.device)
     total: Floats = logits_1V[0].log_softmax(-1)[first].double().cpu().numpy()
     order = np.argsort(lengths, kind="stable")
     order = order[lengths[order] > 1]
-    passes = np.cumsum(lengths[order]) // tokens
-    for part in np.split(order, np.flatnonzero(np.diff(passes)) + 1):
+    room, likeness = np.cumsum(lengths[order]) // tokens, np.ceil(np.log2(lengths[order]))
+    for part in np.split(order, np.flatnonzero((np.diff(room) > 0) | (np.diff(likeness) > 0)) + 1):
         if len(part):
             total[part] += _rest(decoder, read, items, wanted[part])
     if np.isnan(total).any():

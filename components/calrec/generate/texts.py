@@ -50,6 +50,11 @@ class Generator:
             yield prompts[at : at + size]
             at += size
 
+    def written(self, prompts: Sequence[Prompt]) -> Iterator[list[Generation]]:
+        """The texts of any number of prompts, in their order, batch after batch."""
+        for batch in self.batches(prompts):
+            yield from self(batch)
+
     def _together(self, prompts: Sequence[Prompt]) -> int:
         if self.backend == "shared_prefix":
             memory = self.config.memory_gb * 1e9

@@ -52,6 +52,7 @@ def index(
     model: dsl.Input[dsl.Model],
     target: str,
     section: dict,
+    sampling: dict,
     catalogue: dsl.Output[dsl.Dataset],
 ) -> None:
     """Texts and a model → the catalogue that recommendations are looked up in.
@@ -62,12 +63,13 @@ def index(
         model: the model that recommends.
         target: the category.
         section: the retrieve section of the configuration.
+        sampling: the generate section, for the users that learned fusion learns from.
         catalogue: the index, as `calrec recommend` takes it.
     """
     from pathlib import Path
 
     from calrec import tracking
-    from calrec.config import RetrieveConfig
+    from calrec.config import GenerateConfig, RetrieveConfig
     from calrec.retrieve.stored import build
     from calrec.settings import from_dict
 
@@ -79,5 +81,6 @@ def index(
             target,
             Path(catalogue.path),
             config=from_dict(RetrieveConfig, section),
+            sampling=from_dict(GenerateConfig, sampling),
         )
         catalogue.metadata.update(run.record(done, catalogue.path))

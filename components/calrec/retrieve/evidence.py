@@ -31,6 +31,9 @@ FEATURES = (
     "popular",  # log(1 + events)
     "bought",  # log(1 + how often the user himself bought it)
     "bought_lately",  # 1 / how many events ago, 0 if never
+    "model_place",  # 1 / place among the candidates by the model
+    "similar_place",  # the same by similarity
+    "title_place",  # the same by BM25 with the text of the last item
 )
 RECENT = 3
 """Items whose texts make the query of recent_titles; better than 1 and 20 on validation users of scientific2018."""
@@ -105,7 +108,15 @@ class Evidence:
         newest[history] = np.arange(len(history), 0, -1)  # the last of several assignments counts: the newest event
         columns = [smoothed(logprobs), near, np.log(near + 0.01), last_title, recent_titles]
         columns += [np.log1p(followed), np.log1p(self.events[groups]), np.log1p(times), 1 / newest[groups]]
+        columns += [places(groups, scores) for scores in (logprobs, near, last_title)]
         return np.stack(columns, axis=1)
+
+
+def places(groups: Ints, scores: Floats) -> Floats:
+    """1 / place of each group by falling score, ties by group."""
+    found = np.empty(len(groups))
+    found[np.lexsort((groups, -scores))] = 1 / np.arange(1, len(groups) + 1)
+    return found
 
 
 def smoothed(logprobs: Floats) -> Floats:
@@ -183,9 +194,14 @@ class Fusion:
 
     @staticmethod
     def load(folder: Path) -> "Fusion | None":
-        """Read what :meth:`save` wrote; None where it was not."""
+        """Read what :meth:`save` wrote; None where it was not, a ValueError where another version wrote it."""
         path = folder / "fusion.json"
-        return Fusion(**json.loads(path.read_text())) if path.is_file() else None
+        if not path.is_file():
+            return None
+        fusion = Fusion(**json.loads(path.read_text()))
+        if set(fusion.weights) != set(FEATURES):
+            raise ValueError(f"{path} weighs {', '.join(fusion.weights)}, not what this version does; build it again")
+        return fusion
 
     def counts(self) -> dict[str, float]:
         """For the manifest: weights, and the users that they come from."""

@@ -1,6 +1,7 @@
 """The weights of learned fusion, from validation users."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from calrec.retrieve.search import Search
 from calrec.textify.tokens import TokenCache
 
 Ints = NDArray[np.int64]
+Write = Callable[[Sequence[Prompt]], Iterator[Sequence[Generation]]]
 
 _USERS = 512  # whose candidates are looked at together
 
@@ -30,12 +32,13 @@ def learned(
     config: RetrieveConfig,
     reader: Reader,
     cache: TokenCache,
+    write: Write,
     asked: Collection[str] = (),
 ) -> Fusion:
     """Learn on a fixed random sample of `config.fusion_users` validation users how much each piece of evidence weighs.
 
     Everything is counted in what precedes the validation items, which the model was not trained on either. Candidates
-    are those of a real user but for what the model would generate.
+    are those of a user who is ranked for, what the model writes for him among them.
 
     Args:
         users: of the category.
@@ -44,6 +47,7 @@ def learned(
         config: which candidates.
         reader: the model.
         cache: its token cache.
+        write: what the model writes for each prompt.
         asked: ids of users who may teach nothing, since they will be ranked for by their validation items.
 
     Raises:
@@ -61,8 +65,8 @@ def learned(
     features, places = [], []
     for start in range(0, len(rows), _USERS):
         part = rows[start : start + _USERS]
-        their = list(ranker.candidates(list(of_history(users, part, "valid", catalogue, cache, config.exclude_seen))))
-        for row, (groups, its) in zip(part, their, strict=True):
+        before = list(of_history(users, part, "valid", catalogue, cache, config.exclude_seen))
+        for row, (groups, its) in zip(part, ranker.candidates(_with_texts(before, write)), strict=True):
             found = np.flatnonzero(groups == catalogue.group(int(users.items[row][users.valid_at[row]])))
             places.append(int(found[0]) if len(found) else -1)
             features.append(its)
@@ -72,6 +76,12 @@ def learned(
     told = ", ".join(f"{name} {weight:.3g}" for name, weight in fusion.weights.items())
     print(f"weights of {fusion.users:,} users: {told}", flush=True)
     return fusion
+
+
+def _with_texts(asked: Sequence[Asked], write: Write) -> list[Asked]:
+    """The same users, and what the model writes for each."""
+    written = write([one.prompt for one in asked if one.prompt is not None])
+    return [replace(one, generations=texts) for one, texts in zip(asked, written, strict=True)]
 
 
 def of_history(

@@ -134,8 +134,13 @@ class Ranker:
         if self.config.last_title and one.last:
             reasons.append((LAST_TITLE, one.last, None))
             weights.append(self.config.last_title)
-        fused = fuse(matches.take([self._rows[text] for _, text, _ in reasons]), np.array(weights))
-        return [Candidate(group, score, Reason(*reasons[at], match)) for group, score, at, match in _columns(fused)]
+        fused = _columns(fuse(matches.take([self._rows[text] for _, text, _ in reasons]), np.array(weights)))
+        # Every group can be listed unless all its items are banned, so more than these are only wanted to be joined.
+        most = None if self.config.dense else max(self.config.k, self.config.rerank) + len(one.banned)
+        return [
+            Candidate(group, score, Reason(*reasons[at], match))
+            for group, score, at, match in itertools.islice(fused, most)
+        ]
 
     def _with_dense(
         self, users: Sequence[Asked], orders: Sequence[list[Candidate]], depth: int

@@ -57,19 +57,21 @@ def retrieve(
         raise ValueError(f"{generations} was made from other texts than {texts}; run generate again")
     use_threads(config.threads)
     domain = str(of_generations.config["domain"])
-    split = from_dict(GenerateConfig, of_generations.config["generate"]).split
+    sampling = from_dict(GenerateConfig, of_generations.config["generate"])
+    split = sampling.split
     users, catalogue = load_users(texts, [domain]), load_catalogue(texts, domain)
-    reader, cache = None, None
+    search = Search(Index.build(catalogue.group_texts, config.k1, config.b), config.threads)
+    reader, cache, fusion, evidence = None, None, None, None
     if config.reads_model:
-        reader, cache = _reader(texts, model, tokens, of_generations, catalogue, config)
-    index = Index.build(catalogue.group_texts, config.k1, config.b)
-    search = Search(index, config.threads)
-    fusion, evidence = None, None
-    if config.fusion_users:
-        assert reader is not None
-        assert cache is not None
-        theirs = users_of(generations) if split == "valid" else ()
-        fusion = learned(users, catalogue, search, config, reader, cache, theirs)
+        network, tokenizer, cache = _model(texts, model, tokens, of_generations, config)
+        targets = cache.targets(catalogue.first)
+        reader = Reader(network, targets, config.memory_gb * 1e9)
+        if config.fusion_users:
+            from calrec.generate.texts import Generator
+
+            write = Generator(network, tokenizer, cache.end, sampling, targets).written
+            theirs = users_of(generations) if split == "valid" else ()
+            fusion = learned(users, catalogue, search, config, reader, cache, write, theirs)
     if config.rerank:
         evidence = Evidence.of(countable(users, split), catalogue, config.fusion_users > 0)
     ranker = Ranker(catalogue, search, config, reader, evidence, fusion)
@@ -120,24 +122,19 @@ def _write(folder: Path, asked: Iterator[list[Asked]], ranker: Ranker, progress:
     return round(filled / max(1, shown), 4)
 
 
-def _reader(
-    texts: Path,
-    model: Path | None,
-    tokens: Path | None,
-    of_generations: Manifest,
-    catalogue: Catalogue,
-    config: RetrieveConfig,
-) -> tuple[Reader, TokenCache]:
+def _model(
+    texts: Path, model: Path | None, tokens: Path | None, of_generations: Manifest, config: RetrieveConfig
+) -> tuple[Any, Any, TokenCache]:
+    """Network, tokenizer and token cache of the model that generated."""
     if model is None or tokens is None:
         raise ValueError(
             f"retrieve.dense={config.dense} and retrieve.rerank={config.rerank} read the model; give --model and "
             "--tokens, or set both to 0"
         )
-    network, _, cache, of_model = load_model(model, tokens, texts)
+    network, tokenizer, cache, of_model = load_model(model, tokens, texts)
     if of_model.digest != of_generations.inputs["model"]:
         raise ValueError(f"the generations were made by another model than {model}; run generate again")
-    targets = cache.targets(catalogue.first)
-    return Reader(placed(network), targets, config.memory_gb * 1e9), cache
+    return placed(network), tokenizer, cache
 
 
 def by_user(generations: Path) -> Iterator[tuple[str, list[Generation]]]:

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from calrec import artifacts
 from calrec.artifacts import Manifest
-from calrec.config import RetrieveConfig, TextConfig
+from calrec.config import GenerateConfig, RetrieveConfig, TextConfig
 from calrec.model.loading import load_users
 from calrec.retrieve.bm25 import Index
 from calrec.retrieve.catalogue import Catalogue, load_catalogue, of_table
@@ -58,6 +58,7 @@ def build(
     out: Path,
     config: RetrieveConfig,
     new_items: pa.Table | None = None,
+    sampling: GenerateConfig | None = None,
 ) -> Manifest:
     """Build the index of a category.
 
@@ -71,10 +72,12 @@ def build(
         config: k1, b, dense, fusion_users.
         new_items: items beside those of the texts, or other attributes of these; columns as artifacts.ITEMS, without
             domain.
+        sampling: how the model will write texts, for `config.fusion_users`; None: the defaults.
 
     Raises:
         ValueError: an unknown category; tokens, texts and model that do not belong together.
     """
+    from calrec.generate.texts import Generator
     from calrec.model.loading import load_model
 
     network, tokenizer, cache, of_model = load_model(model, tokens, texts)
@@ -100,8 +103,10 @@ def build(
         if config.fusion_users:
             known = load_catalogue(texts, domain)
             search = Search(Index.build(known.group_texts, config.k1, config.b), config.threads)
-            reader = _reader(network, cache.targets(known.first), config)
-            learned(users, known, search, config, reader, cache).save(folder)
+            targets = cache.targets(known.first)
+            reader = _reader(network, targets, config)
+            write = Generator(reader.network, tokenizer, cache.end, sampling or GenerateConfig(), targets).written
+            learned(users, known, search, config, reader, cache, write).save(folder)
         counts = {
             "items": len(table),
             "text_groups": len(catalogue.members),
