@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from calrec import draw
 from calrec.config import Config
-from calrec.evaluate.report import NAMES
+from calrec.evaluate.report.words import NAMES
 from calrec.evaluate.results import METHOD, means
 
 

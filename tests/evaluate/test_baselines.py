@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from calrec.config import BASELINES, DataConfig, RetrieveConfig, TextConfig
-from calrec.evaluate import baselines as module
 from calrec.evaluate import metrics
-from calrec.evaluate.baselines import REPEATS, baselines, repeats
+from calrec.evaluate.baselines import named as module
+from calrec.evaluate.baselines.named import REPEATS, baselines, repeats
+from calrec.evaluate.baselines.shelf import Shelf
 from calrec.evaluate.lists import Lists
-from calrec.evaluate.shelf import Shelf
 from calrec.ingest.step import ingest
 from calrec.model.loading import load_users
 from calrec.retrieve.bm25 import Index

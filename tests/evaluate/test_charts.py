@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from calrec.evaluate.charts import Bar, Line, bars, curves, log_ticks, pair, thinned, ticks
+from calrec.evaluate.report.charts import Bar, Line, bars, curves, log_ticks, pair, thinned, ticks
 from calrec.evaluate.results import Figure
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from calrec.evaluate import report, words
+from calrec.evaluate.report import page as report
+from calrec.evaluate.report import words
 from calrec.evaluate.results import METHOD, Difference, Evaluation, Example, Figure, Method, Slice, Ties
 
 METRICS = ("recall_at_1", "recall_at_10", "ndcg_at_10", "mrr")

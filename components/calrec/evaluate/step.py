@@ -14,8 +14,7 @@ from calrec import artifacts
 from calrec.artifacts import Manifest
 from calrec.checks import check
 from calrec.config import BASELINES, EvaluateConfig, RetrieveConfig
-from calrec.evaluate import report
-from calrec.evaluate.baselines import baselines
+from calrec.evaluate.baselines.named import baselines
 from calrec.evaluate.examples import examples
 from calrec.evaluate.facts import Facts, prices
 from calrec.evaluate.figures import corrected, differences, figures, means
@@ -23,6 +22,7 @@ from calrec.evaluate.generated import load_generated
 from calrec.evaluate.inputs import Inputs, load_inputs
 from calrec.evaluate.metrics import Scores
 from calrec.evaluate.rankings import Reader
+from calrec.evaluate.report.page import markdown, page
 from calrec.evaluate.results import METHOD, Evaluation, Method
 from calrec.evaluate.slices import sliced
 from calrec.evaluate.training import curves_and_cost
@@ -94,15 +94,18 @@ def evaluate(
         config={**inputs.settings, "evaluate": to_dict(config)},
     )
     _print(evaluation, config)
-    tables = {"ranks.parquet": _rank_tables(its, methods), "users.parquet": facts.tables()}
+    return _write(out, evaluation, inputs, {"ranks": _rank_tables(its, methods), "users": facts.tables()})
+
+
+def _write(out: Path, evaluation: Evaluation, inputs: Inputs, tables: Mapping[str, Iterator[pa.Table]]) -> Manifest:
     with artifacts.writing(Path(out)) as folder:
         for name, parts in tables.items():
-            with artifacts.table_writer(folder, name, "evaluation") as writer:
+            with artifacts.table_writer(folder, f"{name}.parquet", "evaluation") as writer:
                 for part in parts:
                     writer.write_table(part)
         (folder / "metrics.json").write_text(json.dumps(asdict(evaluation), indent=1, allow_nan=False) + "\n")
-        (folder / "report.md").write_text(report.markdown(evaluation))
-        (folder / "report.html").write_text(report.page(evaluation))
+        (folder / "report.md").write_text(markdown(evaluation))
+        (folder / "report.html").write_text(page(evaluation))
         return artifacts.finish(folder, _manifest(evaluation, inputs))
 
 

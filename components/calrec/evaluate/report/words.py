@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 
-from calrec.evaluate.document import shortened
+from calrec.evaluate.report.document import shortened
 from calrec.evaluate.results import METHOD, Difference, Evaluation, Figure
 
 NAMES: Mapping[str, str] = {

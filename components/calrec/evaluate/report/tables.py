@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from calrec.draw import shown
-from calrec.evaluate import charts, words
-from calrec.evaluate.document import Cell, Table, shortened
+from calrec.evaluate.report import charts, words
+from calrec.evaluate.report.document import Cell, Table, shortened
 from calrec.evaluate.results import METHOD, Evaluation, Figure, Slice, Ties
 from calrec.progress import duration
 

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 
 from calrec.config import RetrieveConfig
-from calrec.evaluate.counting import Method
-from calrec.evaluate.shelf import Audience, Candidates, Shelf, newest
+from calrec.evaluate.baselines.counting import Method
+from calrec.evaluate.baselines.shelf import Audience, Candidates, Shelf, newest
 from calrec.retrieve.bm25 import Index
 from calrec.retrieve.search import Search
 from calrec.textify.tokens import Ragged, spans

@@ -4,12 +4,11 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 from calrec import draw
-from calrec.evaluate import charts, document, tables, words
-from calrec.evaluate.charts import Bar, Line
-from calrec.evaluate.document import Block, Case, Cell, Charts, Section, Text, shortened
+from calrec.evaluate.report import charts, document, tables, words
+from calrec.evaluate.report.charts import Bar, Line
+from calrec.evaluate.report.document import Block, Case, Cell, Charts, Section, Text, shortened
 from calrec.evaluate.results import METHOD, Evaluation, Example
 
-NAMES = words.NAMES
 _EXAMPLES, _LISTED, _HISTORY, _TEXTS = 10, 10, 8, 5  # shown
 _UNTRAINED = "0 steps: the stage passes the model through."
 _NO_CURVES = "No training record is at hand: the evaluate step was not given the models, or they are of before."

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calrec.config import RetrieveConfig
-from calrec.evaluate import counting, factors, matching
-from calrec.evaluate.counting import Method
+from calrec.evaluate.baselines import counting, factors, matching
+from calrec.evaluate.baselines.counting import Method
+from calrec.evaluate.baselines.shelf import Shelf
 from calrec.evaluate.lists import Lists
-from calrec.evaluate.shelf import Shelf
 from calrec.retrieve.catalogue import Catalogue
 from calrec.textify.tokens import Ragged
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from calrec.evaluate.shelf import Audience, Candidates, Ints, Shelf, newest, rows_of
+from calrec.evaluate.baselines.shelf import Audience, Candidates, Ints, Shelf, newest, rows_of
 from calrec.retrieve.following import Following
 from calrec.textify.tokens import spans
 

@@ -1,0 +1,1 @@
+"""What a model must beat, under the same users, split and filters."""
