@@ -26,7 +26,7 @@ from pipelines.summary import Result, headline, headline_params, link_outputs, n
 
 T = TypeVar("T")
 
-_STEPS = "ingest|textify|model|tokens|stage1|stage2|index|generate|retrieve|evaluate|promote|checkpoint|tracking"
+_STEPS = "ingest|textify|model|tokens|stage1|stage2|refit|index|generate|retrieve|evaluate|promote|checkpoint|tracking"
 _OURS = re.compile(rf"^(?:{_STEPS})\b(?!: \w+\()")  # not kfp's own listing, "tokens: Dataset("
 _CACHED = re.compile(r"^Task (\S+) cache hit")
 _ERROR = re.compile(r"^[\w.]*(?:Error|Exception): ")

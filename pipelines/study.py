@@ -45,8 +45,8 @@ ROWS: Mapping[str, Row] = {
         "best",
         alone=True,
         of_set={
-            "beauty2014": ("stage2.steps=1750", "stage2.dropout=0.3"),
-            "games2018": ("stage2.steps=1970", "stage2.dropout=0.3"),
+            "beauty2014": ("stage2.steps=1750", "stage2.dropout=0.3", "refit.steps=175", "refit.dropout=0.3"),
+            "games2018": ("stage2.steps=3940", "stage2.dropout=0.3", "refit.steps=394", "refit.dropout=0.3"),
         },
     ),
     **{name: Row("study", (name,)) for name in ABLATIONS if name not in ("train-on-last", "exclude-seen")},
@@ -94,27 +94,29 @@ class Study:
         )  # fmt: skip
         base, tokens = self._base(config, texts)
         given = {"texts": texts, "tokens": tokens}
-        before = joint = tuned = base  # a stage of 0 steps leaves the model as it is
-        if config.stage1.steps:
-            joint = tuned = self._trained(config, "stage1", {**given, "model": base}, "")
-        if config.stage2.steps:
-            before, tuned = joint, self._trained(config, "stage2", {**given, "model": joint}, target)
-        of_model = {**given, "model": tuned}
+        models = [base]  # a stage of 0 steps leaves the model as it is, and makes none
+        for stage, domain in (("stage1", ""), ("stage2", target), ("refit", target)):
+            if getattr(config, stage).steps:
+                models.append(self._trained(config, stage, {**given, "model": models[-1]}, domain))
+        of_model = {**given, "model": models[-1]}
+        learner = {"learner": models[-2]} if config.refit.steps else {}
         generations = self._step(
             "generate", [config.generate, target], of_model,
             lambda out, its: generate(its["texts"], its["tokens"], its["model"], out, target, config.generate),
         )  # fmt: skip
         ranked = self._step(
-            "retrieve", [config.retrieve], {**of_model, "generations": generations},
+            "retrieve", [config.retrieve], {**of_model, **learner, "generations": generations},
             lambda out, its: retrieve(
-                its["texts"], its["generations"], out, config.retrieve, its["model"], its["tokens"]
+                its["texts"], its["generations"], out, config.retrieve, its["model"], its["tokens"], its.get("learner")
             ),
         )  # fmt: skip
         others = self._others(target)
         return self._step(
             "evaluate", [config.evaluate, {name: artifacts.file_hash(path) for name, path in others.items()}],
-            {"texts": texts, "generations": generations, "recommendations": ranked, "model": tuned, "joint": before},
-            lambda out, its: evaluate(**its, out=out, config=config.evaluate, rankings=others),
+            {"texts": texts, "generations": generations, "recommendations": ranked, "model": models[-1]},
+            lambda out, its: evaluate(
+                its["texts"], its["generations"], its["recommendations"], out, config.evaluate, models, others
+            ),
             target,
         )  # fmt: skip
 

@@ -61,13 +61,14 @@ def per_target(
     joint: dsl.Input[dsl.Model],
     model: dict,
     stage2: dict,
+    refit: dict,
     launch: dict,
     generate_: dict,
     retrieve_: dict,
     evaluate_: dict,
     gate: dict,
 ) -> TargetOutputs:
-    """One target: stage 2 → generate → retrieve → evaluate → promote, and the index to recommend with."""
+    """One target: stage 2 → refit → generate → retrieve → evaluate → promote, and the index to recommend with."""
     tuned = trained(
         finetune(
             texts=texts,
@@ -81,26 +82,41 @@ def per_target(
         ),
         "Stage 2",
     )
+    final = trained(
+        finetune(
+            texts=texts,
+            tokens=tokens,
+            start=tuned.outputs["tuned"],
+            stage="refit",
+            section=refit,
+            model=model,
+            launch=launch,
+            target=target,
+        ),
+        "Refit",
+    )
     stored = in_pod(
         index(
             texts=texts,
             tokens=tokens,
-            model=tuned.outputs["tuned"],
+            model=final.outputs["tuned"],
             target=target,
             section=retrieve_,
             sampling=generate_,
+            learner=tuned.outputs["tuned"],
         ),
         "Index",
     )
     texts_of = in_pod(
-        generate(texts=texts, tokens=tokens, model=tuned.outputs["tuned"], target=target, section=generate_), "Generate"
+        generate(texts=texts, tokens=tokens, model=final.outputs["tuned"], target=target, section=generate_), "Generate"
     )
     ranked = in_pod(
         retrieve(
             texts=texts,
             generations=texts_of.outputs["generations"],
             tokens=tokens,
-            model=tuned.outputs["tuned"],
+            model=final.outputs["tuned"],
+            learner=tuned.outputs["tuned"],
             target=target,
             section=retrieve_,
         ),
@@ -111,7 +127,8 @@ def per_target(
             texts=texts,
             generations=texts_of.outputs["generations"],
             recommendations=ranked.outputs["recommendations"],
-            model=tuned.outputs["tuned"],
+            model=final.outputs["tuned"],
+            tuned=tuned.outputs["tuned"],
             joint=joint,
             target=target,
             section=evaluate_,
@@ -122,7 +139,7 @@ def per_target(
         promote(evaluation=judged.outputs["evaluation"], target=target, section=gate), "Promote"
     ).set_caching_options(False)
     return TargetOutputs(
-        model=tuned.outputs["tuned"],
+        model=final.outputs["tuned"],
         index=stored.outputs["catalogue"],
         recommendations=ranked.outputs["recommendations"],
         evaluation=judged.outputs["evaluation"],
@@ -150,6 +167,7 @@ def training(
     model: dict,
     stage1: dict,
     stage2: dict,
+    refit: dict,
     launch: dict,
     generate: dict,
     retrieve: dict,
@@ -167,6 +185,7 @@ def training(
         model: base model; full or LoRA.
         stage1: joint fine-tuning over categories.
         stage2: fine-tuning per target.
+        refit: how stage 2's model is trained on, its validation items too; 0 steps: it stays as it is.
         launch: processes and machines of a stage.
         generate: sampling of next-item texts.
         retrieve: BM25 and fusion.
@@ -200,6 +219,7 @@ def training(
             joint=joint.outputs["tuned"],
             model=model,
             stage2=stage2,
+            refit=refit,
             launch=launch,
             generate_=generate,
             retrieve_=retrieve,

@@ -93,6 +93,8 @@ def test_since_comes_before_until():
         ("gate.metric=recall_at_7", r"gate.metric 'recall_at_7' is not computed"),
         ("stage1.domains=nowhere", r"stage1.domains 'nowhere' is not a category of this run; sources: nutrition"),
         ("stage2.domains=deli", r"stage2.domains is set by the pipeline"),
+        ("refit.domains=deli", r"refit.domains is set by the pipeline"),
+        ("refit.patience=2", r"until = test leaves nothing to validate, so patience = 2 .* set it to 0"),
         ("data.columns.usr=x", r"unknown key of data.columns 'usr'; did you mean user\?"),
         ("data.columns=x", r"data.columns is not a setting; valid: data.columns.user, data.columns.item"),
         ("data.dedup.user=x", r"data.dedup.user is not a setting; valid: data.dedup"),

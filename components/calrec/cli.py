@@ -15,6 +15,8 @@ from calrec.exchange import INTERRUPTED
 from calrec.runs import ABLATIONS, RUNS, ablated, named
 from calrec.settings import merge, override
 
+_LEARNER = "model before its refit, whose validation items retrieve.fusion_users learns from (default: the model)"
+
 Command = Callable[[argparse.Namespace, Config], None]
 
 
@@ -89,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, what in (("texts", "folder of textify"), ("tokens", "token cache"), ("model", "model to start from")):
         _input(finetune, name, f"{what}, or its gs:// URI", type=str)
     finetune.add_argument(
-        "--stage", choices=("stage1", "stage2"), default="stage1", help="section of settings (default: stage1)"
+        "--stage", choices=("stage1", "stage2", "refit"), default="stage1", help="section of settings (default: stage1)"
     )
     finetune.add_argument("--target", metavar="NAME", help="train on this category alone")
     finetune.add_argument(
@@ -110,10 +112,12 @@ def _parser() -> argparse.ArgumentParser:
         _input(retrieve, name, what)
     for name, what in (("model", "model that generated"), ("tokens", "token cache")):
         _input(retrieve, name, f"{what}; for retrieve.dense and retrieve.rerank", required=False)
+    _input(retrieve, "learner", _LEARNER, required=False)
 
     index = _step(steps, "index", commands.index, "texts and model → the catalogue that `recommend` looks up in")
     for name, what in (("texts", "folder of textify"), ("tokens", "token cache"), ("model", "model that recommends")):
         _input(index, name, what)
+    _input(index, "learner", _LEARNER, required=False)
     index.add_argument("--target", required=True, metavar="NAME", help="the category")
     index.add_argument(
         "--items",
@@ -160,8 +164,15 @@ def _parser() -> argparse.ArgumentParser:
         ("recommendations", "folder of retrieve"),
     ):
         _input(evaluate, name, what)
-    for name, what in (("model", "model that generated"), ("joint", "model of stage 1 that it was made from")):
-        _input(evaluate, name, f"{what}; for learning curves, cost and settings in the report", required=False)
+    evaluate.add_argument(
+        "--models",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="models of the stages in their order, the last one that generated; for learning curves, cost and settings "
+        "in the report",
+    )
     evaluate.add_argument(
         "--rankings",
         action="append",

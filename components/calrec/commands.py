@@ -88,8 +88,9 @@ def retrieve(options: argparse.Namespace, config: Config) -> None:
 
     with tracking.step("retrieve", _domain(options.generations)) as run:
         made = step.retrieve(
-            options.texts, options.generations, options.out, config.retrieve, options.model, options.tokens
-        )
+            options.texts, options.generations, options.out, config.retrieve, options.model, options.tokens,
+            options.learner,
+        )  # fmt: skip
         run.record(made, options.out)
 
 
@@ -102,7 +103,7 @@ def index(options: argparse.Namespace, config: Config) -> None:
     with tracking.step("index", options.target) as run:
         made = stored.build(
             options.texts, options.tokens, options.model, options.target, options.out, config.retrieve, new,
-            config.generate,
+            config.generate, options.learner,
         )  # fmt: skip
         run.record(made, options.out)
 
@@ -148,7 +149,7 @@ def evaluate(options: argparse.Namespace, config: Config) -> None:
     with tracking.step("evaluate", _domain(options.generations)) as run:
         made = step.evaluate(
             options.texts, options.generations, options.recommendations, options.out, config.evaluate,
-            options.model, options.joint, {name: Path(file) for name, _, file in pairs},
+            options.models, {name: Path(file) for name, _, file in pairs},
         )  # fmt: skip
         run.record(made, options.out)
     print((options.out / "report.md").read_text())

@@ -233,6 +233,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     stage1: StageConfig = field(default_factory=StageConfig)
     stage2: StageConfig = field(default_factory=StageConfig)
+    refit: StageConfig = field(default_factory=lambda: StageConfig(steps=0, until="test"))
     launch: LaunchConfig = field(default_factory=LaunchConfig)
     generate: GenerateConfig = field(default_factory=GenerateConfig)
     retrieve: RetrieveConfig = field(default_factory=RetrieveConfig)
@@ -248,9 +249,14 @@ class Config:
         for what, names in (("target", self.targets), ("stage1.domains", self.stage1.domains)):
             for name in names:
                 check(name in domains, f"{what} {name!r} is not a category of this run; sources: {', '.join(domains)}")
+        for name, stage in (("stage2", self.stage2), ("refit", self.refit)):
+            check(
+                not stage.domains,
+                f"{name}.domains is set by the pipeline to the target; leave it empty, got {stage.domains}",
+            )
         check(
-            not self.stage2.domains,
-            f"stage2.domains is set by the pipeline to the target; leave it empty, got {self.stage2.domains}",
+            self.refit.until == "test" or not self.refit.steps,
+            f"refit.until is {self.refit.until}, and stage 2 has trained that far; set refit.until=test",
         )
         deepest = max(*self.evaluate.recall_at, *self.evaluate.ndcg_at, 1)
         check(

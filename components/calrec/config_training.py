@@ -7,7 +7,7 @@ from calrec.checks import check, one_of
 
 @dataclass(frozen=True)
 class StageConfig:
-    """One stage of fine-tuning (method.md, "Loss"); stage 1 and stage 2 have one each."""
+    """One stage of fine-tuning (method.md, "Loss"); stage 1, stage 2 and the refit have one each."""
 
     steps: int = 1000
     """Optimizer steps; 0 passes the model through (the ablation)."""
@@ -49,6 +49,9 @@ class StageConfig:
     mix: str = "proportional"
     """Share of a category in the batches: proportional to its users, sqrt of it, uniform, or weights such as
     nutrition=2,deli=1."""
+    until: str = "valid"
+    """Up to which held-out item a history is trained on: valid, or test: the validation items too, with settings that
+    validation chose before; then nothing is validated and the last weights are kept."""
     valid_every: int = 100
     """Steps between validations. 0: no validation, the last weights are kept."""
     valid_users: int = 256
@@ -97,6 +100,10 @@ class StageConfig:
             one_of(name, getattr(self, name), valid)
         for name in ("valid_every", "patience", "checkpoint_every", "threads", "micro_tokens"):
             check(getattr(self, name) >= 0, f"{name} must be >= 0, got {getattr(self, name)}")
+        check(
+            self.until == "valid" or self.patience == 0,
+            f"until = test leaves nothing to validate, so patience = {self.patience} cannot end the stage; set it to 0",
+        )
         check(self.valid_users >= 2, f"valid_users must be >= 2, got {self.valid_users}")
         check(self.keep_checkpoints >= 1, f"keep_checkpoints must be >= 1, got {self.keep_checkpoints}")
         mix_weights(self.mix)
@@ -108,6 +115,7 @@ _CHOICES = {
     "direction": ("both", "user", "target"),
     "train_on": ("last", "all"),
     "position": ("random", "last"),
+    "until": ("valid", "test"),
     "valid_metric": ("nig", "ndcg"),
     "keep": ("best", "last"),
     "attention": ("auto", "loop", "varlen", "flex", "padded"),

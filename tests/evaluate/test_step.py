@@ -178,7 +178,7 @@ def test_folders_that_do_not_belong_together(judged: SimpleNamespace, small: Sim
     with pytest.raises(ValueError, match="recommendations was not made from .*texts"):
         evaluate(small.texts, judged.generations, judged.recommendations, tmp_path / "e", CONFIG)
     with pytest.raises(ValueError, match="generations was not made from .*base; give the model"):
-        evaluate(judged.texts, judged.generations, judged.recommendations, tmp_path / "e", CONFIG, model=small.base)
+        evaluate(judged.texts, judged.generations, judged.recommendations, tmp_path / "e", CONFIG, [small.base])
 
 
 def test_a_cut_off_deeper_than_the_lists_is_refused(judged: SimpleNamespace, tmp_path: Path):
@@ -239,7 +239,7 @@ def test_the_command_takes_models_and_rankings(real: SimpleNamespace, tmp_path: 
     pq.write_table(listed, tmp_path / "ours.parquet")
     folders = {
         "texts": real.texts, "generations": real.root / "g", "recommendations": real.root / "r",
-        "model": real.root / "model", "joint": real.root / "joint", "out": tmp_path / "e",
+        "models": [real.root / "joint", real.root / "model"], "out": tmp_path / "e",
     }  # fmt: skip
     arguments = ["evaluate", *(part for name, path in folders.items() for part in (f"--{name}", str(path)))]
     settings = ("gate.beat=markov", "evaluate.baselines=markov", "evaluate.recall_at=[1,10]", "evaluate.ndcg_at=[10]")

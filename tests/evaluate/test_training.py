@@ -28,7 +28,7 @@ def trained(small: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def test_curves_and_cost_of_both_stages_and_the_generation(trained: Path):
-    curves, cost = curves_and_cost(trained / "joint", trained / "model", trained / "generations")
+    curves, cost = curves_and_cost([trained / "joint", trained / "model"], trained / "generations")
     assert list(curves) == ["stage1", "stage2"] and list(cost) == ["stage1", "stage2", "generate"]
     assert [(row["step"], "loss" in row) for row in curves["stage1"]] == [
         (0, False), (1, True), (2, True), (3, True), (4, True), (4, False),
@@ -41,7 +41,7 @@ def test_curves_and_cost_of_both_stages_and_the_generation(trained: Path):
 
 
 def test_a_stage_without_steps_has_no_rows_and_no_cost(trained: Path):
-    curves, cost = curves_and_cost(trained / "joint", trained / "passed", None)
+    curves, cost = curves_and_cost([trained / "joint", trained / "passed"], None)
     assert curves["stage2"] == [] and list(cost) == ["stage1"]
 
 
@@ -49,19 +49,19 @@ def test_values_that_are_no_numbers_are_left_out(trained: Path, tmp_path: Path):
     shutil.copytree(trained / "model", tmp_path / "m")
     rows = [{"step": 1, "loss": 2.0, "tt": float("nan")}, {"step": 1, "valid_nig": float("inf")}]
     artifacts.write_record(tmp_path / "m", {"seconds": 1.0}, rows)
-    assert curves_and_cost(None, tmp_path / "m", None)[0] == {"stage2": [{"step": 1, "loss": 2.0}, {"step": 1}]}
+    assert curves_and_cost([tmp_path / "m"], None)[0] == {"stage2": [{"step": 1, "loss": 2.0}, {"step": 1}]}
 
 
 def test_what_is_not_there_is_left_out(small: SimpleNamespace, trained: Path, tmp_path: Path):
-    assert curves_and_cost(None, None, None) == ({}, {})
-    assert curves_and_cost(None, small.base, None) == ({}, {})  # a base model belongs to no stage
+    assert curves_and_cost([], None) == ({}, {})
+    assert curves_and_cost([small.base], None) == ({}, {})  # a base model belongs to no stage
     for name, kind in (("model", "model"), ("generations", "generations")):  # made before there were records
         manifest = artifacts.read_manifest(trained / name, kind)
         with artifacts.writing(tmp_path / name) as folder:
             for file in manifest.files:
                 (folder / file).write_bytes((trained / name / file).read_bytes())
             artifacts.finish(folder, manifest)
-    assert curves_and_cost(None, tmp_path / "model", tmp_path / "generations") == ({}, {})
+    assert curves_and_cost([tmp_path / "model"], tmp_path / "generations") == ({}, {})
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"cost": {}}', '{"cost": [1], "curves": []}', '{"cost": {}, "curves": 3}'])

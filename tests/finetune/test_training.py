@@ -12,10 +12,14 @@ from safetensors.torch import load_file
 from transformers import BloomConfig, BloomForCausalLM
 
 from calrec import artifacts
-from calrec.config import StageConfig
+from calrec.config import GenerateConfig, RetrieveConfig, StageConfig
 from calrec.finetune.step import finetune
+from calrec.generate.step import generate
 from calrec.model import checkpoint
-from calrec.model.loading import load_model
+from calrec.model.loading import load_model, load_users
+from calrec.retrieve.evidence import Fusion
+from calrec.retrieve.step import retrieve
+from calrec.retrieve.stored import build
 
 STAGE = StageConfig(
     steps=8, batch_size=4, lr=3e-3, train_on="all", valid_every=4, valid_users=16, checkpoint_every=4, threads=1
@@ -153,6 +157,45 @@ def test_stage_two_trains_on_its_target_alone(small: SimpleNamespace, tmp_path: 
 
 
 # --- what is refused --------------------------------------------------------------------------------------------
+
+
+def test_a_refit_reads_the_validation_items_too_and_says_so(small: SimpleNamespace, tmp_path: Path):
+    users = load_users(small.texts)
+    longer = users.trained_until("test")
+    assert users.trained_until("valid") is users
+    held = users.test_at >= 0
+    assert (longer.train_end[held] == users.test_at[held]).all() and (longer.valid_at == -1).all()
+    assert longer.train_end[~held].tolist() == [
+        len(items) for items, it in zip(users.items, held, strict=True) if not it
+    ]
+    assert (longer.train_end > users.train_end).any()
+
+    plain = run(small, tmp_path / "plain")
+    refit = run(small, tmp_path / "refit", replace(STAGE, until="test"), name="refit")
+    assert "until" not in plain.config and refit.config["until"] == "test"
+    assert "best_step" not in refit.counts and not equal(tmp_path / "plain", tmp_path / "refit")
+    after = run(small, tmp_path / "after", STAGE, name="stage2", model=tmp_path / "refit")
+    assert after.config["until"] == "test"  # what a stage before has seen is not forgotten
+    untouched = run(small, tmp_path / "none", replace(STAGE, steps=0, until="test"), name="refit")
+    assert "until" not in untouched.config and equal(tmp_path / "none", small.base)
+
+
+def test_a_model_that_saw_the_validation_items_is_not_judged_by_them(small: SimpleNamespace, tmp_path: Path):
+    run(small, tmp_path / "refit", replace(STAGE, until="test"), name="refit", domains=["home"])
+    given = (small.texts, small.tokens, tmp_path / "refit")
+    sampling = GenerateConfig(samples=2, max_users=4, max_new_tokens=8, threads=1)
+    with pytest.raises(ValueError, match="was trained on the validation items"):
+        generate(*given, tmp_path / "g", "home", replace(sampling, split="valid"))
+    generate(*given, tmp_path / "g", "home", sampling)
+    fused = RetrieveConfig(rerank=5, fusion_users=20, threads=1)
+    made = (small.texts, tmp_path / "g", tmp_path / "r", fused, tmp_path / "refit", small.tokens)
+    with pytest.raises(ValueError, match=r"learns from validation items, and .*refit was trained on them .* --learner"):
+        retrieve(*made)
+    assert retrieve(*made, small.base).counts["fusion_users"] > 0
+    with pytest.raises(ValueError, match="give the model before its refit as --learner"):
+        build(small.texts, small.tokens, tmp_path / "refit", "home", tmp_path / "i", fused, sampling=sampling)
+    build(small.texts, small.tokens, tmp_path / "refit", "home", tmp_path / "i", fused, None, sampling, small.base)
+    assert Fusion.load(tmp_path / "i") == Fusion.load(tmp_path / "r")
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_step(small: SimpleNamespace, tmp_path: Path):

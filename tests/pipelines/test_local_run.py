@@ -46,6 +46,7 @@ def test_a_person_can_follow_and_ends_with_where_to_look(first: tuple[Path, str]
         "model scratch:",
         "stage1:",
         "stage2 cosmetics:",
+        "refit cosmetics:",
         "generate seafood:",
         "retrieve",
         "evaluate",
@@ -85,7 +86,7 @@ def test_the_run_tree_in_mlflow(first: tuple[Path, str]):
     children = {r.info.run_name: r for r in runs if r.info.run_id != parent.info.run_id}
     targets = [
         f"{step} · {t}"
-        for step in ("stage 2", "index", "generate", "retrieve", "evaluate", "promote")
+        for step in ("stage 2", "refit", "index", "generate", "retrieve", "evaluate", "promote")
         for t in ("cosmetics", "seafood")
     ]
     sources = [f"ingest · {s}" for s in ("cosmetics", "pastry", "seafood")]

@@ -11,6 +11,7 @@ def evaluate(
     generations: dsl.Input[dsl.Dataset],
     recommendations: dsl.Input[dsl.Dataset],
     model: dsl.Input[dsl.Model],
+    tuned: dsl.Input[dsl.Model],
     joint: dsl.Input[dsl.Model],
     target: str,
     section: dict,
@@ -25,7 +26,8 @@ def evaluate(
         texts: output of the textify step.
         generations: output of the generate step.
         recommendations: output of the retrieve step.
-        model: the model of stage 2, for its learning curves and cost.
+        model: the model that generated, for its learning curves and cost.
+        tuned: the model of stage 2, for the same.
         joint: the model of stage 1, for the same.
         target: the category.
         section: the evaluate section of the configuration.
@@ -49,8 +51,7 @@ def evaluate(
             Path(recommendations.path),
             Path(evaluation.path),
             config=from_dict(EvaluateConfig, section),
-            model=Path(model.path),
-            joint=Path(joint.path),
+            models=[Path(joint.path), Path(tuned.path), Path(model.path)],
         )
         evaluation.metadata.update(run.record(done, evaluation.path))
         metrics.metadata.update(done.counts)

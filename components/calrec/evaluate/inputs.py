@@ -1,6 +1,6 @@
 """The folders of an evaluation: that they belong together, and with which settings they were made."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ class Inputs:
     texts: Manifest
     recommendations: Manifest
     models: tuple[Manifest, ...]
-    """Of the model and of the one before it, as far as given."""
+    """Of the model and of those that it was made from, as far as given, in the order of the stages."""
 
     @property
     def domain(self) -> str:
@@ -44,7 +44,7 @@ class Inputs:
     def settings(self) -> dict[str, Any]:
         """Sections of the configuration that the folders were made with."""
         found = {name: self.texts.config[name] for name in ("text", "split")}
-        for manifest in reversed(self.models):
+        for manifest in self.models:
             stage = str(manifest.config.get("stage", ""))
             found |= {name: manifest.config[name] for name in (stage, "model") if name in manifest.config}
         return found | {name: self.recommendations.config[name] for name in ("generate", "retrieve")}
@@ -57,10 +57,14 @@ class Inputs:
         return {"texts": self.texts.digest, "logs": logs, **sizes}
 
 
-def load_inputs(
-    texts: Path, generations: Path, recommendations: Path, model: Path | None, joint: Path | None
-) -> Inputs:
-    """Read the manifests; arguments as in :func:`calrec.evaluate.step.evaluate`.
+def load_inputs(texts: Path, generations: Path, recommendations: Path, folders: Sequence[Path]) -> Inputs:
+    """Read the manifests.
+
+    Args:
+        texts: folder of the textify step.
+        generations: folder of the generate step.
+        recommendations: folder of the retrieve step.
+        folders: models in the order of the stages; the last one generated.
 
     Raises:
         ValueError: a folder was not made from the one that is given beside it.
@@ -72,12 +76,11 @@ def load_inputs(
     _check(recommendations, ranked, "generations", generations, of_generations)
     models: list[Manifest] = []
     made, of = generations, of_generations
-    for folder in (model, joint):
-        if folder is not None:
-            found = artifacts.read_manifest(folder, "model")
-            _check(made, of, "model", folder, found)
-            models.append(found)
-            made, of = folder, found
+    for folder in reversed(folders):
+        found = artifacts.read_manifest(folder, "model")
+        _check(made, of, "model", folder, found)
+        models.insert(0, found)
+        made, of = folder, found
     return Inputs(of_texts, ranked, tuple(models))
 
 

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -30,7 +30,6 @@ from calrec.evaluate.users import Judged, judged
 from calrec.model.loading import Users, load_users
 from calrec.progress import Progress
 from calrec.retrieve.catalogue import Catalogue, load_catalogue
-from calrec.retrieve.following import counted_until
 from calrec.settings import to_dict
 
 Floats = NDArray[np.float64]
@@ -45,8 +44,7 @@ def evaluate(
     recommendations: Path,
     out: Path,
     config: EvaluateConfig,
-    model: Path | None = None,
-    joint: Path | None = None,
+    models: Sequence[Path] = (),
     rankings: Mapping[str, Path] | None = None,
 ) -> Manifest:
     """Score a category's rankings, the baselines and others' rankings on the same users, the whole catalogue ranked.
@@ -57,8 +55,7 @@ def evaluate(
         recommendations: folder of the retrieve step.
         out: the folder to make: ranks and facts per user, metrics.json, report.md, report.html.
         config: cut-offs, baselines, bootstrap.
-        model: the model that generated, for its learning curves, cost and settings.
-        joint: the model that it was made from, of stage 1, for the same.
+        models: of the stages, in their order, the last one that generated: for learning curves, cost and settings.
         rankings: name → a CSV or Parquet file of user_id, rank, item_id and perhaps score of another recommender.
 
     Raises:
@@ -66,7 +63,7 @@ def evaluate(
             together; a cut-off deeper than the lists; the name of a ranking is taken.
     """
     rankings = rankings or {}
-    inputs = load_inputs(texts, generations, recommendations, model, joint)
+    inputs = load_inputs(texts, generations, recommendations, models)
     _check(config, inputs.retrieve, recommendations, rankings)
     catalogue, users = load_catalogue(texts, inputs.domain), load_users(texts, [inputs.domain])
     generated = load_generated(generations, catalogue)
@@ -75,7 +72,7 @@ def evaluate(
     methods |= _baselines(its, users, catalogue, inputs, config)
     facts = Facts(its, generated, catalogue, prices(catalogue, inputs.attributes), match)
     explanations = {**facts.explanations(), "bm25_margin": float(inputs.recommendations.counts["bm25_margin"])}
-    curves, cost = curves_and_cost(joint, model, generations)
+    curves, cost = curves_and_cost(models, generations)
     evaluation = Evaluation(
         domain=inputs.domain,
         split=inputs.split,
@@ -141,7 +138,7 @@ def _baselines(
     """What the configured baselines' lists are worth."""
     if not config.baselines:
         return {}
-    ends = counted_until(users, inputs.split).tolist()
+    ends = users.counted_until(inputs.split).tolist()
     counted = [items[:end].astype(np.int64) for items, end in zip(users.items, ends, strict=True)]
     found = {}
     for name, baseline in baselines(config.baselines, counted, catalogue, inputs.retrieve, config.seed).items():

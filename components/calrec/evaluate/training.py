@@ -12,12 +12,11 @@ Costs = dict[str, Mapping[str, float]]
 """step → seconds, tokens, peak_memory_bytes and so on."""
 
 
-def curves_and_cost(joint: Path | None, model: Path | None, generations: Path | None) -> tuple[Curves, Costs]:
+def curves_and_cost(models: Sequence[Path], generations: Path | None) -> tuple[Curves, Costs]:
     """Curves and costs in the order of the pipeline; what is not there, or says nothing, is left out.
 
     Args:
-        joint: model folder of stage 1.
-        model: model folder of stage 2, or of whatever stage generated.
+        models: model folders in the order of the stages.
         generations: folder of the generate step.
 
     Raises:
@@ -25,7 +24,7 @@ def curves_and_cost(joint: Path | None, model: Path | None, generations: Path | 
     """
     curves: Curves = {}
     costs: Costs = {}
-    for folder in filter(None, (joint, model)):
+    for folder in models:
         stage = artifacts.read_manifest(folder, "model").config.get("stage")
         record = artifacts.read_record(folder)
         if stage and record:

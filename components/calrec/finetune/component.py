@@ -1,4 +1,4 @@
-"""KFP face of the finetune step, used for stage 1 and stage 2."""
+"""KFP face of the finetune step, used for stage 1, stage 2 and the refit."""
 
 from kfp import dsl
 
@@ -22,8 +22,8 @@ def finetune(
     Args:
         texts: output of the textify step.
         tokens: token cache of the base-model step.
-        start: the base model, or the model of stage 1.
-        stage: stage1 or stage2.
+        start: the base model, or the model of the stage before.
+        stage: stage1, stage2 or refit.
         section: that section of the configuration.
         model: the model section: full or LoRA.
         launch: the launch section: processes and machines.

@@ -20,7 +20,7 @@ from calrec.finetune.trainer import Data, Trainer
 from calrec.finetune.tuning import adapted, merged
 from calrec.model import checkpoint
 from calrec.model.device import use_threads
-from calrec.model.loading import load_model, load_users
+from calrec.model.loading import load_model, load_users, saw_validation
 from calrec.settings import to_dict
 
 
@@ -48,11 +48,11 @@ def finetune(
     Args:
         texts: folder of the textify step.
         tokens: token cache of the base-model step.
-        model: model folder to start from: the base model, or the model of stage 1.
+        model: model folder to start from: the base model, or the model of the stage before.
         out: the model folder to make; checkpoints lie beside it until the step is done.
         stage: loss and schedule; 0 steps pass the model through.
         tuning: full or LoRA, from the model section.
-        name: "stage1" or "stage2", for progress lines and the manifest.
+        name: "stage1", "stage2" or "refit", for progress lines and the manifest.
         domains: categories to train on; empty means `stage.domains`, and if that is empty too, all.
         log: called with (step, metrics).
         remote: folder elsewhere that keeps a copy of the checkpoints, and from which the stage goes on.
@@ -71,11 +71,13 @@ def finetune(
     threads = use_threads(stage.threads)
     domains = tuple(domains) or stage.domains
     label = f"{name} {'+'.join(domains)}" if domains else name
-    users = load_users(texts, domains)
+    users = load_users(texts, domains).trained_until(stage.until)
     network, tokenizer, cache, of_model = load_model(model, tokens, texts)
     of_texts = artifacts.read_manifest(texts, "texts")
     data = Data(users, cache, artifacts.read_table(texts, "items.parquet", "texts")["group"].to_numpy())
     config = {"stage": name, "domains": list(domains), name: to_dict(stage), "model": to_dict(tuning)}
+    if (stage.steps and stage.until == "test") or saw_validation(of_model):
+        config["until"] = "test"
     inputs = {"texts": of_texts.digest, "model": of_model.digest}
     counts: dict[str, Any] = {"steps": 0, "users": len(users), "threads": threads}
     checkpoints = Checkpoints(

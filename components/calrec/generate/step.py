@@ -14,7 +14,7 @@ from calrec.artifacts import Manifest
 from calrec.config import GenerateConfig
 from calrec.generate.samples import Generation, Prompt
 from calrec.model.device import peak_memory, placed, use_threads
-from calrec.model.loading import Users, load_model, load_users
+from calrec.model.loading import Users, load_model, load_users, saw_validation
 from calrec.progress import Progress
 from calrec.settings import to_dict
 from calrec.textify.tokens import Ints, Ragged
@@ -34,7 +34,8 @@ def generate(texts: Path, tokens: Path, model: Path, out: Path, domain: str, con
         config: samples, temperature, which users.
 
     Raises:
-        ValueError: unknown category; a model and a token cache that do not belong together.
+        ValueError: unknown category; a model and a token cache that do not belong together; validation items that the
+            model was trained on.
         FloatingPointError: the model's logits are not finite; names the user.
     """
     from calrec.generate.texts import Generator
@@ -43,6 +44,11 @@ def generate(texts: Path, tokens: Path, model: Path, out: Path, domain: str, con
     users = load_users(texts, [domain])
     chosen, cut_at = held_out(users, config)
     network, tokenizer, cache, of_model = load_model(model, tokens, texts)
+    if config.split == "valid" and saw_validation(of_model):
+        raise ValueError(
+            f"{model} was trained on the validation items (until = test), so generate.split=valid would judge what it "
+            "knows; take the model before its refit, or generate.split=test"
+        )
     generator = Generator(placed(network), tokenizer, cache.end, config, cache.targets(text_rows(texts, domain)))
     _, lengths = cache.fit(Ragged.of([users.items[u][:at] for u, at in zip(chosen, cut_at, strict=True)]))
     print(

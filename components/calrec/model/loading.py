@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,21 @@ class Users:
     def __len__(self) -> int:
         return len(self.user_id)
 
+    def counted_until(self, split: str) -> NDArray[np.int64]:
+        """How many items of each user lie before the held-out one of a split, or before the window it would lie in.
+
+        Before a test these are also the validation items, on which settings were chosen and nothing was trained.
+        """
+        if split != "test":
+            return self.train_end
+        return np.where(self.test_at >= 0, self.test_at, [len(items) for items in self.items])
+
+    def trained_until(self, split: str) -> "Users":
+        """The same users, to be trained up to the held-out item of a split; before a test nothing is validated."""
+        if split != "test":
+            return self
+        return replace(self, train_end=self.counted_until(split), valid_at=np.full(len(self), -1))
+
 
 def load_users(texts: Path, domains: Sequence[str] = ()) -> Users:
     """Users of the given categories (all when empty).
@@ -54,6 +69,11 @@ def load_users(texts: Path, domains: Sequence[str] = ()) -> Users:
         items=[codes[a:b] for a, b in itertools.pairwise(offsets)],
         **{name: table[name].to_numpy().astype(np.int64) for name in ("train_end", "valid_at", "test_at")},
     )
+
+
+def saw_validation(of_model: Manifest) -> bool:
+    """Whether validation items are among what a model was trained on, now or in a stage before."""
+    return of_model.config.get("until") == "test"
 
 
 def load_model(model: Path, tokens: Path, texts: Path) -> tuple[Any, Any, TokenCache, Manifest]:

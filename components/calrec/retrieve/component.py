@@ -11,6 +11,7 @@ def retrieve(
     generations: dsl.Input[dsl.Dataset],
     tokens: dsl.Input[dsl.Dataset],
     model: dsl.Input[dsl.Model],
+    learner: dsl.Input[dsl.Model],
     target: str,
     section: dict,
     recommendations: dsl.Output[dsl.Dataset],
@@ -22,6 +23,7 @@ def retrieve(
         generations: output of the generate step.
         tokens: token cache of the base-model step.
         model: the model that generated; read when the section ranks by it.
+        learner: the model before its refit, whose validation items learned fusion learns from.
         target: the category.
         section: the retrieve section of the configuration.
         recommendations: the top items of each user.
@@ -41,6 +43,7 @@ def retrieve(
             config=from_dict(RetrieveConfig, section),
             model=Path(model.path),
             tokens=Path(tokens.path),
+            learner=Path(learner.path),
         )
         recommendations.metadata.update(run.record(done, recommendations.path))
 
@@ -50,6 +53,7 @@ def index(
     texts: dsl.Input[dsl.Dataset],
     tokens: dsl.Input[dsl.Dataset],
     model: dsl.Input[dsl.Model],
+    learner: dsl.Input[dsl.Model],
     target: str,
     section: dict,
     sampling: dict,
@@ -61,6 +65,7 @@ def index(
         texts: output of the textify step.
         tokens: token cache of the base-model step.
         model: the model that recommends.
+        learner: the model before its refit, whose validation items learned fusion learns from.
         target: the category.
         section: the retrieve section of the configuration.
         sampling: the generate section, for the users that learned fusion learns from.
@@ -82,5 +87,6 @@ def index(
             Path(catalogue.path),
             config=from_dict(RetrieveConfig, section),
             sampling=from_dict(GenerateConfig, sampling),
+            learner=Path(learner.path),
         )
         catalogue.metadata.update(run.record(done, catalogue.path))

@@ -14,19 +14,9 @@ from calrec.textify.tokens import Ragged
 Ints = NDArray[np.int64]
 
 
-def counted_until(users: Users, split: str) -> Ints:
-    """How many items of each user may be counted: all before the held-out one, or the window it would lie in.
-
-    Counting needs no training, so before a test the validation items, which the model was only validated on, count too.
-    """
-    if split != "test":
-        return users.train_end
-    return np.where(users.test_at >= 0, users.test_at, [len(items) for items in users.items])
-
-
 def countable(users: Users, split: str) -> list[list[int]]:
-    """The items of every user that may be counted, see :func:`counted_until`."""
-    ends = counted_until(users, split)
+    """The items of every user that may be counted, see :meth:`Users.counted_until`."""
+    ends = users.counted_until(split)
     return [items[:end].tolist() for items, end in zip(users.items, ends.tolist(), strict=True)]
 
 

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from calrec.config import RetrieveConfig
+from calrec.config import GenerateConfig, RetrieveConfig
 from calrec.generate.samples import Generation, Prompt
-from calrec.model.loading import Users
+from calrec.model.device import placed
+from calrec.model.loading import Users, load_model, saw_validation
 from calrec.progress import Progress
 from calrec.retrieve.candidates import Asked
 from calrec.retrieve.catalogue import Catalogue
@@ -76,6 +78,36 @@ def learned(
     told = ", ".join(f"{name} {weight:.3g}" for name, weight in fusion.weights.items())
     print(f"weights of {fusion.users:,} users: {told}", flush=True)
     return fusion
+
+
+def learned_by(
+    model: Path,
+    tokens: Path,
+    texts: Path,
+    users: Users,
+    catalogue: Catalogue,
+    search: Search,
+    config: RetrieveConfig,
+    sampling: GenerateConfig,
+    asked: Collection[str] = (),
+) -> Fusion:
+    """Open a model, and learn with it; arguments as in :func:`learned`.
+
+    Raises:
+        ValueError: the model was trained on the validation items; else as :func:`learned`.
+    """
+    from calrec.generate.texts import Generator
+
+    network, tokenizer, cache, of_model = load_model(model, tokens, texts)
+    if saw_validation(of_model):
+        raise ValueError(
+            f"retrieve.fusion_users={config.fusion_users} learns from validation items, and {model} was trained on "
+            "them (until = test); give the model before its refit as --learner, or set fusion_users to 0"
+        )
+    network, targets = placed(network), cache.targets(catalogue.first)
+    reader = Reader(network, targets, config.memory_gb * 1e9)
+    write = Generator(network, tokenizer, cache.end, sampling, targets).written
+    return learned(users, catalogue, search, config, reader, cache, write, asked)
 
 
 def _with_texts(asked: Sequence[Asked], write: Write) -> list[Asked]:

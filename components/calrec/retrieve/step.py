@@ -20,12 +20,11 @@ from calrec.retrieve.candidates import FILL, Asked, Ranked
 from calrec.retrieve.catalogue import Catalogue, load_catalogue
 from calrec.retrieve.evidence import Evidence
 from calrec.retrieve.following import countable
-from calrec.retrieve.learning import learned, of_history
+from calrec.retrieve.learning import learned_by, of_history
 from calrec.retrieve.ranking import Ranker
 from calrec.retrieve.reader import Reader
 from calrec.retrieve.search import Search
 from calrec.settings import from_dict, to_dict
-from calrec.textify.tokens import TokenCache
 
 _USERS = 1024  # ranked together
 
@@ -37,6 +36,7 @@ def retrieve(
     config: RetrieveConfig,
     model: Path | None = None,
     tokens: Path | None = None,
+    learner: Path | None = None,
 ) -> Manifest:
     """Rank the real items of the category by BM25 over every user's generated texts.
 
@@ -47,6 +47,7 @@ def retrieve(
         config: BM25, fusion, and what is beyond the paper.
         model: the model that generated, for `config.dense` and `config.rerank`.
         tokens: its token cache.
+        learner: the model before its refit, for `config.fusion_users`; None: `model`.
 
     Raises:
         ValueError: the generations were made from other texts, or by another model; the settings need the model.
@@ -63,15 +64,18 @@ def retrieve(
     search = Search(Index.build(catalogue.group_texts, config.k1, config.b), config.threads)
     reader, cache, fusion, evidence = None, None, None, None
     if config.reads_model:
-        network, tokenizer, cache = _model(texts, model, tokens, of_generations, config)
-        targets = cache.targets(catalogue.first)
-        reader = Reader(network, targets, config.memory_gb * 1e9)
+        if model is None or tokens is None:
+            raise ValueError(
+                f"retrieve.dense={config.dense} and retrieve.rerank={config.rerank} read the model; give --model and "
+                "--tokens, or set both to 0"
+            )
+        network, _, cache, of_model = load_model(model, tokens, texts)
+        if of_model.digest != of_generations.inputs["model"]:
+            raise ValueError(f"the generations were made by another model than {model}; run generate again")
+        reader = Reader(placed(network), cache.targets(catalogue.first), config.memory_gb * 1e9)
         if config.fusion_users:
-            from calrec.generate.texts import Generator
-
-            write = Generator(network, tokenizer, cache.end, sampling, targets).written
             theirs = users_of(generations) if split == "valid" else ()
-            fusion = learned(users, catalogue, search, config, reader, cache, write, theirs)
+            fusion = learned_by(learner or model, tokens, texts, users, catalogue, search, config, sampling, theirs)
     if config.rerank:
         evidence = Evidence.of(countable(users, split), catalogue, config.fusion_users > 0)
     ranker = Ranker(catalogue, search, config, reader, evidence, fusion)
@@ -120,21 +124,6 @@ def _write(folder: Path, asked: Iterator[list[Asked]], ranker: Ranker, progress:
             progress.add(len(part))
     progress.end()
     return round(filled / max(1, shown), 4)
-
-
-def _model(
-    texts: Path, model: Path | None, tokens: Path | None, of_generations: Manifest, config: RetrieveConfig
-) -> tuple[Any, Any, TokenCache]:
-    """Network, tokenizer and token cache of the model that generated."""
-    if model is None or tokens is None:
-        raise ValueError(
-            f"retrieve.dense={config.dense} and retrieve.rerank={config.rerank} read the model; give --model and "
-            "--tokens, or set both to 0"
-        )
-    network, tokenizer, cache, of_model = load_model(model, tokens, texts)
-    if of_model.digest != of_generations.inputs["model"]:
-        raise ValueError(f"the generations were made by another model than {model}; run generate again")
-    return placed(network), tokenizer, cache
 
 
 def by_user(generations: Path) -> Iterator[tuple[str, list[Generation]]]:

@@ -20,7 +20,7 @@ from calrec.retrieve.bm25 import Index
 from calrec.retrieve.catalogue import Catalogue, load_catalogue, of_table
 from calrec.retrieve.evidence import Evidence, Fusion
 from calrec.retrieve.following import countable
-from calrec.retrieve.learning import learned
+from calrec.retrieve.learning import learned_by
 from calrec.retrieve.reader import Reader
 from calrec.retrieve.search import Search
 from calrec.settings import from_dict, to_dict
@@ -59,6 +59,7 @@ def build(
     config: RetrieveConfig,
     new_items: pa.Table | None = None,
     sampling: GenerateConfig | None = None,
+    learner: Path | None = None,
 ) -> Manifest:
     """Build the index of a category.
 
@@ -73,11 +74,11 @@ def build(
         new_items: items beside those of the texts, or other attributes of these; columns as artifacts.ITEMS, without
             domain.
         sampling: how the model will write texts, for `config.fusion_users`; None: the defaults.
+        learner: the model before its refit, for `config.fusion_users`; None: `model`.
 
     Raises:
         ValueError: an unknown category; tokens, texts and model that do not belong together.
     """
-    from calrec.generate.texts import Generator
     from calrec.model.loading import load_model
 
     network, tokenizer, cache, of_model = load_model(model, tokens, texts)
@@ -103,10 +104,8 @@ def build(
         if config.fusion_users:
             known = load_catalogue(texts, domain)
             search = Search(Index.build(known.group_texts, config.k1, config.b), config.threads)
-            targets = cache.targets(known.first)
-            reader = _reader(network, targets, config)
-            write = Generator(reader.network, tokenizer, cache.end, sampling or GenerateConfig(), targets).written
-            learned(users, known, search, config, reader, cache, write).save(folder)
+            sampling = sampling or GenerateConfig()
+            learned_by(learner or model, tokens, texts, users, known, search, config, sampling).save(folder)
         counts = {
             "items": len(table),
             "text_groups": len(catalogue.members),
