@@ -1,6 +1,9 @@
 """Configuration → pipeline parameters → compiled YAML."""
 
+import copy
 import dataclasses
+import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,6 +37,7 @@ def compile_training(config: Config, out: Path, image: str = "") -> Path:
     path = out / "calrec-training.yaml"
     compiler.Compiler().compile(training, package_path=str(path), pipeline_parameters=parameters(config))
     documents = [d for d in yaml.safe_load_all(path.read_text()) if d]
+    _name_steps(documents)
     if image:
         for executor in documents[0]["deploymentSpec"]["executors"].values():
             container = executor["container"]
@@ -44,6 +48,38 @@ def compile_training(config: Config, out: Path, image: str = "") -> Path:
     # Written anew: kfp's comment header prints dictionaries in random order.
     path.write_text(yaml.safe_dump_all(documents, sort_keys=True, allow_unicode=True, width=120))
     return path
+
+
+def _name_steps(documents: list[dict[str, Any]]) -> None:
+    """Components and executors named and numbered in the order of the DAG.
+
+    kfp 2.17 numbers those of a step that a sub-pipeline uses twice in the order of a set: their names change from one
+    process to the next, two components may share an executor, and one may be left that no component uses.
+    """
+    specification, *platforms = documents
+    parts = [specification["deploymentSpec"], *(p["platforms"]["kubernetes"]["deploymentSpec"] for p in platforms)]
+    executors = [part["executors"] for part in parts]
+    components, used = specification["components"], Counter[str]()
+    specification["components"] = {name: one for name, one in components.items() if "executorLabel" not in one}
+    for part in parts:
+        part["executors"] = {}
+
+    def visit(dag: dict[str, Any]) -> None:
+        for _, task in sorted(dag["tasks"].items()):
+            component = components[task["componentRef"]["name"]]
+            if "dag" in component:
+                visit(component["dag"])  # of a sub-pipeline or a loop, which has one task
+                continue
+            step = re.sub(r"^comp-|(-\d+)+$", "", task["componentRef"]["name"])
+            used[step] += 1
+            step = f"{step}-{used[step]}" if used[step] > 1 else step
+            task["componentRef"]["name"] = f"comp-{step}"
+            specification["components"][f"comp-{step}"] = {**component, "executorLabel": f"exec-{step}"}
+            for part, before in zip(parts, executors, strict=True):
+                if component["executorLabel"] in before:
+                    part["executors"][f"exec-{step}"] = copy.deepcopy(before[component["executorLabel"]])
+
+    visit(specification["root"]["dag"])
 
 
 def load(path: Path) -> list[Mapping[str, Any]]:

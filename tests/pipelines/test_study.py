@@ -1,5 +1,6 @@
 """The study on small sets: rows share steps, nothing is made twice, and mistakes are said before anything runs."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -63,9 +64,12 @@ def test_a_study_that_stopped_between_a_model_and_its_tokens_goes_on(data: Path,
 
 
 def test_best_reads_the_target_alone_and_skips_stage_1(data: Path, tmp_path: Path):
-    best = Study(str(data), tmp_path, None, (*SMALL, "stage1.steps=0")).run("best", "games2018")
+    settings = (*SMALL, "stage1.steps=0", "refit.steps=2", "refit.batch_size=4")
+    best = Study(str(data), tmp_path, None, settings).run("best", "games2018")
     kinds = [path.name.partition("-")[0] for path in tmp_path.iterdir()]
     assert kinds.count("ingest") == 1 and "stage1" not in kinds
+    assert kinds.count("stage2") == kinds.count("refit") == 1
+    assert list(json.loads((best / "metrics.json").read_text())["cost"]) == ["stage2", "refit", "generate"]
     assert (best / "report.html").is_file()
 
 
