@@ -13,7 +13,7 @@ from calrec.artifacts import Manifest
 from calrec.config import GenerateConfig, RetrieveConfig
 from calrec.generate.samples import Generation
 from calrec.model.device import placed, use_threads
-from calrec.model.loading import load_model, load_users
+from calrec.model.loading import Users, load_model, load_users
 from calrec.progress import Progress
 from calrec.retrieve.bm25 import Index
 from calrec.retrieve.candidates import FILL, Asked, Ranked
@@ -25,6 +25,7 @@ from calrec.retrieve.ranking import Ranker
 from calrec.retrieve.reader import Reader
 from calrec.retrieve.search import Search
 from calrec.settings import from_dict, to_dict
+from calrec.textify.tokens import TokenCache
 
 _USERS = 1024  # ranked together
 
@@ -59,7 +60,6 @@ def retrieve(
     use_threads(config.threads)
     domain = str(of_generations.config["domain"])
     sampling = from_dict(GenerateConfig, of_generations.config["generate"])
-    split = sampling.split
     users, catalogue = load_users(texts, [domain]), load_catalogue(texts, domain)
     search = Search(Index.build(catalogue.group_texts, config.k1, config.b), config.threads)
     reader, cache, fusion, evidence = None, None, None, None
@@ -74,32 +74,18 @@ def retrieve(
             raise ValueError(f"the generations were made by another model than {model}; run generate again")
         reader = Reader(placed(network), cache.targets(catalogue.first), config.memory_gb * 1e9)
         if config.fusion_users:
-            theirs = users_of(generations) if split == "valid" else ()
-            fusion = learned_by(learner or model, tokens, texts, users, catalogue, search, config, sampling, theirs)
+            judged = users_of(generations) if sampling.split == "valid" else ()
+            fusion = learned_by(learner or model, tokens, texts, users, catalogue, search, config, sampling, judged)
     if config.rerank:
-        evidence = Evidence.of(countable(users, split), catalogue, config.fusion_users > 0)
+        evidence = Evidence.of(countable(users, sampling.split), catalogue, config.fusion_users > 0)
     ranker = Ranker(catalogue, search, config, reader, evidence, fusion)
-    row_of = {user: row for row, user in enumerate(users.user_id)}
-
-    def asked() -> Iterator[list[Asked]]:
-        generated = by_user(generations)
-        while some := list(itertools.islice(generated, _USERS)):
-            rows, its = [row_of[user] for user, _ in some], [texts for _, texts in some]
-            yield list(of_history(users, rows, split, catalogue, cache, config.exclude_seen, its))
-
     with artifacts.writing(Path(out)) as folder:
         progress = Progress(f"retrieve {domain}", of_generations.counts["users"])
-        filled_share = _write(folder, asked(), ranker, progress)
-        counts = {
-            "users": of_generations.counts["users"],
-            "items": len(catalogue.items),
-            "text_groups": len(catalogue.members),
-            **ranker.counts(),
-            **(fusion.counts() if fusion else {}),
-            "filled_share": filled_share,
-        }
+        asked = _asked(generations, users, sampling.split, catalogue, cache, config.exclude_seen)
+        counts = _write(folder, asked, ranker, progress)
         if fusion:
             fusion.save(folder)
+            counts |= fusion.counts()
         print(f"retrieve {domain}: {', '.join(f'{name} {value:,}' for name, value in counts.items())}", flush=True)
         return artifacts.finish(
             folder,
@@ -112,18 +98,36 @@ def retrieve(
         )
 
 
-def _write(folder: Path, asked: Iterator[list[Asked]], ranker: Ranker, progress: Progress) -> float:
-    """Every user's list into the folder; the share of places that nothing speaks for."""
-    shown = filled = 0
+def _asked(
+    generations: Path, users: Users, split: str, catalogue: Catalogue, cache: TokenCache | None, exclude_seen: bool
+) -> Iterator[list[Asked]]:
+    """Who has generations, and what is known of him, some users at a time."""
+    row_of = {user: row for row, user in enumerate(users.user_id)}
+    generated = by_user(generations)
+    while some := list(itertools.islice(generated, _USERS)):
+        rows, its = [row_of[user] for user, _ in some], [texts for _, texts in some]
+        yield list(of_history(users, rows, split, catalogue, cache, exclude_seen, its))
+
+
+def _write(folder: Path, asked: Iterator[list[Asked]], ranker: Ranker, progress: Progress) -> dict[str, float]:
+    """Every user's list into the folder, and what there is to count."""
+    users = shown = filled = 0
     with artifacts.table_writer(folder, "recommendations.parquet", "recommendations") as writer:
         for part in asked:
             lists = list(ranker(part))
+            users += len(part)
             shown += sum(map(len, lists))
             filled += sum(one.reason.source == FILL for ranked in lists for one in ranked)
             writer.write_table(table([one.user for one in part], lists, ranker.catalogue))
             progress.add(len(part))
     progress.end()
-    return round(filled / max(1, shown), 4)
+    return {
+        "users": users,
+        "items": len(ranker.catalogue.items),
+        "text_groups": len(ranker.catalogue.members),
+        **ranker.counts(),
+        "filled_share": round(filled / max(1, shown), 4),
+    }
 
 
 def by_user(generations: Path) -> Iterator[tuple[str, list[Generation]]]:
