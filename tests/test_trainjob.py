@@ -285,7 +285,9 @@ def test_the_pods_of_a_training_know_their_image_and_are_started_again(tmp_path:
     executors = documents[0]["deploymentSpec"]["executors"]
     known = {name: executor["container"].get("env") for name, executor in executors.items()}
     image = [{"name": "CALREC_IMAGE", "value": "shop/calrec@sha256:abc"}]
-    assert {name for name, env in known.items() if env == image} == {"exec-finetune", "exec-finetune-2"}
+    assert {name for name, env in known.items() if env == image} == {
+        "exec-finetune", "exec-finetune-2", "exec-finetune-3",
+    }  # fmt: skip
     tasks = documents[0]["root"]["dag"]["tasks"] | documents[0]["components"]["comp-calrec-target"]["dag"]["tasks"]
-    assert {name for name, task in tasks.items() if "retryPolicy" in task} == {"finetune"}
+    assert {name for name, task in tasks.items() if "retryPolicy" in task} == {"finetune", "finetune-2"}
     assert "CALREC_CHECKPOINTS" in json.dumps(documents[1])

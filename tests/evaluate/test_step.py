@@ -239,9 +239,10 @@ def test_the_command_takes_models_and_rankings(real: SimpleNamespace, tmp_path: 
     pq.write_table(listed, tmp_path / "ours.parquet")
     folders = {
         "texts": real.texts, "generations": real.root / "g", "recommendations": real.root / "r",
-        "models": [real.root / "joint", real.root / "model"], "out": tmp_path / "e",
+        "out": tmp_path / "e",
     }  # fmt: skip
     arguments = ["evaluate", *(part for name, path in folders.items() for part in (f"--{name}", str(path)))]
+    arguments += ["--models", str(real.root / "joint"), str(real.root / "model")]
     settings = ("gate.beat=markov", "evaluate.baselines=markov", "evaluate.recall_at=[1,10]", "evaluate.ndcg_at=[10]")
     arguments += [part for setting in settings for part in ("--set", setting)]
     assert cli.main([*arguments, "--rankings", f"again={tmp_path / 'ours.parquet'}"]) == 0
