@@ -37,7 +37,7 @@ def compile_training(config: Config, out: Path, image: str = "") -> Path:
     path = out / "calrec-training.yaml"
     compiler.Compiler().compile(training, package_path=str(path), pipeline_parameters=parameters(config))
     documents = [d for d in yaml.safe_load_all(path.read_text()) if d]
-    _name_steps(documents)
+    name_steps(documents)
     if image:
         for executor in documents[0]["deploymentSpec"]["executors"].values():
             container = executor["container"]
@@ -50,7 +50,7 @@ def compile_training(config: Config, out: Path, image: str = "") -> Path:
     return path
 
 
-def _name_steps(documents: list[dict[str, Any]]) -> None:
+def name_steps(documents: list[dict[str, Any]]) -> None:
     """Components and executors named and numbered in the order of the DAG.
 
     kfp 2.17 numbers those of a step that a sub-pipeline uses twice in the order of a set: their names change from one

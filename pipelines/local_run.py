@@ -21,7 +21,7 @@ import psutil
 import calrec
 from calrec import storage, tracking
 from calrec.config import Config
-from pipelines.compiling import parameters
+from pipelines.compiling import name_steps, parameters
 from pipelines.summary import Result, headline, headline_params, link_outputs, note
 
 T = TypeVar("T")
@@ -109,7 +109,7 @@ def _execute(config: Config, root: Path, fresh: bool, output: "_Steps") -> dict[
             stream = cast(TextIO, output)
             with contextlib.redirect_stdout(stream), _logging_to(stream), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                task = _without_retries(training)(**parameters(config))
+                task = _for_this_machine(training)(**parameters(config))
         except Exception as error:
             raise RuntimeError(f"{_first_line(error)}\n{output.reason}\nthe traceback is in {output.name}") from None
         finally:
@@ -118,9 +118,15 @@ def _execute(config: Config, root: Path, fresh: bool, output: "_Steps") -> dict[
     return {name: [Path(one.path) for one in artifacts] for name, artifacts in found.items()}
 
 
-def _without_retries(pipeline: Any) -> Any:
-    """What fails on this machine fails again: a person should not wait for that."""
+def _for_this_machine(pipeline: Any) -> Any:
+    """Without retries, for what fails here fails again; steps by names under which the next run finds them cached."""
+    from google.protobuf import json_format
+
     spec = pipeline.pipeline_spec
+    document = json_format.MessageToDict(spec)
+    name_steps([document])
+    spec.Clear()
+    json_format.ParseDict(document, spec)
     for component in (spec.root, *spec.components.values()):
         for task in component.dag.tasks.values():
             task.ClearField("retry_policy")
