@@ -51,7 +51,7 @@ def compile_training(config: Config, out: Path, image: str = "") -> Path:
 
 
 def name_steps(documents: list[dict[str, Any]]) -> None:
-    """Components and executors named and numbered in the order of the DAG.
+    """Components and executors numbered in the order of the names of the tasks that use them, sub-pipelines in place.
 
     kfp 2.17 numbers those of a step that a sub-pipeline uses twice in the order of a set: their names change from one
     process to the next, two components may share an executor, and one may be left that no component uses.
