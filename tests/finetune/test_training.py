@@ -93,6 +93,14 @@ def test_the_moving_average_is_what_is_validated_and_kept(small: SimpleNamespace
     assert again.counts["steps"] == 0
 
 
+@pytest.mark.parametrize("valid_every", [8, 0])
+def test_the_last_weights_are_the_averages_too(small: SimpleNamespace, tmp_path: Path, valid_every: int):
+    stage = replace(STAGE, ema=0.5, valid_every=8)
+    assert run(small, tmp_path / "best", stage).counts["best_step"] == 8  # so the best weights are the last averages
+    run(small, tmp_path / "last", replace(stage, keep="last", valid_every=valid_every))
+    assert equal(tmp_path / "last", tmp_path / "best")
+
+
 def test_ndcg_may_choose_the_best(small: SimpleNamespace, tmp_path: Path):
     points: list[tuple[int, dict[str, float]]] = []
     log = lambda step, metrics: points.append((step, metrics))  # noqa: E731

@@ -97,8 +97,8 @@ class Trainer:
                 if stage.checkpoint_every and done % stage.checkpoint_every == 0 and done < stage.steps:
                     self.save()
         if stage.keep == "last" or not (stage.valid_every and self.held_out):
-            with self.average.swapped(self.network):
-                return self._weights()
+            with self.average.swapped(self.network):  # on a CPU they are the network's own, which change back
+                return {name: weight.clone() for name, weight in self._weights().items()}
         return self.among.share_tensors(self.checkpoints.load_best(progress.best_step) if self.checkpoints else None)
 
     @property
