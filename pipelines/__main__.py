@@ -1,4 +1,4 @@
-"""`python -m pipelines`: compile, validate, run, study."""
+"""`python -m pipelines`: from YAML to runs and schedules on Kubeflow, and the same pipeline on this machine."""
 
 import argparse
 import dataclasses
@@ -9,6 +9,8 @@ from pathlib import Path
 from calrec.config import Config, Source
 from calrec.runs import ABLATIONS, RUNS, ablated, named
 from calrec.settings import override
+from pipelines import PIPELINES
+from pipelines.cluster import commands as cluster
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,10 +34,15 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pipelines", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    compile_ = commands.add_parser("compile", help="write the pipeline as YAML for Kubeflow")
+    compile_ = commands.add_parser("compile", help="write the pipelines as YAML for Kubeflow")
+    compile_.add_argument(
+        "pipelines", nargs="*", default=list(PIPELINES), metavar="PIPELINE", help="training, batch (default: both)"
+    )
     _configured(compile_)
     compile_.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the YAML")
     compile_.add_argument("--image", default="", help="image of every step, best by digest; default: calrec:VERSION")
+    compile_.add_argument("--cache-claim", default="", metavar="PVC", help="volume claim that every step mounts")
+    compile_.add_argument("--only-new", action="store_true", help="training ends early when there is nothing new")
     compile_.set_defaults(command=_compile)
 
     validate = commands.add_parser("validate", help="check compiled YAML beyond what the compiler checks")
@@ -53,6 +60,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--fresh", action="store_true", help="run every step, also what has not changed")
     run.set_defaults(command=_run)
+
+    parameters = commands.add_parser("parameters", help="print the table of all parameters and settings: PARAMETERS.md")
+    _configured(parameters)
+    parameters.set_defaults(command=_parameters)
 
     study = commands.add_parser("study", help="the rows of RESULTS.md on public data; goes on where it was stopped")
     study.add_argument("--data", required=True, metavar="DIR", help="folder or URI with a folder for each set")
@@ -76,6 +87,8 @@ def _parser() -> argparse.ArgumentParser:
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change a setting of every row"
     )
     study.set_defaults(command=_study)
+
+    cluster.add(commands, _configured, configuration)
     return parser
 
 
@@ -124,9 +137,18 @@ def _source(text: str) -> Source:
 
 
 def _compile(options: argparse.Namespace) -> int:
-    from pipelines.compiling import compile_training
+    from pipelines.compiling import compile_pipeline
 
-    print(compile_training(configuration(options), options.out, options.image))
+    config = configuration(options)
+    for name in options.pipelines:
+        print(compile_pipeline(name, config, options.out, options.image, options.cache_claim, options.only_new))
+    return 0
+
+
+def _parameters(options: argparse.Namespace) -> int:
+    from pipelines.reference import document
+
+    print(document(configuration(options)), end="")
     return 0
 
 

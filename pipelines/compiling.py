@@ -2,6 +2,8 @@
 
 import copy
 import dataclasses
+import importlib
+import json
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -12,42 +14,84 @@ import yaml
 from kfp import compiler
 
 from calrec.config import SECTIONS, Config
-from calrec.settings import to_dict
-from pipelines.training import training
+from calrec.settings import to_dict, unknown
+from pipelines import PIPELINES as PIPELINES
+
+_CACHE = "/cache"  # where a claim is mounted
 
 
-def parameters(config: Config) -> dict[str, Any]:
-    """One pipeline parameter per section, and the lists that the loops run over."""
-    return {
-        "sources": [dataclasses.asdict(source) for source in config.sources],
-        "targets": list(config.targets),
-        **{section: to_dict(getattr(config, section)) for section in SECTIONS},
-    }
-
-
-def compile_training(config: Config, out: Path, image: str = "") -> Path:
-    """Write the training pipeline with `config` as the defaults of its parameters; the same inputs give the same YAML.
+def arguments(name: str, config: Config, only_new: bool = False) -> dict[str, Any]:
+    """Values of all parameters of a pipeline: the sections of the configuration, and each field of `cluster`.
 
     Args:
+        name: of PIPELINES.
+        config: what they are made of.
+        only_new: training: end early when there is nothing new.
+    """
+    known = {
+        "sources": [dataclasses.asdict(source) for source in config.sources],
+        "targets": list(config.targets),
+        "only_new": only_new,
+        **{section: to_dict(getattr(config, section)) for section in SECTIONS},
+        **to_dict(config.cluster),
+        "node_selector": json.loads(config.cluster.node_selector),
+        "tolerations": json.loads(config.cluster.tolerations),
+    }
+    if name == "batch":
+        known["data"] |= {"min_user": 0, "min_item": 0, "min_length": config.batch.min_length}
+    return {parameter: known[parameter] for parameter in pipeline(name).component_spec.inputs}
+
+
+def pipeline(name: str) -> Any:
+    """The pipeline of a name of PIPELINES."""
+    if name not in PIPELINES:
+        raise unknown("pipeline", name, PIPELINES)
+    return getattr(importlib.import_module(f"pipelines.{name}"), name)
+
+
+def compile_pipeline(
+    name: str, config: Config, out: Path, image: str = "", claim: str = "", only_new: bool = False
+) -> Path:
+    """Write a pipeline with `config` as the defaults of its parameters; the same inputs give the same YAML.
+
+    Args:
+        name: of PIPELINES.
         config: the defaults; each can still be changed at submission.
         out: folder of the YAML.
         image: image of every step instead of the default one; give it by digest.
+        claim: a PersistentVolumeClaim that every step mounts, for what outlives a run: raw files read, base models.
+        only_new: default of that parameter.
     """
     out.mkdir(parents=True, exist_ok=True)
-    path = out / "calrec-training.yaml"
-    compiler.Compiler().compile(training, package_path=str(path), pipeline_parameters=parameters(config))
+    path = out / f"calrec-{name}.yaml"
+    defaults = arguments(name, config, only_new)
+    compiler.Compiler().compile(pipeline(name), package_path=str(path), pipeline_parameters=defaults)
     documents = [d for d in yaml.safe_load_all(path.read_text()) if d]
     name_steps(documents)
-    if image:
-        for executor in documents[0]["deploymentSpec"]["executors"].values():
-            container = executor["container"]
-            container["image"] = image
-            for variable in container.get("env", []):
-                if variable["name"] == "CALREC_IMAGE":
-                    variable["value"] = image
+    for executor in documents[0]["deploymentSpec"]["executors"].values():
+        _furnish(executor["container"], image, claim)
+    if claim:
+        for executor in documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
+            by_name = {"constant": claim, "pvcNameParameter": {"runtimeValue": {"constant": claim}}}
+            executor["pvcMount"] = [{**by_name, "mountPath": _CACHE}]
     # Written anew: kfp's comment header prints dictionaries in random order.
     path.write_text(yaml.safe_dump_all(documents, sort_keys=True, allow_unicode=True, width=120))
     return path
+
+
+def _furnish(container: dict[str, Any], image: str, claim: str) -> None:
+    """The image, wherever it is named, and where in the claim's volume things are kept."""
+    environment = container.setdefault("env", [])
+    if image:
+        container["image"] = image
+        for variable in environment:
+            if variable["name"] == "CALREC_IMAGE":
+                variable["value"] = image
+    if claim:
+        folders = {"CALREC_CACHE": f"{_CACHE}/calrec", "HF_HOME": f"{_CACHE}/hf"}
+        environment += [{"name": name, "value": value} for name, value in folders.items()]
+    if not environment:
+        del container["env"]
 
 
 def name_steps(documents: list[dict[str, Any]]) -> None:

@@ -19,14 +19,19 @@ from typing import Any, TextIO, TypeVar, cast
 import psutil
 
 import calrec
-from calrec import storage, tracking
-from calrec.config import Config
-from pipelines.compiling import name_steps, parameters
+from calrec import lookout, tracking
+from calrec.config import Config, Source
+from calrec.settings import from_dict
+from calrec.watch.step import SHAPING
+from pipelines.compiling import arguments, name_steps
 from pipelines.summary import Result, headline, headline_params, link_outputs, note
 
 T = TypeVar("T")
 
-_STEPS = "ingest|textify|model|tokens|stage1|stage2|refit|index|generate|retrieve|evaluate|promote|checkpoint|tracking"
+_STEPS = (
+    "watch|ingest|textify|model|tokens|stage1|stage2|refit|index|generate|retrieve|champion|evaluate|promote|"
+    "checkpoint|tracking"
+)
 _OURS = re.compile(rf"^(?:{_STEPS})\b(?!: \w+\()")  # not kfp's own listing, "tokens: Dataset("
 _CACHED = re.compile(r"^Task (\S+) cache hit")
 _ERROR = re.compile(r"^[\w.]*(?:Error|Exception): ")
@@ -43,10 +48,11 @@ def run(config: Config, root: Path, fresh: bool = False) -> Result:
         RuntimeError: a step failed; its log is named.
     """
     root = root.resolve()
-    config = dataclasses.replace(config, sources=tuple(_with_snapshot(source) for source in config.sources))
     folder = root / "runs" / time.strftime("%Y%m%d-%H%M%S")
     folder.mkdir(parents=True, exist_ok=True)
     uri, files = _use_tracking(root)
+    seen = _look(config)
+    config = dataclasses.replace(config, sources=tuple(from_dict(Source, one) for one in seen.sources))
     parent, experiment = _tracked(lambda: tracking.start_parent(" + ".join(config.targets), files)) or ("", "")
     started = time.perf_counter()
     log = folder / "pipeline.log"
@@ -61,7 +67,7 @@ def run(config: Config, root: Path, fresh: bool = False) -> Result:
             _watching_memory() as memory,
             log.open("w") as stream,
         ):
-            outputs = _execute(config, root, fresh, _Steps(stream, sys.stdout))
+            outputs = _execute(_models(config, seen), root, fresh, _Steps(stream, sys.stdout))
     except BaseException as error:
         status, why = "FAILED" if isinstance(error, Exception) else "KILLED", f"{type(error).__name__}: {error}"
         if parent:
@@ -81,14 +87,22 @@ def _point(link: Path, folder: Path) -> None:
     aside.replace(link)
 
 
-def _with_snapshot(source: Any) -> Any:
-    return source if source.snapshot else dataclasses.replace(source, snapshot=storage.snapshot(source.uri))
+def _look(config: Config) -> lookout.Seen:
+    """What the pipeline's first step finds; it is done here, since no output can leave the condition behind it."""
+    sources = [dataclasses.asdict(source) for source in config.sources]
+    return lookout.look(sources, config.targets, {name: getattr(config, name) for name in SHAPING}, only_new=False)
 
 
-def _execute(config: Config, root: Path, fresh: bool, output: "_Steps") -> dict[str, list[Path]]:
+def _models(config: Config, seen: lookout.Seen) -> dict[str, Any]:
+    given = arguments("training", config)
+    del given["only_new"]
+    return {**given, "state": seen.decision.state, "champions": seen.champions}
+
+
+def _execute(given: Mapping[str, Any], root: Path, fresh: bool, output: "_Steps") -> dict[str, list[Path]]:
     from kfp import local
 
-    from pipelines.training import training
+    from pipelines.training import models
 
     cache = root / "cache" / _code_hash()
     files = "" if fresh else os.environ.get("CALREC_CACHE", str(cache))
@@ -109,7 +123,7 @@ def _execute(config: Config, root: Path, fresh: bool, output: "_Steps") -> dict[
             stream = cast(TextIO, output)
             with contextlib.redirect_stdout(stream), _logging_to(stream), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                task = _for_this_machine(training)(**parameters(config))
+                task = _for_this_machine(models)(**given)
         except Exception as error:
             raise RuntimeError(f"{_first_line(error)}\n{output.reason}\nthe traceback is in {output.name}") from None
         finally:

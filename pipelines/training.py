@@ -1,47 +1,32 @@
 """The training pipeline: raw logs of several categories → one model, ranked items and a report per target.
 
-The sub-pipeline per target keeps the body of the loop to one task, and takes what it needs as its own parameters:
-inside a loop the compiler loses parameters that only resource settings use.
+A run looks first at what is new, then trains, unless only new data are wanted and there are none. What is trained is a
+pipeline of its own, `models`, which a local run executes directly.
 """
 
 from typing import NamedTuple
 
-from kfp import dsl, kubernetes
+from kfp import dsl
 
-from calrec.config import IMAGE
 from calrec.evaluate.component import evaluate
 from calrec.finetune.component import finetune
 from calrec.generate.component import generate
 from calrec.ingest.component import ingest
 from calrec.model.component import base_model
 from calrec.promote.component import promote
+from calrec.recommend.component import champion
 from calrec.retrieve.component import index, retrieve
 from calrec.textify.component import textify
-
-# Where the tracking server is, and its credentials, the cache of raw files and the mirror of checkpoints: all optional,
-# and none in the YAML.
-SETTINGS = "calrec"
-_CONFIG = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "CALREC_TRACKING", "CALREC_CACHE", "CALREC_CHECKPOINTS")
-RETRIES, BACKOFF = 2, "30s"  # attempts after the first of a training, and the pause before the second
-_SECRET = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+from calrec.watch.component import watch
+from calrec.watch.step import TRAIN
+from pipelines.pods import Pods
 
 
-def in_pod(task: dsl.PipelineTask, title: str) -> dsl.PipelineTask:
-    """Name the task for the run view, and give its pod the run's id and the settings of the tracking server."""
-    kubernetes.use_field_path_as_env(task, "KFP_RUN_ID", "metadata.labels['pipeline/runid']")
-    kubernetes.use_config_map_as_env(task, SETTINGS, {name: name for name in _CONFIG}, optional=True)
-    kubernetes.use_secret_as_env(task, SETTINGS, {name: name for name in _SECRET}, optional=True)
-    return task.set_display_name(title)
-
-
-def trained(task: dsl.PipelineTask, title: str) -> dsl.PipelineTask:
-    """A training's pod is told its image, which a TrainJob takes too, and is started again when it ends badly.
-
-    Each attempt goes on from the last checkpoint in CALREC_CHECKPOINTS, when the settings have that.
-    """
-    task.set_env_variable("CALREC_IMAGE", IMAGE)
-    task.set_retry(RETRIES, backoff_duration=BACKOFF, backoff_factor=2.0, backoff_max_duration="600s")
-    return in_pod(task, title)
+@dsl.pipeline(name="calrec-source", display_name="Source")
+def per_source(domain: str, uri: str, snapshot: str, data: dict, data_cpu: str, data_memory: str) -> dsl.Dataset:
+    """One category's log, cleaned."""
+    log = Pods(data_cpu, data_memory).data(ingest(domain=domain, uri=uri, snapshot=snapshot, data=data), "Ingest")
+    return log.outputs["interactions"]
 
 
 class TargetOutputs(NamedTuple):
@@ -59,6 +44,8 @@ def per_target(
     texts: dsl.Input[dsl.Dataset],
     tokens: dsl.Input[dsl.Dataset],
     joint: dsl.Input[dsl.Model],
+    state: str,
+    champions: dict,
     model: dict,
     stage2: dict,
     refit: dict,
@@ -67,9 +54,24 @@ def per_target(
     retrieve_: dict,
     evaluate_: dict,
     gate: dict,
+    data_cpu: str,
+    data_memory: str,
+    train_cpu: str,
+    train_memory: str,
+    train_gpus: str,
+    infer_cpu: str,
+    infer_memory: str,
+    infer_gpus: str,
+    accelerator: str,
+    node_selector: dict,
+    tolerations: list,
 ) -> TargetOutputs:
     """One target: stage 2 → refit → generate → retrieve → evaluate → promote, and the index to recommend with."""
-    tuned = trained(
+    pods = Pods(
+        data_cpu, data_memory, train_cpu, train_memory, train_gpus, infer_cpu, infer_memory, infer_gpus, accelerator,
+        node_selector, tolerations,
+    )  # fmt: skip
+    tuned = pods.train(
         finetune(
             texts=texts,
             tokens=tokens,
@@ -82,7 +84,7 @@ def per_target(
         ),
         "Stage 2",
     )
-    final = trained(
+    final = pods.train(
         finetune(
             texts=texts,
             tokens=tokens,
@@ -95,7 +97,7 @@ def per_target(
         ),
         "Refit",
     )
-    stored = in_pod(
+    stored = pods.infer(
         index(
             texts=texts,
             tokens=tokens,
@@ -107,10 +109,10 @@ def per_target(
         ),
         "Index",
     )
-    texts_of = in_pod(
+    texts_of = pods.infer(
         generate(texts=texts, tokens=tokens, model=final.outputs["tuned"], target=target, section=generate_), "Generate"
     )
-    ranked = in_pod(
+    ranked = pods.infer(
         retrieve(
             texts=texts,
             generations=texts_of.outputs["generations"],
@@ -122,11 +124,22 @@ def per_target(
         ),
         "Retrieve",
     )
-    judged = in_pod(
+    rival = pods.infer(
+        champion(
+            texts=texts,
+            generations=texts_of.outputs["generations"],
+            target=target,
+            champions=champions,
+            section=retrieve_,
+        ),
+        "Champion",
+    )
+    judged = pods.data(
         evaluate(
             texts=texts,
             generations=texts_of.outputs["generations"],
             recommendations=ranked.outputs["recommendations"],
+            champion=rival.outputs["rankings"],
             model=final.outputs["tuned"],
             tuned=tuned.outputs["tuned"],
             joint=joint,
@@ -134,10 +147,23 @@ def per_target(
             section=evaluate_,
         ),
         "Evaluate",
-    ).set_caching_options(False)
-    in_pod(
-        promote(evaluation=judged.outputs["evaluation"], target=target, section=gate), "Promote"
-    ).set_caching_options(False)
+        effects=True,
+    )
+    pods.data(
+        promote(
+            evaluation=judged.outputs["evaluation"],
+            model=final.outputs["tuned"],
+            index=stored.outputs["catalogue"],
+            target=target,
+            state=state,
+            champions=champions,
+            section=gate,
+            generate=generate_,
+            retrieve=retrieve_,
+        ),
+        "Promote",
+        effects=True,
+    )
     return TargetOutputs(
         model=final.outputs["tuned"],
         index=stored.outputs["catalogue"],
@@ -146,7 +172,7 @@ def per_target(
     )
 
 
-class TrainingOutputs(NamedTuple):
+class ModelsOutputs(NamedTuple):
     """What all targets share, and one entry per target, in the order of `targets`."""
 
     texts: dsl.Dataset
@@ -157,10 +183,12 @@ class TrainingOutputs(NamedTuple):
     evaluations: list[dsl.Dataset]
 
 
-@dsl.pipeline(name="calrec-training", display_name="CALRec training")
-def training(
+@dsl.pipeline(name="calrec-models", display_name="Models")
+def models(
     sources: list,
     targets: list,
+    state: str,
+    champions: dict,
     data: dict,
     split: dict,
     text: dict,
@@ -173,33 +201,39 @@ def training(
     retrieve: dict,
     evaluate: dict,
     gate: dict,
-) -> TrainingOutputs:
-    """CALRec: two-stage contrastive fine-tuning of a causal LM for sequential recommendation.
-
-    Args:
-        sources: categories as {domain, uri, snapshot}; a new snapshot reads the log again.
-        targets: categories to fine-tune for in stage 2; each must be the domain of a source.
-        data: reading and cleaning.
-        split: which events are training, validation and test.
-        text: item texts and prompts.
-        model: base model; full or LoRA.
-        stage1: joint fine-tuning over categories.
-        stage2: fine-tuning per target.
-        refit: how stage 2's model is trained on, its validation items too; 0 steps: it stays as it is.
-        launch: processes and machines of a stage.
-        generate: sampling of next-item texts.
-        retrieve: BM25 and fusion.
-        evaluate: metrics and baselines.
-        gate: what a model must show.
+    data_cpu: str,
+    data_memory: str,
+    train_cpu: str,
+    train_memory: str,
+    train_gpus: str,
+    infer_cpu: str,
+    infer_memory: str,
+    infer_gpus: str,
+    accelerator: str,
+    node_selector: dict,
+    tolerations: list,
+) -> ModelsOutputs:
+    """Logs → texts → stage 1 on all categories → each target; the parameters are those of `training`, and what it saw.
 
     Returns:
         the texts and the token cache; per target the model, its index, the recommendations and the evaluation.
     """
+    pods = Pods(
+        data_cpu, data_memory, train_cpu, train_memory, train_gpus, infer_cpu, infer_memory, infer_gpus, accelerator,
+        node_selector, tolerations,
+    )  # fmt: skip
     with dsl.ParallelFor(sources) as source:
-        log = in_pod(ingest(domain=source.domain, uri=source.uri, snapshot=source.snapshot, data=data), "Ingest")
-    texts = in_pod(textify(data=dsl.Collected(log.outputs["interactions"]), text=text, split=split), "Textify")
-    base = in_pod(base_model(texts=texts.outputs["texts"], model=model), "Base model")
-    joint = trained(
+        log = per_source(
+            domain=source.domain,
+            uri=source.uri,
+            snapshot=source.snapshot,
+            data=data,
+            data_cpu=data_cpu,
+            data_memory=data_memory,
+        ).set_display_name("Source")
+    texts = pods.data(textify(data=dsl.Collected(log.output), text=text, split=split), "Textify")
+    base = pods.data(base_model(texts=texts.outputs["texts"], model=model), "Base model")
+    joint = pods.train(
         finetune(
             texts=texts.outputs["texts"],
             tokens=base.outputs["tokens"],
@@ -217,6 +251,8 @@ def training(
             texts=texts.outputs["texts"],
             tokens=base.outputs["tokens"],
             joint=joint.outputs["tuned"],
+            state=state,
+            champions=champions,
             model=model,
             stage2=stage2,
             refit=refit,
@@ -225,8 +261,9 @@ def training(
             retrieve_=retrieve,
             evaluate_=evaluate,
             gate=gate,
+            **vars(pods),
         ).set_display_name("Target")
-    return TrainingOutputs(
+    return ModelsOutputs(
         texts=texts.outputs["texts"],
         tokens=base.outputs["tokens"],
         models=dsl.Collected(result.outputs["model"]),
@@ -234,3 +271,107 @@ def training(
         recommendations=dsl.Collected(result.outputs["recommendations"]),
         evaluations=dsl.Collected(result.outputs["evaluation"]),
     )
+
+
+@dsl.pipeline(name="calrec-training", display_name="CALRec training")
+def training(
+    sources: list,
+    targets: list,
+    only_new: bool,
+    data: dict,
+    split: dict,
+    text: dict,
+    model: dict,
+    stage1: dict,
+    stage2: dict,
+    refit: dict,
+    launch: dict,
+    generate: dict,
+    retrieve: dict,
+    evaluate: dict,
+    gate: dict,
+    data_cpu: str,
+    data_memory: str,
+    train_cpu: str,
+    train_memory: str,
+    train_gpus: str,
+    infer_cpu: str,
+    infer_memory: str,
+    infer_gpus: str,
+    accelerator: str,
+    node_selector: dict,
+    tolerations: list,
+) -> None:
+    """CALRec: two-stage contrastive fine-tuning of a causal LM for sequential recommendation.
+
+    Args:
+        sources: categories as {domain, uri, snapshot}; an empty snapshot is found out by each run, so that a schedule
+            trains on what lies there then.
+        targets: categories to fine-tune for in stage 2; each must be the domain of a source.
+        only_new: end early when the newest models were made from the same data, settings and code; for schedules.
+        data: reading and cleaning.
+        split: which events are training, validation and test.
+        text: item texts and prompts.
+        model: base model; full or LoRA.
+        stage1: joint fine-tuning over categories.
+        stage2: fine-tuning per target.
+        refit: how stage 2's model is trained on, its validation items too; 0 steps: it stays as it is.
+        launch: processes and machines of a stage.
+        generate: sampling of next-item texts.
+        retrieve: BM25 and fusion.
+        evaluate: metrics and baselines.
+        gate: what a model must show to become the champion.
+        data_cpu: CPUs of ingest, textify, base model, evaluate and promote.
+        data_memory: memory of these steps.
+        train_cpu: CPUs of the stages.
+        train_memory: memory of the stages.
+        train_gpus: GPUs of the stages; 0: none.
+        infer_cpu: CPUs of index, generate, retrieve and champion.
+        infer_memory: memory of these steps.
+        infer_gpus: GPUs of these steps; 0: none.
+        accelerator: resource name of the GPUs.
+        node_selector: labels of the nodes that train and infer.
+        tolerations: taints that these pods bear.
+    """
+    pods = Pods(
+        data_cpu, data_memory, train_cpu, train_memory, train_gpus, infer_cpu, infer_memory, infer_gpus, accelerator,
+        node_selector, tolerations,
+    )  # fmt: skip
+    seen = pods.data(
+        watch(
+            sources=sources,
+            targets=targets,
+            only_new=only_new,
+            data=data,
+            split=split,
+            text=text,
+            model=model,
+            stage1=stage1,
+            stage2=stage2,
+            refit=refit,
+            generate=generate,
+            retrieve=retrieve,
+        ),
+        "Watch",
+        effects=True,
+    )
+    with dsl.If(seen.outputs["Output"] == TRAIN, name="new"):
+        models(
+            sources=seen.outputs["sources"],
+            targets=targets,
+            state=seen.outputs["state"],
+            champions=seen.outputs["champions"],
+            data=data,
+            split=split,
+            text=text,
+            model=model,
+            stage1=stage1,
+            stage2=stage2,
+            refit=refit,
+            launch=launch,
+            generate=generate,
+            retrieve=retrieve,
+            evaluate=evaluate,
+            gate=gate,
+            **vars(pods),
+        ).set_display_name("Models")

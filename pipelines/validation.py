@@ -1,5 +1,6 @@
 """What the compiler does not check: every field is known to the API, and every reference points at something."""
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ def validate(path: Path) -> list[str]:
     """
     documents = load(path)
     spec, platform = documents[0], documents[1] if len(documents) > 1 else {}
-    return [*_schema(spec, platform), *_references(spec), *_executors(spec, platform)]
+    return [*_schema(spec, platform), *_references(spec, platform), *_executors(spec, platform)]
 
 
 def _schema(spec: Document, platform: Document) -> Iterator[str]:
@@ -57,14 +58,28 @@ def _executors(spec: Document, platform: Document) -> Iterator[str]:
             yield f"platform executor {name} is no executor of the pipeline"
 
 
-def _references(spec: Document) -> Iterator[str]:
-    components = spec.get("components", {})
+def _references(spec: Document, platform: Document) -> Iterator[str]:
+    components, executors = spec.get("components", {}), _pods(spec, platform)
     for name, component in {"root": spec["root"], **components}.items():
         if "dag" in component:
-            yield from _dag(name, component, components)
+            yield from _dag(name, component, components, executors)
 
 
-def _dag(name: str, component: Document, components: Document) -> Iterator[str]:
+def _pods(spec: Document, platform: Document) -> dict[str, tuple[Document, Document]]:
+    """Executor → its container, the program left out, and what the platform says of it."""
+    of_platform = _platform_executors(platform)
+    return {
+        name: (
+            {key: value for key, value in one.get("container", {}).items() if key not in ("command", "args")},
+            of_platform.get(name, {}),
+        )
+        for name, one in spec.get("deploymentSpec", {}).get("executors", {}).items()
+    }
+
+
+def _dag(
+    name: str, component: Document, components: Document, executors: Mapping[str, tuple[Document, Document]]
+) -> Iterator[str]:
     tasks = component["dag"].get("tasks", {})
     available = _names(component, "inputDefinitions")
     for task_name, task in tasks.items():
@@ -91,7 +106,9 @@ def _dag(name: str, component: Document, components: Document) -> Iterator[str]:
         items = task.get("parameterIterator", {}).get("items", {}).get("inputParameter")
         if items and items not in available["parameters"] | set(given.get("parameters", {})):
             yield f"{where}: loops over {items}, which is no input here"
-        yield from _resources(where, of, task, given)
+        container, of_platform = executors.get(of.get("executorLabel", ""), ({}, {}))
+        yield from _placeholders(where, {"task": task, "container": container}, of, given)
+        yield from _platform_inputs(where, of_platform, available["parameters"] | set(given.get("parameters", {})))
     for kind in ("parameters", "artifacts"):
         for output, selection in component["dag"].get("outputs", {}).get(kind, {}).items():
             yield from _outputs(f"{name}: output {output}", selection, tasks, components)
@@ -127,14 +144,23 @@ def _outputs(where: str, selection: Document, tasks: Document, components: Docum
         yield from _produced(where, selector.get("producerSubtask", ""), key, tasks, components)
 
 
-def _resources(where: str, component: Document, task: Document, given: Document) -> Iterator[str]:
-    """An executor's placeholders, such as a CPU limit, may only name inputs that the task gives it."""
+def _placeholders(where: str, texts: Document, component: Document, given: Document) -> Iterator[str]:
+    """Placeholders of an executor, such as a CPU limit, may only name inputs that the task gives it."""
     known = set(given.get("parameters", {})) | set(component.get("inputDefinitions", {}).get("parameters", {}))
-    for text in _strings(task):
-        if text.startswith("{{$.inputs.parameters['"):
-            name = text.split("'")[1]
+    for text in _strings(texts):
+        for name in re.findall(r"\{\{\$\.inputs\.parameters\['([^']+)'\]\}\}", text):
             if name not in known:
                 yield f"{where}: {text} names an input that the task does not have"
+
+
+def _platform_inputs(where: str, settings: Any, available: set[str]) -> Iterator[str]:
+    """Parameters that the platform reads, such as a node selector's, must be there where the task is."""
+    if isinstance(settings, Mapping):
+        name = settings.get("componentInputParameter")
+        if name is not None and name not in available:
+            yield f"{where}: the platform's settings name {name}, which is no input here"
+    for one in settings.values() if isinstance(settings, Mapping) else settings if isinstance(settings, list) else ():
+        yield from _platform_inputs(where, one, available)
 
 
 def _strings(node: Any) -> Iterator[str]:

@@ -100,6 +100,8 @@ RECOMMENDATIONS = pa.schema(
         ("match", pa.float64()),
     ]
 )
+# Lists of another recommender than the one that is evaluated.
+RANKINGS = pa.schema([RECOMMENDATIONS.field(name) for name in ("user_id", "rank", "item_id")])
 # One row per user and method: "calrec", a baseline or a ranking from elsewhere. Rank 0: the target is not in the list.
 RANKS = pa.schema(
     [
@@ -152,6 +154,7 @@ KINDS: Mapping[str, tuple[int, Mapping[str, pa.Schema | None]]] = {
     "model": (1, {"config.json": None, "tokenizer.json": None}),
     "generations": (1, {"generations.parquet": GENERATIONS}),
     "recommendations": (2, {"recommendations.parquet": RECOMMENDATIONS}),
+    "rankings": (1, {"rankings.parquet": RANKINGS}),
     # Files of calrec.retrieve.stored.
     "index": (
         1,

@@ -12,6 +12,9 @@ from calrec.config_data import Columns as Columns
 from calrec.config_data import DataConfig as DataConfig
 from calrec.config_data import Source as Source
 from calrec.config_data import SplitConfig as SplitConfig
+from calrec.config_production import BatchConfig as BatchConfig
+from calrec.config_production import ClusterConfig as ClusterConfig
+from calrec.config_production import GateConfig as GateConfig
 from calrec.config_training import LaunchConfig as LaunchConfig
 from calrec.config_training import StageConfig as StageConfig
 
@@ -211,17 +214,6 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True)
-class GateConfig:
-    """What a model must show before it may be used."""
-
-    metric: str = "recall_at_10"
-    beat: tuple[str, ...] = ("popularity",)
-    """Baselines that the model's metric must exceed."""
-    min_gain: float = 0.0
-    """By how much, in units of the metric."""
-
-
-@dataclass(frozen=True)
 class Config:
     """A whole run: sources, targets and one section per step."""
 
@@ -239,6 +231,8 @@ class Config:
     retrieve: RetrieveConfig = field(default_factory=RetrieveConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     gate: GateConfig = field(default_factory=GateConfig)
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
     def __post_init__(self) -> None:
         domains = [source.domain for source in self.sources]
@@ -249,6 +243,10 @@ class Config:
         for what, names in (("target", self.targets), ("stage1.domains", self.stage1.domains)):
             for name in names:
                 check(name in domains, f"{what} {name!r} is not a category of this run; sources: {', '.join(domains)}")
+        check(
+            self.data.min_length >= 3,
+            f"data.min_length must be >= 3, got {self.data.min_length}: a history, a validation and a test item",
+        )
         for name, stage in (("stage2", self.stage2), ("refit", self.refit)):
             check(
                 not stage.domains,

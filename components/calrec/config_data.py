@@ -97,10 +97,7 @@ class DataConfig:
         one_of("data.missing_metadata", self.missing_metadata, ("keep", "drop"))
         for name in ("min_user", "min_item", "min_weight", "memory_gb"):
             check(getattr(self, name) >= 0, f"data.{name} must be >= 0, got {getattr(self, name)}")
-        check(
-            self.min_length >= 3,
-            f"data.min_length must be >= 3, got {self.min_length}: a history, a validation and a test item",
-        )
+        check(self.min_length >= 1, f"data.min_length must be >= 1, got {self.min_length}")
         check(0 <= self.max_reject_share <= 1, f"data.max_reject_share is a share, 0 to 1; got {self.max_reject_share}")
         check(
             self.time_format in ("auto", "s", "ms") or "%" in self.time_format,

@@ -86,3 +86,15 @@ class Exchange:
         for file in self._files.names():
             if not names or file.split("/")[0] in names:
                 self._files.delete(file)
+
+
+def publish(folder: Path, destination: str, name: str) -> None:
+    """Copy a step's folder to `destination`/`name`/HASH, and let `destination`/`name`/latest hold HASH after that.
+
+    Without a destination nothing is done.
+    """
+    if destination:
+        shared, digest = Exchange(f"{destination.rstrip('/')}/{name}"), artifacts.read_manifest(folder).digest
+        shared.upload(folder, digest)
+        shared.write("latest", digest)
+        print(f"recommend {name}: copied to {shared.uri}/{digest}", flush=True)

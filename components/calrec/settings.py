@@ -57,6 +57,12 @@ def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
     return cls(**{key: _coerce(f"{label}.{key}", value, hints[key]) for key, value in values.items()})
 
 
+def sections(**documents: Mapping[str, Any]) -> dict[str, Any]:
+    """Sections of the configuration from their dictionaries, by name."""
+    kinds = typing.get_type_hints(Config)
+    return {name: from_dict(kinds[name], document, name) for name, document in documents.items()}
+
+
 def merge(config: Config, document: Any) -> Config:
     """`config` with the values of a document {section: {key: value}}, also `sources` and `targets`; all else stays."""
     return typing.cast(Config, _coerce("settings", _merged(to_dict(config), document), Config))

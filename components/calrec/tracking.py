@@ -71,6 +71,10 @@ class Run:
         self._try(log)
         return {**numbers, "digest": manifest.digest}
 
+    def note(self, text: str) -> None:
+        """The run's description, in Markdown."""
+        self._try(lambda mlflow: mlflow.set_tag("mlflow.note.content", text))
+
     def _try(self, log: Callable[[Any], None]) -> None:
         if self._mlflow is None:
             return
@@ -115,6 +119,11 @@ def active() -> str:
 def joined(run_id: str) -> Run:
     """Another process's run, to which this one adds points, and which it neither starts nor ends."""
     return Run(_mlflow() if run_id else None, run_id)
+
+
+def client() -> Any:
+    """MLflow's client, for the registry."""
+    return _mlflow().MlflowClient()
 
 
 def start_parent(name: str, files: Path | None = None) -> tuple[str, str]:

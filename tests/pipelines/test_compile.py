@@ -1,6 +1,7 @@
-"""The compiled pipeline: the same each time, and sound."""
+"""The compiled pipelines: the same each time, and sound."""
 
 import copy
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,51 +12,167 @@ import yaml
 
 from calrec import runs
 from pipelines.__main__ import main
-from pipelines.compiling import compile_training, load
+from pipelines.compiling import PIPELINES, arguments, compile_pipeline, load, pipeline
+from pipelines.reference import document
 from pipelines.validation import validate
 from tests.conftest import REPO
 
-GOLDEN = REPO / "tests/golden/calrec-training.yaml"
+GOLDEN = REPO / "tests/golden"
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compile_training(runs.sample(), tmp_path_factory.mktemp("compiled"))
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("compiled")
+    for name in PIPELINES:
+        compile_pipeline(name, runs.sample(), folder)
+    return folder
 
 
-def test_the_pipeline_is_the_golden_one(compiled: Path):
+@pytest.fixture(scope="module")
+def compiled(folder: Path) -> Path:
+    return folder / "calrec-training.yaml"
+
+
+def tasks_of(path: Path) -> dict[str, Any]:
+    """Every task of every DAG; those of one name stand for each other."""
+    specification = load(path)[0]
+    dags = [specification["root"]["dag"], *(c["dag"] for c in specification["components"].values() if "dag" in c)]
+    return {name: task for dag in dags for name, task in dag["tasks"].items()}
+
+
+def pods_of(path: Path) -> dict[str, tuple[Any, Any]]:
+    """Executor → its container, and what Kubernetes is told."""
+    specification, platform = load(path)
+    told = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    executors = specification["deploymentSpec"]["executors"]
+    return {name.removeprefix("exec-"): (one["container"], told[name]) for name, one in executors.items()}
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_the_pipeline_is_the_golden_one(folder: Path, name: str):
     """When the change is wanted: python -m pipelines compile --out tests/golden."""
-    assert load(compiled) == load(GOLDEN)
+    assert load(folder / f"calrec-{name}.yaml") == load(GOLDEN / f"calrec-{name}.yaml")
+    assert validate(folder / f"calrec-{name}.yaml") == []
 
 
-def test_another_process_writes_the_same_bytes(compiled: Path, tmp_path: Path):
-    for seed in ("1", "2", "3"):  # of hashes, and so of the order of sets
-        command = [sys.executable, "-m", "pipelines", "compile", "--out", str(tmp_path / seed)]
-        subprocess.run(command, check=True, cwd=REPO, env={"PYTHONHASHSEED": seed, "PATH": ""}, capture_output=True)
-        assert (tmp_path / seed / compiled.name).read_bytes() == compiled.read_bytes()
+def test_ten_processes_write_the_same_bytes(folder: Path, tmp_path: Path):
+    for seed in range(10):  # of hashes, and so of the order of sets
+        out = tmp_path / str(seed)
+        command = [sys.executable, "-m", "pipelines", "compile", "--out", str(out)]
+        environment = {"PYTHONHASHSEED": str(seed), "PATH": ""}
+        subprocess.run(command, check=True, cwd=REPO, env=environment, capture_output=True)
+        for name in PIPELINES:
+            assert (out / f"calrec-{name}.yaml").read_bytes() == (folder / f"calrec-{name}.yaml").read_bytes()
 
 
-def test_no_step_installs_anything_or_carries_a_secret(compiled: Path):
-    text = compiled.read_text()
-    assert "pip install" not in text
-    assert "secretName: calrec" in text and "optional: true" in text
+@pytest.mark.parametrize("name", PIPELINES)
+def test_no_step_installs_anything_or_carries_a_secret(folder: Path, name: str):
+    secrets = {"MLFLOW_TRACKING_PASSWORD": "a-password", "MLFLOW_TRACKING_TOKEN": "a-token", "KFP_TOKEN": "a-key"}
+    command = [sys.executable, "-m", "pipelines", "compile", "--out", str(folder / "again")]
+    subprocess.run(command, check=True, cwd=REPO, env={**os.environ, **secrets}, capture_output=True)
+    text = (folder / "again" / f"calrec-{name}.yaml").read_text()
+    assert "pip install" not in text and not any(secret in text for secret in secrets.values())
+    for _, told in pods_of(folder / f"calrec-{name}.yaml").values():
+        assert [(one["secretName"], one["optional"]) for one in told["secretAsEnv"]] == [("calrec", True)]
+        assert [(one["configMapName"], one["optional"]) for one in told["configMapAsEnv"]] == [("calrec", True)]
 
 
-def test_the_image_is_set_for_every_step(tmp_path: Path):
-    path = compile_training(runs.tiny(), tmp_path, image="shop/calrec@sha256:abc")
-    executors = load(path)[0]["deploymentSpec"]["executors"].values()
-    assert {e["container"]["image"] for e in executors} == {"shop/calrec@sha256:abc"}
+@pytest.mark.parametrize("name", PIPELINES)
+def test_the_image_is_set_for_every_step(tmp_path: Path, name: str):
+    path = compile_pipeline(name, runs.tiny(), tmp_path, image="shop/calrec@sha256:abc")
+    assert {container["image"] for container, _ in pods_of(path).values()} == {"shop/calrec@sha256:abc"}
+    assert "calrec:0.1.0" not in path.read_text()
     assert validate(path) == []
 
 
-def test_data_and_training_are_cached_and_effects_are_not(compiled: Path):
-    spec = load(compiled)[0]
-    tasks = {**spec["root"]["dag"]["tasks"]}
-    for component in spec["components"].values():
-        tasks |= component.get("dag", {}).get("tasks", {})
-    cached = {name: task.get("cachingOptions", {}).get("enableCache", False) for name, task in tasks.items()}
-    assert all(cached[name] for name in ("ingest", "textify", "base-model", "finetune", "generate", "retrieve"))
-    assert not cached["evaluate"] and not cached["promote"]
+def test_data_and_training_are_cached_and_effects_are_not(folder: Path):
+    effects = {"watch", "evaluate", "promote", "find-champions", "recommend"}
+    steps = set()
+    for name in PIPELINES:
+        for task, settings in tasks_of(folder / f"calrec-{name}.yaml").items():
+            if "retryPolicy" in settings:  # a step, not a sub-pipeline
+                steps.add(task)
+                assert settings.get("cachingOptions", {}).get("enableCache", False) == (task not in effects), task
+    assert effects < steps and {"ingest", "textify", "base-model", "finetune", "generate", "champion"} < steps
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_every_pod_has_limits_a_time_and_retries(folder: Path, name: str):
+    path = folder / f"calrec-{name}.yaml"
+    for step, (container, told) in pods_of(path).items():
+        resources = container["resources"]
+        for what in ("Cpu", "Memory"):
+            assert resources[f"resource{what}Request"] == resources[f"resource{what}Limit"], step
+        assert int(told["activeDeadlineSeconds"]) >= 3600
+    for task, settings in tasks_of(path).items():
+        if "cachingOptions" in settings and "retryPolicy" in settings:
+            assert settings["retryPolicy"]["maxRetryCount"] == 2, task
+            assert settings["taskInfo"]["name"] != task, "a step is named for a person"
+
+
+def test_gpus_and_their_nodes_are_parameters_of_what_uses_a_model(compiled: Path):
+    pods = pods_of(compiled)
+    on_gpus = {step for step, (container, _) in pods.items() if "accelerator" in container["resources"]}
+    assert on_gpus == {"finetune", "finetune-2", "finetune-3", "index", "generate", "retrieve", "champion"}
+    for step in on_gpus:
+        container, told = pods[step]
+        kind = "train" if step.startswith("finetune") else "infer"
+        assert f"{kind}_gpus" in container["resources"]["accelerator"]["resourceCount"]
+        assert told["nodeSelector"]["nodeSelectorJson"] == {"componentInputParameter": "node_selector"}
+        assert told["tolerations"] == [{"tolerationJson": {"componentInputParameter": "tolerations"}}]
+    shared = {step: told["emptyDirMounts"][0] for step, (_, told) in pods.items() if "emptyDirMounts" in told}
+    assert set(shared) == {"finetune", "finetune-2", "finetune-3"}
+    assert {(one["mountPath"], one["medium"]) for one in shared.values()} == {("/dev/shm", "Memory")}
+
+
+def test_a_claim_is_mounted_where_files_are_kept(tmp_path: Path):
+    path = compile_pipeline("training", runs.tiny(), tmp_path, claim="calrec-cache")
+    for container, told in pods_of(path).values():
+        assert [(one["constant"], one["mountPath"]) for one in told["pvcMount"]] == [("calrec-cache", "/cache")]
+        assert {"name": "CALREC_CACHE", "value": "/cache/calrec"} in container["env"]
+    assert validate(path) == []
+
+
+# --- parameters ---------------------------------------------------------------------------------------------------
+
+
+def test_the_table_of_parameters_is_that_of_the_code():
+    """When it is not: python -m pipelines parameters > pipelines/PARAMETERS.md."""
+    assert (REPO / "pipelines/PARAMETERS.md").read_text() == document(runs.sample())
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_every_parameter_is_described_and_reached_from_the_command_line(name: str, tmp_path: Path):
+    inputs = set(pipeline(name).component_spec.inputs)
+    assert inputs == set(arguments(name, runs.sample()))
+    text = document(runs.sample()).split(f"## Pipeline `{name}`")[1].split("## ")[0]
+    rows = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in text.splitlines() if line[:3] == "| `"]
+    assert {row[0] for row in rows} == inputs and all(row[4] for row in rows)
+    before = arguments(name, runs.sample())
+    values = {"node_selector": '{"a": "b"}', "tolerations": '[{"key": "a"}]', "accelerator": "x/gpu"}
+    settings = {
+        "data": "data.min_user=3", "split": "split.test_share=0.2", "text": "text.phrases=false",
+        "model": "model.seed=3", "stage1": "stage1.steps=7", "stage2": "stage2.steps=7", "refit": "refit.steps=7",
+        "launch": "launch.processes=2", "generate": "generate.samples=7", "retrieve": "retrieve.b=0.5",
+        "evaluate": "evaluate.seed=3", "gate": "gate.min_gain=0.1", "batch": "batch.k=7",
+    }  # fmt: skip
+    for parameter, _, option, *_ in rows:
+        if parameter in ("sources", "targets"):
+            given = ["--source", "deli=sample:DELI", "--target", "deli"]
+        elif parameter == "only_new":
+            given = [option]
+        elif option.startswith("--set cluster."):
+            given = ["--set", f"cluster.{parameter}={values.get(parameter, '7')}"]
+        else:
+            given = ["--set", settings[parameter]]
+        assert main(["compile", name, "--out", str(tmp_path), *given]) == 0
+        inputs_of = load(tmp_path / f"calrec-{name}.yaml")[0]["root"]["inputDefinitions"]["parameters"]
+        changed = {p for p, value in before.items() if inputs_of[p]["defaultValue"] != value}
+        if name == "batch" and parameter == "data":
+            continue  # a batch cleans nothing away, whatever is set
+        assert changed == (
+            {"sources", "targets"} & inputs if parameter == "targets" or parameter == "sources" else {parameter}
+        )
 
 
 # --- validate ---------------------------------------------------------------------------------------------------
@@ -70,8 +187,12 @@ def dag(documents: list[Any], name: str) -> Any:
     return next(c["dag"] for n, c in documents[0]["components"].items() if n == name)
 
 
+def models(d: list[Any]) -> Any:
+    return dag(d, "comp-calrec-models")["tasks"]
+
+
 def unknown_field(d: list[Any]) -> None:
-    d[0]["root"]["dag"]["tasks"]["textify"]["cachingOptions"] = {"enableCash": True}
+    models(d)["textify"]["cachingOptions"] = {"enableCash": True}
 
 
 def unknown_platform_field(d: list[Any]) -> None:
@@ -88,20 +209,25 @@ def dangling_limit(d: list[Any]) -> None:
     task["taskInfo"]["name"] = "{{$.inputs.parameters['pipelinechannel--cpu']}}"
 
 
+def lost_limit(d: list[Any]) -> None:
+    dag(d, "comp-calrec-source")["tasks"]["ingest"]["inputs"]["parameters"].pop("pipelinechannel--data_cpu")
+
+
+def lost_selector(d: list[Any]) -> None:
+    told = d[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-generate"]
+    told["nodeSelector"]["nodeSelectorJson"]["componentInputParameter"] = "nodes"
+
+
 def missing_producer(d: list[Any]) -> None:
-    d[0]["root"]["dag"]["tasks"]["base-model"]["inputs"]["artifacts"]["texts"]["taskOutputArtifact"]["producerTask"] = (
-        "x"
-    )
+    models(d)["base-model"]["inputs"]["artifacts"]["texts"]["taskOutputArtifact"]["producerTask"] = "x"
 
 
 def missing_output(d: list[Any]) -> None:
-    d[0]["root"]["dag"]["tasks"]["base-model"]["inputs"]["artifacts"]["texts"]["taskOutputArtifact"][
-        "outputArtifactKey"
-    ] = "x"
+    models(d)["base-model"]["inputs"]["artifacts"]["texts"]["taskOutputArtifact"]["outputArtifactKey"] = "x"
 
 
 def missing_input(d: list[Any]) -> None:
-    d[0]["root"]["dag"]["tasks"]["textify"]["inputs"]["parameters"].pop("text")
+    models(d)["textify"]["inputs"]["parameters"].pop("text")
 
 
 def missing_component(d: list[Any]) -> None:
@@ -113,7 +239,7 @@ def missing_executor(d: list[Any]) -> None:
 
 
 def missing_dependency(d: list[Any]) -> None:
-    d[0]["root"]["dag"]["tasks"]["base-model"]["dependentTasks"].append("gone")
+    models(d)["base-model"]["dependentTasks"].append("gone")
 
 
 @pytest.mark.parametrize(
@@ -123,12 +249,17 @@ def missing_dependency(d: list[Any]) -> None:
         (unknown_platform_field, "secretAsEnvy"),
         (dangling_parameter, "comp-for-loop-2 / calrec-target: input gate comes from pipelinechannel--nothing"),
         (dangling_limit, "names an input that the task does not have"),
-        (missing_producer, "root / base-model: input texts comes from task x, which does not exist here"),
+        (
+            lost_limit,
+            "comp-calrec-source / ingest: {{$.inputs.parameters['pipelinechannel--data_cpu']}} names an input",
+        ),
+        (lost_selector, "comp-calrec-target / generate: the platform's settings name nodes, which is no input here"),
+        (missing_producer, "comp-calrec-models / base-model: input texts comes from task x, which does not exist here"),
         (missing_output, "has no such output"),
-        (missing_input, "root / textify: required input text is not given"),
-        (missing_component, "root / textify: component comp-textify does not exist"),
+        (missing_input, "comp-calrec-models / textify: required input text is not given"),
+        (missing_component, "comp-calrec-models / textify: component comp-textify does not exist"),
         (missing_executor, "comp-textify: executor exec-textify does not exist"),
-        (missing_dependency, "root / base-model: depends on gone, which is no task here"),
+        (missing_dependency, "comp-calrec-models / base-model: depends on gone, which is no task here"),
     ],
 )
 def test_validate_finds(compiled: Path, tmp_path: Path, damage: Any, message: str, capsys: pytest.CaptureFixture[str]):

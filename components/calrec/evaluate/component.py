@@ -10,6 +10,7 @@ def evaluate(
     texts: dsl.Input[dsl.Dataset],
     generations: dsl.Input[dsl.Dataset],
     recommendations: dsl.Input[dsl.Dataset],
+    champion: dsl.Input[dsl.Dataset],
     model: dsl.Input[dsl.Model],
     tuned: dsl.Input[dsl.Model],
     joint: dsl.Input[dsl.Model],
@@ -26,6 +27,7 @@ def evaluate(
         texts: output of the textify step.
         generations: output of the generate step.
         recommendations: output of the retrieve step.
+        champion: lists of the model in use for the same users.
         model: the model that generated, for its learning curves and cost.
         tuned: the model of stage 2, for the same.
         joint: the model of stage 1, for the same.
@@ -41,6 +43,7 @@ def evaluate(
 
     from calrec import tracking
     from calrec.config import EvaluateConfig
+    from calrec.evaluate.rankings import of_champion
     from calrec.evaluate.step import evaluate
     from calrec.settings import from_dict
 
@@ -52,6 +55,7 @@ def evaluate(
             Path(evaluation.path),
             config=from_dict(EvaluateConfig, section),
             models=[Path(joint.path), Path(tuned.path), Path(model.path)],
+            rankings=of_champion(Path(champion.path)),
         )
         evaluation.metadata.update(run.record(done, evaluation.path))
         metrics.metadata.update(done.counts)

@@ -9,9 +9,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from calrec import artifacts
 from calrec.config import RetrieveConfig
 from calrec.evaluate.blocks import Block, blocks, foreign, parquet
 from calrec.evaluate.lists import Lists
+from calrec.evaluate.results import CHAMPION
 from calrec.evaluate.users import Judged
 from calrec.retrieve.candidates import FILL
 from calrec.retrieve.catalogue import Catalogue
@@ -57,6 +59,12 @@ class Faults:
                 for kind, (count, names) in self._found.items()
             ]
             raise ValueError(f"{source}: {total:,} faults in the rankings: {', '.join(said)}")
+
+
+def of_champion(folder: Path) -> dict[str, Path]:
+    """The champion's lists by its name as a method, or nothing when there are none."""
+    made = artifacts.read_manifest(folder, "rankings")
+    return {CHAMPION: Path(folder) / "rankings.parquet"} if made.counts["users"] else {}
 
 
 class Reader:

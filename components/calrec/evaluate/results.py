@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 METHOD = "calrec"
+CHAMPION = "champion"
+"""The model that is in use."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from calrec.config import GateConfig
+from calrec.evaluate.results import CHAMPION
 
 
 @dataclass(frozen=True)
@@ -15,21 +16,22 @@ class Decision:
 
 
 def decide(results: Mapping[str, Mapping[str, float]], rule: GateConfig, method: str = "calrec") -> Decision:
-    """Compare the model's metric with that of each baseline that it must beat.
+    """Compare the model's metric with that of each baseline that it must beat, and with the champion's.
 
     Args:
-        results: method → metric → mean.
-        rule: metric, baselines and minimal gain.
+        results: method → metric → mean, over the same users; the champion is among them when there is one.
+        rule: metric, baselines, minimal gain, and whether the champion counts.
         method: the model's name in `results`.
 
     Returns:
-        promote only if every baseline is beaten by more than `rule.min_gain`; a missing figure is a reason not to.
+        promote only if every one of them is beaten by more than `rule.min_gain`; a missing figure is a reason not to.
     """
     ours = results.get(method, {}).get(rule.metric)
     if ours is None:
         return Decision(False, (f"no {rule.metric} of {method}",))
     reasons, passed = [], True
-    for name in rule.beat:
+    rivals = [*rule.beat, *([CHAMPION] if rule.champion and CHAMPION in results else [])]
+    for name in rivals:
         theirs = results.get(name, {}).get(rule.metric)
         beaten = theirs is not None and ours - theirs > rule.min_gain
         passed &= beaten

@@ -29,7 +29,7 @@ ACCEPTED = (
     "accepted are JSON lines (.jsonl, .ndjson, .json: an object per user with user_id and items or titles, a list, "
     "oldest first), Parquet (.parquet: these columns), CSV and TSV (.csv, .tsv: an event per row with user_id, item_id "
     "or title, and timestamp if there is one; a user's rows stand together), the text files also as .gz or .zst, and a "
-    "folder of `calrec textify`"
+    "folder of `calrec textify` or `calrec ingest`"
 )
 _JSON, _CSV = (".jsonl", ".ndjson", ".json"), (".csv", ".tsv")
 _ROWS = 1024  # of the sequences that are read at once
@@ -45,6 +45,8 @@ def count(path: Path, domain: str = "") -> int:
         FileNotFoundError, ValueError: as `read`.
     """
     path = Path(path).expanduser()
+    if _is_log(path):
+        return int(artifacts.read_manifest(path, "interactions").counts["users"])
     if path.is_dir():
         return sum(pc.sum(of_domain).as_py() or 0 for _, of_domain in _sequences(path, domain, ["domain"]))
     file, name = _opened(path)
@@ -85,9 +87,9 @@ def read(
 
 
 def digest(path: Path) -> str:
-    """Content hash of a file of histories or of a texts folder."""
+    """Content hash of a file of histories or of a step's folder."""
     path = Path(path).expanduser()
-    return artifacts.read_manifest(path, "texts").digest if path.is_dir() else artifacts.file_hash(path)
+    return artifacts.read_manifest(path).digest if path.is_dir() else artifacts.file_hash(path)
 
 
 def _batches(
@@ -132,6 +134,8 @@ def _batches(
 
 def _found(path: Path, domain: str) -> Found:
     """Users and rejects in the order of the file; what can be checked at once is."""
+    if _is_log(path):
+        return _of_log(path)
     if path.is_dir():
         return _of_texts(path, _sequences(path, domain, ["user_id", "domain", "items"]))
     file, name = _opened(path)
@@ -200,7 +204,20 @@ def _users(block: Any, layout: Layout) -> list[Any]:
     return [record["user_id"] for _, _, record in parsing.slow(block, layout) if not isinstance(record, str)]
 
 
-# --- texts ------------------------------------------------------------------------------------------------------
+# --- folders of steps ----------------------------------------------------------------------------------------------
+
+
+def _is_log(path: Path) -> bool:
+    return (path / artifacts.MANIFEST).is_file() and artifacts.read_manifest(path).kind == "interactions"
+
+
+def _of_log(folder: Path) -> Found:
+    """Whole histories of a cleaned log, whose rows stand by user and time."""
+    stored = pq.ParquetFile(folder / "interactions.parquet")
+    batches = stored.iter_batches(_ROWS, columns=["user_id", "item_id"])
+    rows = (row for one in batches for row in zip(*(column.to_pylist() for column in one.columns), strict=True))
+    for user, its in itertools.groupby(rows, key=lambda row: row[0]):
+        yield History(user, tuple(item for _, item in its))
 
 
 def _sequences(folder: Path, domain: str, columns: list[str]) -> Iterator[tuple[pa.RecordBatch, pa.Array]]:

@@ -4,10 +4,11 @@ import re
 from collections.abc import Mapping, Sequence
 
 from calrec.evaluate.report.document import shortened
-from calrec.evaluate.results import METHOD, Difference, Evaluation, Figure
+from calrec.evaluate.results import CHAMPION, METHOD, Difference, Evaluation, Figure
 
 NAMES: Mapping[str, str] = {
     METHOD: "CALRec",
+    CHAMPION: "Champion",
     "popularity": "Popularity",
     "recent_popularity": "Recent popularity",
     "repeat_last": "History, newest first",

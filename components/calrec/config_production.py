@@ -1,0 +1,106 @@
+"""Sections about a model in production: what it must show, what its pods get, whom it recommends to."""
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from calrec.checks import check
+
+_QUANTITY = re.compile(r"\d+(\.\d+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?")
+
+
+@dataclass(frozen=True)
+class GateConfig:
+    """What a model must show before it may be used."""
+
+    metric: str = "recall_at_10"
+    beat: tuple[str, ...] = ("popularity",)
+    """Baselines that the model's metric must exceed."""
+    min_gain: float = 0.0
+    """By how much, in units of the metric."""
+    champion: bool = True
+    """Whether the champion, ranked for the same users, must be exceeded like a baseline when there is one."""
+
+
+@dataclass(frozen=True)
+class BatchConfig:
+    """Recommendations for all users of a log, from the champion."""
+
+    destination: str = ""
+    """gs://BUCKET/FOLDER, or a folder of a mounted volume, into which a category's lists are copied, below its name;
+    empty: they are an artifact of the run alone."""
+    k: int = 0
+    """Items per user; 0: as many as the champion was judged by."""
+    min_length: int = 1
+    """Fewest events of a user; `data.min_length` is for training, and min_user and min_item are 0 here."""
+    max_unknown: float = 0.2
+    """The step stops when more than this share of the histories' items is unknown to the champion's index."""
+
+    def __post_init__(self) -> None:
+        check(self.k >= 0, f"batch.k must be >= 0, got {self.k}")
+        check(self.min_length >= 1, f"batch.min_length must be >= 1, got {self.min_length}")
+        check(0 <= self.max_unknown <= 1, f"batch.max_unknown is a share, 0 to 1; got {self.max_unknown}")
+
+
+@dataclass(frozen=True)
+class ClusterConfig:
+    """What a step's pod asks for and may take, the two being equal. A local run has what the machine has.
+
+    Each field is a pipeline parameter of its own, since KFP takes a pod's resources from nothing else.
+    """
+
+    data_cpu: str = "2"
+    """CPUs of the steps that train and generate nothing: ingest, textify, base model, evaluate, promote."""
+    data_memory: str = "8Gi"
+    """Memory of these steps."""
+    train_cpu: str = "4"
+    """CPUs of stage 1, stage 2 and the refit."""
+    train_memory: str = "16Gi"
+    """Memory of these stages, of which /dev/shm may take 2 GiB."""
+    train_gpus: str = "0"
+    """GPUs of these stages; each stage starts a process per GPU that it sees."""
+    infer_cpu: str = "4"
+    """CPUs of the steps that read or write texts with a model: index, generate, retrieve, champion, recommend."""
+    infer_memory: str = "8Gi"
+    """Memory of these steps."""
+    infer_gpus: str = "0"
+    """GPUs of these steps."""
+    accelerator: str = "nvidia.com/gpu"
+    """Resource name of the GPUs."""
+    node_selector: str = "{}"
+    """Labels of the nodes that train and infer, as JSON: {"cloud.google.com/gke-accelerator": "nvidia-l4"}."""
+    tolerations: str = "[]"
+    """Taints that these pods bear, as JSON: [{"key": "nvidia.com/gpu", "operator": "Exists"}]."""
+
+    def __post_init__(self) -> None:
+        for name in ("data_cpu", "data_memory", "train_cpu", "train_memory", "infer_cpu", "infer_memory"):
+            value = getattr(self, name)
+            check(
+                bool(_QUANTITY.fullmatch(value)) and any(digit in value for digit in "123456789"),
+                f"cluster.{name} must be a quantity of Kubernetes above 0, such as 500m, 4 or 16Gi; got {value!r}",
+            )
+        for name in ("train_gpus", "infer_gpus"):
+            value = getattr(self, name)
+            check(value.isdecimal(), f"cluster.{name} must be a whole number, 0 for none; got {value!r}")
+        check(bool(self.accelerator), "cluster.accelerator is empty; give the resource's name, such as nvidia.com/gpu")
+        labels = _json("node_selector", self.node_selector, dict, '{"pool": "gpu"}')
+        check(
+            all(isinstance(value, str) for value in labels.values()),
+            f"cluster.node_selector must have strings as values; got {self.node_selector}",
+        )
+        for one in _json("tolerations", self.tolerations, list, '[{"key": "gpu", "operator": "Exists"}]'):
+            fields = {"key", "operator", "value", "effect", "tolerationSeconds"}
+            check(
+                isinstance(one, dict) and set(one) <= fields,
+                f"cluster.tolerations holds objects of {', '.join(sorted(fields))}; got {json.dumps(one)}",
+            )
+
+
+def _json(name: str, text: str, kind: type, example: str) -> Any:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        value = None
+    check(isinstance(value, kind), f"cluster.{name} must be JSON such as {example}; got {text!r}")
+    return value

@@ -1,0 +1,75 @@
+"""KFP faces of what recommends with a registered model: for all users of a log, and for those of a test."""
+
+from kfp import dsl
+
+from calrec.config import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def champion(
+    texts: dsl.Input[dsl.Dataset],
+    generations: dsl.Input[dsl.Dataset],
+    target: str,
+    champions: dict,
+    section: dict,
+    rankings: dsl.Output[dsl.Dataset],
+) -> None:
+    """The model in use → its lists for the users that the new model is judged by.
+
+    Args:
+        texts: output of the textify step.
+        generations: output of the generate step, which names the users.
+        target: the category.
+        champions: target → folder of its champion in the registry; a target without one gets no lists.
+        section: the retrieve section of the configuration.
+        rankings: the champion's lists.
+    """
+    from pathlib import Path
+
+    from calrec import registry, tracking
+    from calrec.config import RetrieveConfig
+    from calrec.recommend.champion import rank
+    from calrec.settings import from_dict
+
+    with tracking.step("champion", target) as run:
+        done = rank(
+            registry.fetched(champions.get(target)),
+            Path(texts.path),
+            Path(generations.path),
+            Path(rankings.path),
+            from_dict(RetrieveConfig, section),
+        )
+        rankings.metadata.update(run.record(done, rankings.path))
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def recommend(
+    interactions: dsl.Input[dsl.Dataset],
+    target: str,
+    champions: dict,
+    section: dict,
+    recommendations: dsl.Output[dsl.Dataset],
+) -> None:
+    """Cleaned log → the champion's recommendations for every user in it.
+
+    Args:
+        interactions: output of the ingest step.
+        target: the category.
+        champions: target → folder of its champion in the registry.
+        section: the batch section of the configuration.
+        recommendations: parts of the lists, and what of the histories was left out.
+    """
+    from pathlib import Path
+
+    from calrec import exchange, registry, tracking
+    from calrec.config import BatchConfig
+    from calrec.recommend.champion import recommend
+    from calrec.settings import from_dict
+
+    batch = from_dict(BatchConfig, section)
+    with tracking.step("recommend", target) as run:
+        done = recommend(
+            registry.fetched(champions[target]), Path(interactions.path), Path(recommendations.path), batch
+        )
+        recommendations.metadata.update(run.record(done, recommendations.path))
+        exchange.publish(Path(recommendations.path), batch.destination, target)

@@ -1,0 +1,1 @@
+"""What is new to train on, and which models are in use."""

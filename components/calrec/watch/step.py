@@ -1,0 +1,65 @@
+"""The watch step: sources and what was trained on in; whether to train out. A pure function of plain values."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from calrec import artifacts
+from calrec.config import Source
+from calrec.settings import to_dict
+
+TRAIN, NOTHING_NEW = "train", "no new data"
+SHAPING = ("data", "split", "text", "model", "stage1", "stage2", "refit", "generate", "retrieve")
+"""Sections of the configuration that shape a model."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a run of the training pipeline will do."""
+
+    decision: str
+    """TRAIN or NOTHING_NEW; the pipeline compares with it."""
+    state: str
+    """Which data, settings and code the models are made from."""
+    reasons: tuple[str, ...]
+
+
+def decide(
+    sources: Sequence[Source],
+    sections: Mapping[str, Any],
+    code: str,
+    entered: Mapping[str, str | None],
+    only_new: bool,
+) -> Decision:
+    """Train, unless only new data are wanted and every target's newest model was made from all this.
+
+    Args:
+        sources: with the snapshot of each.
+        sections: those of SHAPING, by name.
+        code: version of the package.
+        entered: target → state of its newest registered model; None: there is none.
+        only_new: whether the same data are a reason to stop.
+    """
+    data = [f"{one.domain} {one.uri} at {one.snapshot}" for one in sources]
+    state = artifacts.short_hash([data, {name: to_dict(one) for name, one in sections.items()}, code])
+    stale = [target for target, of in entered.items() if of != state]
+    if not only_new:
+        return Decision(TRAIN, state, ("this run trains whether the data are new or not", *data))
+    if not stale:
+        models = ", ".join(entered)
+        return Decision(NOTHING_NEW, state, (f"the newest models of {models} were made from these data", *data))
+    why = [
+        f"{target}: {'no model yet' if entered[target] is None else 'data, settings or code have changed'}"
+        for target in stale
+    ]
+    return Decision(TRAIN, state, (*why, *data))
+
+
+def resolved(sources: Sequence[Source], snapshots: Sequence[str]) -> list[Source]:
+    """The sources with the version of what lies behind them now, where the configuration does not say which."""
+    return [replace(one, snapshot=one.snapshot or now) for one, now in zip(sources, snapshots, strict=True)]
+
+
+def report(decision: Decision) -> str:
+    """The decision for a person to read."""
+    return "\n".join([f"**{decision.decision}**", "", *(f"- {reason}" for reason in decision.reasons), ""])

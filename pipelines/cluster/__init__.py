@@ -1,0 +1,1 @@
+"""Kubeflow Pipelines from the command line: submit, follow, look, and schedule."""

@@ -1,0 +1,52 @@
+"""The options that every command of the cluster takes: where the server is and who asks."""
+
+import argparse
+import os
+
+from pipelines.cluster.auth import METHODS, Auth, guessed
+from pipelines.cluster.connection import Settings
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Give a command the options of the connection."""
+    group = parser.add_argument_group("connection", "secrets come from files or the environment, never from an option")
+    group.add_argument(
+        "--host", default="", metavar="URL",
+        help="API of Kubeflow Pipelines (default: KFP_HOST; else the service of this cluster, or kubeconfig's proxy)",
+    )  # fmt: skip
+    group.add_argument(
+        "--namespace", default="", help="namespace of your profile, where there are many (default: KFP_NAMESPACE)"
+    )
+    group.add_argument(
+        "--auth", choices=METHODS,
+        help="token: --token-file or KFP_TOKEN; service-account: the token projected into this pod; iap: Google's "
+        "proxy; cookie: KFP_COOKIE (default: the first of token, iap, cookie, service-account that is set, else none)",
+    )  # fmt: skip
+    group.add_argument("--token-file", default="", metavar="FILE", help="bearer token; read again when it has expired")
+    group.add_argument(
+        "--iap-client-id", default="", metavar="ID",
+        help="client of the proxy (default: KFP_IAP_CLIENT_ID); for a user's login also set KFP_IAP_OTHER_CLIENT_ID "
+        "and KFP_IAP_OTHER_CLIENT_SECRET",
+    )  # fmt: skip
+    group.add_argument("--ca", default="", metavar="FILE", help="authority that signed the server's certificate")
+    group.add_argument(
+        "--public-url", default="", metavar="URL",
+        help="address of the UI for links, if it is not the host (default: KFP_UI)",
+    )  # fmt: skip
+
+
+def settings(options: argparse.Namespace) -> Settings:
+    """The connection that the options and the environment describe.
+
+    Raises:
+        ValueError: an option that cannot be, with what to do.
+    """
+    iap = options.iap_client_id or os.environ.get("KFP_IAP_CLIENT_ID", "")
+    auth = Auth(options.auth or guessed(options.token_file, iap), options.token_file, iap)
+    return Settings(
+        host=options.host or os.environ.get("KFP_HOST", ""),
+        namespace=options.namespace or os.environ.get("KFP_NAMESPACE", ""),
+        auth=auth,
+        ca=options.ca,
+        ui=options.public_url or os.environ.get("KFP_UI", ""),
+    )

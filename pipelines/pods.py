@@ -1,0 +1,72 @@
+"""What every pod gets: its name in the run view, settings and secrets by name, resources, retries, a time limit."""
+
+from dataclasses import dataclass
+
+from kfp import dsl, kubernetes
+
+from calrec.config import IMAGE
+
+# Where the tracking server is, and its credentials, the cache of raw files and the mirror of checkpoints: all optional,
+# and none in the YAML.
+SETTINGS = "calrec"
+_CONFIG = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "CALREC_TRACKING", "CALREC_CACHE", "CALREC_CHECKPOINTS")
+_SECRET = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+_RETRIES = 2  # attempts after the first; a training goes on from the last checkpoint in CALREC_CHECKPOINTS
+_HOUR = 3600
+_SHARED_MEMORY = "2Gi"  # of /dev/shm, which the processes of torchrun share; Kubernetes gives 64 MiB
+
+
+@dataclass(frozen=True)
+class Pods:
+    """Puts tasks into pods; the fields are pipeline parameters, see :class:`calrec.config.ClusterConfig`.
+
+    Inside a loop or a condition the compiler loses parameters that nothing but resources uses, so each sub-pipeline
+    takes them as parameters of its own.
+    """
+
+    data_cpu: str
+    data_memory: str
+    train_cpu: str = ""
+    train_memory: str = ""
+    train_gpus: str = ""
+    infer_cpu: str = ""
+    infer_memory: str = ""
+    infer_gpus: str = ""
+    accelerator: str = ""
+    node_selector: dict | None = None
+    tolerations: list | None = None
+
+    def data(self, task: dsl.PipelineTask, title: str, effects: bool = False) -> dsl.PipelineTask:
+        """A step that reads and writes tables; one with effects beside its outputs is never taken from the cache."""
+        _common(task, title, 6 * _HOUR).set_caching_options(not effects)
+        return _sized(task, self.data_cpu, self.data_memory)
+
+    def train(self, task: dsl.PipelineTask, title: str) -> dsl.PipelineTask:
+        """A training, whose pod is told its image, which a TrainJob takes too."""
+        _common(task, title, 72 * _HOUR).set_env_variable("CALREC_IMAGE", IMAGE)
+        kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory", size_limit=_SHARED_MEMORY)
+        return self._on_gpus(_sized(task, self.train_cpu, self.train_memory), self.train_gpus)
+
+    def infer(self, task: dsl.PipelineTask, title: str, effects: bool = False) -> dsl.PipelineTask:
+        """A step that reads or writes texts with a model."""
+        _common(task, title, 24 * _HOUR).set_caching_options(not effects)
+        return self._on_gpus(_sized(task, self.infer_cpu, self.infer_memory), self.infer_gpus)
+
+    def _on_gpus(self, task: dsl.PipelineTask, gpus: str) -> dsl.PipelineTask:
+        task.set_accelerator_type(self.accelerator).set_accelerator_limit(gpus)
+        kubernetes.add_node_selector_json(task, self.node_selector)
+        return kubernetes.add_toleration_json(task, self.tolerations)
+
+
+def _common(task: dsl.PipelineTask, title: str, seconds: int) -> dsl.PipelineTask:
+    kubernetes.use_field_path_as_env(task, "KFP_RUN_ID", "metadata.labels['pipeline/runid']")
+    kubernetes.use_config_map_as_env(task, SETTINGS, {name: name for name in _CONFIG}, optional=True)
+    kubernetes.use_secret_as_env(task, SETTINGS, {name: name for name in _SECRET}, optional=True)
+    kubernetes.set_timeout(task, seconds)
+    task.set_retry(_RETRIES, backoff_duration="30s", backoff_factor=2.0, backoff_max_duration="600s")
+    return task.set_display_name(title)
+
+
+def _sized(task: dsl.PipelineTask, cpu: str, memory: str) -> dsl.PipelineTask:
+    task.set_cpu_request(cpu).set_cpu_limit(cpu)
+    return task.set_memory_request(memory).set_memory_limit(memory)

@@ -1,0 +1,97 @@
+"""The tables of all parameters and settings, made from the code: what each is, its default, how it is set."""
+
+import ast
+import dataclasses
+import inspect
+import itertools
+import json
+import textwrap
+from collections.abc import Iterable, Iterator
+from typing import Any, get_type_hints
+
+from calrec.config import SECTIONS, ClusterConfig, Config
+from pipelines.compiling import PIPELINES, arguments, pipeline
+
+_INTRODUCTION = """# Parameters
+
+Made by `python -m pipelines parameters`; a test compares it with the code. Every parameter of every pipeline is
+reached from the command line of `python -m pipelines compile`, `run`, `submit` and `schedule apply`.
+"""
+_OPTIONS = {"sources": "--source NAME=URI", "targets": "--target NAME", "only_new": "--only-new"}
+
+
+def document(config: Config) -> str:
+    """The pipelines' parameters, with defaults of `config`, and the settings in their sections, as Markdown."""
+    parts = [_INTRODUCTION]
+    for name in PIPELINES:
+        parts += [
+            f"## Pipeline `{name}`\n",
+            _table(["parameter", "type", "option", "default"], _parameters(name, config)),
+        ]
+    parts.append(
+        "## Settings\n\nA section is one parameter, a dictionary of these settings. The defaults here are those of the "
+        "code; a named run may have others (`components/calrec/runs.py`).\n"
+    )
+    for section in SECTIONS:
+        rows = _fields(get_type_hints(Config)[section], section)
+        parts += [f"### `{section}`\n", _table(["setting", "type", "default"], rows)]
+    return "\n".join(parts)
+
+
+def _table(header: list[str], rows: Iterable[list[str]]) -> str:
+    lines = [[*header, "what it is"], ["---"] * (len(header) + 1), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines) + "\n"
+
+
+def _parameters(name: str, config: Config) -> Iterator[list[str]]:
+    described = _arguments(pipeline(name).pipeline_func)
+    for one, value in arguments(name, config).items():
+        yield [f"`{one}`", type(value).__name__, f"`{_option(one)}`", _default(one, value), described[one]]
+
+
+def _option(parameter: str) -> str:
+    if parameter in _OPTIONS:
+        return _OPTIONS[parameter]
+    own = parameter in {field.name for field in dataclasses.fields(ClusterConfig)}
+    return f"--set cluster.{parameter}=VALUE" if own else f"--set {parameter}.KEY=VALUE"
+
+
+def _default(parameter: str, value: Any) -> str:
+    if parameter in ("sources", "targets"):
+        return "of the named run"
+    return "see below" if isinstance(value, dict) and value else f"`{json.dumps(value)}`"
+
+
+def _arguments(function: Any) -> dict[str, str]:
+    """Parameter → what the docstring says of it."""
+    lines = inspect.cleandoc(function.__doc__).split("Args:\n")[1].split("\n\n")[0]
+    found: dict[str, str] = {}
+    for line in textwrap.dedent(lines).splitlines():
+        if line.startswith(" "):
+            found[next(reversed(found))] += " " + line.strip()
+        else:
+            name, _, text = line.partition(": ")
+            found[name] = text
+    return found
+
+
+def _fields(kind: type, path: str) -> Iterator[list[str]]:
+    hints, said = get_type_hints(kind), _docstrings(kind)
+    for field in dataclasses.fields(kind):
+        name, value = f"{path}.{field.name}", getattr(kind(), field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _fields(hints[field.name], name)
+            continue
+        kind_of = getattr(hints[field.name], "__name__", str(hints[field.name]))
+        yield [f"`{name}`", kind_of, f"`{json.dumps(value)}`", said.get(field.name, "")]
+
+
+def _docstrings(kind: type) -> dict[str, str]:
+    """Field → the string that stands behind it in the class."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0].body  # type: ignore[attr-defined]
+    found = {}
+    for one, behind in itertools.pairwise(body):
+        is_text = isinstance(behind, ast.Expr) and isinstance(behind.value, ast.Constant)
+        if isinstance(one, ast.AnnAssign) and is_text:
+            found[one.target.id] = " ".join(str(behind.value.value).split())  # type: ignore[union-attr]
+    return found

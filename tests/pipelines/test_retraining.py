@@ -1,0 +1,111 @@
+"""The scheduled pipelines as they are, on KFP's local runner with a real registry: nothing new, new data, a batch."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pyarrow.parquet as pq
+import pytest
+
+from tests.conftest import REPO, write_sequences
+
+SETTINGS = ["data.min_user=3", "data.min_item=1", "gate.beat=[]", "gate.metric=mrr"]
+
+
+def locally(root: Path, name: str, given: dict[str, Any], code: int = 0) -> str:
+    """What a pipeline printed."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW", "CALREC"))}
+    environment |= {"MLFLOW_TRACKING_URI": f"sqlite:///{root}/mlflow.db", "TMPDIR": str(root / "tmp")}
+    (root / "tmp").mkdir(exist_ok=True)
+    command = [sys.executable, "-m", "tests.pipelines.locally", name, str(root / "artifacts"), json.dumps(given)]
+    done = subprocess.run(command, cwd=REPO, env=environment, capture_output=True, text=True)
+    assert done.returncode == code, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+def finished(shown: str) -> list[str]:
+    """Names of the steps that ran, in their order."""
+    plain = re.sub(r"\x1b\[\d+m", "", shown)
+    return re.findall(r"Task '([\w-]+?)(?:-\d+)?' finished with status SUCCESS", plain)
+
+
+def aliases(root: Path) -> dict[str, int]:
+    client = mlflow.MlflowClient(f"sqlite:///{root}/mlflow.db")
+    (model,) = client.search_registered_models("name = 'calrec-home'")
+    return {alias: int(number) for alias, number in model.aliases.items()}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], str]:
+    """A first scheduled run: there is no model yet."""
+    root = tmp_path_factory.mktemp("world")
+    mlflow.MlflowClient(f"sqlite:///{root}/mlflow.db").create_experiment("calrec", str(root / "mlartifacts"))
+    source = write_sequences(root / "raw", users=40, items=36)
+    given = {"sources": {"home": str(source)}, "targets": ["home"], "settings": SETTINGS, "only_new": True}
+    return root, given, locally(root, "training", given)
+
+
+def test_the_first_run_trains_and_its_model_is_the_champion(world: tuple[Path, dict[str, Any], str]):
+    root, _, shown = world
+    assert "watch: train; home: no model yet" in shown
+    assert "there is no champion yet" in shown
+    assert finished(shown)[-1] == "promote" or "promote" in finished(shown)
+    assert aliases(root) == {"champion": 1, "challenger": 1}
+
+
+def test_nothing_new_ends_early(world: tuple[Path, dict[str, Any], str]):
+    root, given, _ = world
+    shown = locally(root, "training", given)
+    assert "watch: no new data; the newest models of home were made from these data" in shown
+    assert finished(shown) == ["watch"]
+    assert "train" in locally(root, "training", {**given, "toys": True, "settings": [*SETTINGS, "stage1.steps=7"]})
+
+
+def test_new_data_are_trained_on_and_the_champion_is_judged_by_the_same_fresh_users(
+    world: tuple[Path, dict[str, Any], str],
+):
+    root, given, _ = world
+    write_sequences(root / "raw", users=60, items=36)
+    shown = locally(root, "training", given)
+    assert "watch: train; home: data, settings or code have changed" in shown
+    assert "champion home: ranked for 20 users" in shown
+    newest = max(root.glob("artifacts/calrec-training-*/**/metrics.json"), key=lambda path: path.stat().st_mtime)
+    document = json.loads(newest.read_text())
+    assert {"calrec", "champion"} <= set(document["methods"])
+    figures = {name: document["methods"][name]["figures"]["mrr"]["mean"] for name in ("calrec", "champion")}
+    wins = figures["calrec"] > figures["champion"]
+    assert re.search(rf"mrr [\d.]+ against champion [\d.]+: {'passed' if wins else 'failed'}", shown)
+    assert aliases(root) == {"champion": 2 if wins else 1, "challenger": 2}
+    assert finished(locally(root, "training", given)) == ["watch"]  # whatever the gate said, these data are done
+
+
+def test_a_batch_recommends_to_everybody_with_the_champion(world: tuple[Path, dict[str, Any], str]):
+    root, given, _ = world
+    batch = {**given, "settings": [*SETTINGS, f"batch.destination={root}/lists", "batch.k=7"]}
+    del batch["only_new"]
+    shown = locally(root, "batch", batch)
+    assert finished(shown)[:3] == ["find-champions", "ingest", "recommend"]
+    folder = root / "lists" / "home"
+    parts = sorted((folder / (folder / "latest").read_text()).glob("part-*.parquet"))
+    users = Counter(row for part in parts for row in pq.read_table(part)["user_id"].to_pylist())
+    assert set(users.values()) == {7} and len(users) == 60
+
+
+def test_a_batch_without_a_champion_says_what_to_do(tmp_path: Path):
+    source = write_sequences(tmp_path / "raw")
+    shown = locally(tmp_path, "batch", {"sources": {"home": str(source)}, "targets": ["home"]}, code=1)
+    assert "no champion of home: train them first" in shown
+
+
+def test_toy_bodies_run_every_step(tmp_path: Path):
+    given = {"sources": {"home": "x", "garden": "y"}, "targets": ["home", "garden"], "toys": True}
+    steps = finished(locally(tmp_path, "training", given))
+    once, twice = ["watch", "textify", "base-model", "finetune"], ["ingest", "index", "generate", "retrieve"]
+    twice += ["champion", "evaluate", "promote", "finetune", "finetune"]
+    assert sorted(steps) == sorted(once + 2 * twice)
