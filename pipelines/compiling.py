@@ -4,8 +4,6 @@ import copy
 import dataclasses
 import importlib
 import json
-import re
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -95,28 +93,28 @@ def _furnish(container: dict[str, Any], image: str, claim: str) -> None:
 
 
 def name_steps(documents: list[dict[str, Any]]) -> None:
-    """Components and executors numbered in the order of the names of the tasks that use them, sub-pipelines in place.
+    """Tasks, components and executors named after the steps' display names, in place: stage-1, not finetune.
 
-    kfp 2.17 numbers those of a step that a sub-pipeline uses twice in the order of a set: their names change from one
-    process to the next, two components may share an executor, and one may be left that no component uses.
+    A run is shown by these names where the API gives no others. kfp 2.17 numbers the components of a step that is used
+    twice in the order of a set: its names change from one process to the next, two components may share an executor,
+    and one may be left that no component uses.
     """
     specification, *platforms = documents
     parts = [specification["deploymentSpec"], *(p["platforms"]["kubernetes"]["deploymentSpec"] for p in platforms)]
     executors = [part["executors"] for part in parts]
-    components, used = specification["components"], Counter[str]()
+    components = specification["components"]
     specification["components"] = {name: one for name, one in components.items() if "executorLabel" not in one}
     for part in parts:
         part["executors"] = {}
 
     def visit(dag: dict[str, Any]) -> None:
-        for _, task in sorted(dag["tasks"].items()):
+        _rename(dag, {task: _slug(settings["taskInfo"]["name"]) for task, settings in dag["tasks"].items()})
+        for step, task in sorted(dag["tasks"].items()):
             component = components[task["componentRef"]["name"]]
             if "dag" in component:
                 visit(component["dag"])  # of a sub-pipeline or a loop, which has one task
                 continue
-            step = re.sub(r"^comp-|(-\d+)+$", "", task["componentRef"]["name"])
-            used[step] += 1
-            step = f"{step}-{used[step]}" if used[step] > 1 else step
+            assert f"comp-{step}" not in specification["components"], f"two steps are called {step}"
             task["componentRef"]["name"] = f"comp-{step}"
             specification["components"][f"comp-{step}"] = {**component, "executorLabel": f"exec-{step}"}
             for part, before in zip(parts, executors, strict=True):
@@ -124,6 +122,27 @@ def name_steps(documents: list[dict[str, Any]]) -> None:
                     part["executors"][f"exec-{step}"] = copy.deepcopy(before[component["executorLabel"]])
 
     visit(specification["root"]["dag"])
+
+
+def _slug(title: str) -> str:
+    return title.lower().replace(" ", "-")
+
+
+def _rename(node: Any, names: Mapping[str, str]) -> None:
+    """Change the names of tasks wherever a DAG speaks of them."""
+    if isinstance(node, list):
+        for one in node:
+            _rename(one, names)
+    elif isinstance(node, dict):
+        for key, value in node.items():
+            if key in ("producerTask", "producerSubtask"):
+                node[key] = names[value]
+            elif key == "dependentTasks":
+                node[key] = sorted(names[task] for task in value)
+            else:
+                _rename(value, names)
+        if "tasks" in node:
+            node["tasks"] = {names[task]: settings for task, settings in node["tasks"].items()}
 
 
 def load(path: Path) -> list[Mapping[str, Any]]:

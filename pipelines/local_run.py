@@ -123,7 +123,7 @@ def _execute(given: Mapping[str, Any], root: Path, fresh: bool, output: "_Steps"
             stream = cast(TextIO, output)
             with contextlib.redirect_stdout(stream), _logging_to(stream), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                task = _for_this_machine(models)(**given)
+                task = for_this_machine(models)(**given)
         except Exception as error:
             raise RuntimeError(f"{_first_line(error)}\n{output.reason}\nthe traceback is in {output.name}") from None
         finally:
@@ -132,7 +132,7 @@ def _execute(given: Mapping[str, Any], root: Path, fresh: bool, output: "_Steps"
     return {name: [Path(one.path) for one in artifacts] for name, artifacts in found.items()}
 
 
-def _for_this_machine(pipeline: Any) -> Any:
+def for_this_machine(pipeline: Any) -> Any:
     """Without retries, for what fails here fails again; steps by names under which the next run finds them cached."""
     from google.protobuf import json_format
 

@@ -30,16 +30,14 @@ def main(name: str, root: str, given: dict[str, Any]) -> None:
     from calrec.config import Source
     from calrec.settings import merge, override
     from pipelines.compiling import arguments, pipeline
+    from pipelines.local_run import for_this_machine
 
     warnings.simplefilter("ignore")
     sources = [Source(domain, uri) for domain, uri in given["sources"].items()]
     config = merge(runs.tiny(), {"sources": [vars(one) for one in sources], "targets": list(given["targets"])})
     config = override(config, given.get("settings", []))
     local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=root)
-    it = pipeline(name)
-    for component in (it.pipeline_spec.root, *it.pipeline_spec.components.values()):
-        for task in component.dag.tasks.values():
-            task.ClearField("retry_policy")
+    it = for_this_machine(pipeline(name))
     if given.get("toys"):
         for executor in it.pipeline_spec.deployment_spec["executors"].values():
             command = list(executor["container"]["command"])

@@ -86,7 +86,7 @@ def test_the_run_tree_in_mlflow(first: tuple[Path, str]):
     children = {r.info.run_name: r for r in runs if r.info.run_id != parent.info.run_id}
     targets = [
         f"{step} · {t}"
-        for step in ("stage 2", "refit", "index", "generate", "retrieve", "evaluate", "promote")
+        for step in ("stage 2", "refit", "index", "generate", "retrieve", "champion", "evaluate", "promote")
         for t in ("cosmetics", "seafood")
     ]
     sources = [f"ingest · {s}" for s in ("cosmetics", "pastry", "seafood")]
@@ -108,8 +108,8 @@ def test_the_run_tree_in_mlflow(first: tuple[Path, str]):
 def test_a_rerun_with_another_k1_does_not_train_again(first: tuple[Path, str]):
     root, _ = first
     shown = run(root, "--run", "tiny", "--set", "retrieve.k1=0.5")
-    for step in ("ingest", "textify", "base-model", "finetune", "generate"):
-        assert re.search(rf"^{step}(-\d)?: unchanged, taken from an earlier run", shown, re.MULTILINE), step
+    for step in ("ingest", "textify", "base-model", "stage-1", "stage-2", "refit", "generate"):
+        assert re.search(rf"^{step}: unchanged, taken from an earlier run", shown, re.MULTILINE), step
     assert "stage1:" not in shown and "stage2 " not in shown
     assert "retrieve cosmetics:" in shown and "evaluate cosmetics:" in shown
 

@@ -24,3 +24,20 @@ def test_decide(ours, popularity, markov, gain, promote):
     decision = decide(results, GateConfig(beat=("popularity", "markov"), min_gain=gain))
     assert decision.promote is promote
     assert decision.reasons
+
+
+@pytest.mark.parametrize(
+    ("ours", "champion", "rule", "promote", "reasons"),
+    [
+        (0.30, None, GateConfig(), True, 1),  # the first model: floors alone
+        (0.30, 0.25, GateConfig(), True, 2),
+        (0.30, 0.35, GateConfig(), False, 2),
+        (0.30, 0.30, GateConfig(), False, 2),  # a tie: the champion stays
+        (0.30, 0.25, GateConfig(min_gain=0.1), False, 2),
+        (0.30, 0.35, GateConfig(champion=False), True, 1),
+    ],
+)
+def test_the_champion_counts_like_a_baseline(ours, champion, rule, promote, reasons):
+    figures = {"calrec": ours, "popularity": 0.1} | ({} if champion is None else {"champion": champion})
+    decision = decide({name: {"recall_at_10": value} for name, value in figures.items()}, rule)
+    assert (decision.promote, len(decision.reasons)) == (promote, reasons)
