@@ -1,126 +1,35 @@
-"""A stage as a TrainJob, against an API server of our own that stores TrainJobs and does what their command says."""
+"""A stage as a TrainJob: what it says, what it makes, and what is left of it when it ends, well or badly."""
 
+import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import yaml
 
 from calrec import runs, storage, trainjob
 from calrec.artifacts import read_manifest
+from calrec.cluster import Cluster
 from calrec.config import LaunchConfig, StageConfig
 from calrec.exchange import RESULT, STOPPED, Exchange
-from pipelines.compiling import compile_training, load
+from calrec.finetune.saved import STATE
 from tests.test_launch import train
-
-JOBS = "/apis/trainer.kubeflow.org/v1alpha1/namespaces/shop/trainjobs"
-
-
-class Api(ThreadingHTTPServer):
-    """TrainJobs by name. `ends` is what becomes of a new one: "" stays as it is, "run" runs its command here."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.jobs: dict[str, dict[str, Any]] = {}
-        self.requests: list[str] = []
-        self.ends, self.message, self.refusal = "", "", 0
-        self.pods: list[subprocess.Popen[bytes]] = []
-
-    def start(self, job: dict[str, Any]) -> None:
-        if self.ends == "run":
-            threading.Thread(target=self.run, args=(job,), daemon=True).start()
-        elif self.ends:
-            self.end(job, self.ends)
-
-    def run(self, job: dict[str, Any]) -> None:
-        trainer = job["spec"]["trainer"]
-        given = {one["name"]: one["value"] for one in trainer["env"] if "value" in one}
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        torch = {"PET_NNODES": "1", "PET_NPROC_PER_NODE": str(trainer.get("numProcPerNode", 1)), "PATH": path}
-        pod = subprocess.Popen(trainer["command"], env={**os.environ, **given, **torch})
-        self.pods.append(pod)
-        self.end(job, "Failed" if pod.wait() else "Complete")
-
-    def end(self, job: dict[str, Any], kind: str) -> None:
-        job["status"] = {"conditions": [condition("Suspended", "False"), condition(kind, "True", self.message)]}
-
-
-def condition(kind: str, status: str, message: str = "") -> dict[str, str]:
-    return {"type": kind, "status": status, "reason": "Test", "message": message, "lastTransitionTime": "2026-01-01T0Z"}
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Api
-
-    def do_POST(self) -> None:
-        job = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        name = job["metadata"]["name"]
-        if not self._refused(name):
-            if name in self.server.jobs:
-                self._answer(409, {"message": "already exists"})
-            else:
-                self.server.jobs[name] = job
-                self.server.start(job)
-                self._answer(201, job)
-
-    def do_GET(self) -> None:
-        name = self.path.removeprefix(f"{JOBS}/")
-        if not self._refused(name):
-            found = self.server.jobs.get(name)
-            self._answer(200 if found else 404, found or {"message": "not found"})
-            if found and "deletionTimestamp" in found["metadata"]:  # its pods are gone at the second look
-                del self.server.jobs[name]
-
-    def do_DELETE(self) -> None:
-        name = self.path.partition("?")[0].removeprefix(f"{JOBS}/")
-        self.server.jobs[name]["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
-        self.server.requests.append(f"DELETE {name}")
-        assert "propagationPolicy=Foreground" in self.path
-        self._answer(200, {})
-
-    def _refused(self, name: str) -> bool:
-        self.server.requests.append(f"{self.command} {name}".strip())
-        if self.server.refusal:
-            self._answer(self.server.refusal, {"message": "trainjobs is forbidden"})
-        if self.server.refusal >= 500:
-            self.server.refusal = 0
-            return True
-        return bool(self.server.refusal)
-
-    def _answer(self, code: int, body: Any) -> None:
-        self.send_response(code)
-        self.send_header("Content-Type", "application/json")
-        self.end_headers()
-        self.wfile.write(json.dumps(body).encode())
-
-    def log_message(self, *_: Any) -> None:
-        pass
+from tests.trainer_api import ROLE, Api, connected
 
 
 @pytest.fixture
 def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
-    with Api() as server:
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        at = {"server": f"http://127.0.0.1:{server.server_port}"}
-        context = {"cluster": "c", "user": "u", "namespace": "shop"}
-        named = {"clusters": {"cluster": at}, "users": {"user": {}}, "contexts": {"context": context}}
-        config = {kind: [{"name": kind[0], **value}] for kind, value in named.items()}
-        (tmp_path / "kubeconfig").write_text(yaml.safe_dump({"current-context": "c", **config}))
-        monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
-        monkeypatch.setattr(trainjob, "FIRST_PAUSE_S", 0.1)
-        monkeypatch.setattr(trainjob, "LONGEST_PAUSE_S", 1.0)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with connected(tmp_path, monkeypatch) as server:
         yield server
-        server.shutdown()
 
 
 def start(small: SimpleNamespace, tmp_path: Path, **settings: Any) -> Any:
@@ -129,24 +38,64 @@ def start(small: SimpleNamespace, tmp_path: Path, **settings: Any) -> Any:
 
 
 def test_the_model_of_a_trainjob_is_that_of_this_process(
-    api: Api, small: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    api: Api, small: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    """With the rights of the manifest's Role and no others; nothing is left in the cluster and the shared folder."""
     api.ends = "run"
     here, _ = train(small, tmp_path / "here")
+    written = [line for line in capsys.readouterr().out.splitlines() if "best validation" in line]
     assert start(small, tmp_path) == here == read_manifest(tmp_path / "out", "model")
     assert storage.folder(str(tmp_path / "mirror")).names() == []
-    assert len(api.jobs) == 1  # it stays, with its logs
+    (name,) = {request.split()[1] for request in api.requests}
+    assert api.jobs[name]["metadata"]["deletionTimestamp"] and api.requests[-1] == f"delete {name}"
+    shown = capsys.readouterr().out.splitlines()
+    assert written and [line for line in shown if "best validation" in line] == [f"node-0 | {line}" for line in written]
+    assert api.used == ROLE
 
 
-def test_a_job_that_ended_makes_room_for_a_new_one_of_its_name(api: Api):
-    cluster = trainjob.Cluster(lambda _: None)
-    body = trainjob.resource("one", "/mnt/one", "stage1", LaunchConfig(launcher="trainjob"))
-    for kind in ("Complete", "Failed"):
-        cluster.begin(body)
-        api.end(api.jobs["one"], kind)
-    assert api.requests == ["POST one", "POST one", "GET one", "DELETE one", "POST one", "GET one", "POST one"]
+def test_two_machines_train_one_model(
+    api: Api, small: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Two pods, each with torchrun and a disk of its own; node 1 shows what only its machine can say."""
+    api.ends = "run"
+    made = start(small, tmp_path, nodes=2)
+    assert made.counts["ranks"] == 2 and made.counts["steps"] == 4
+    shown = capsys.readouterr().out
+    assert "TrainJob calrec-stage1-" in shown and "on 2 machines" in shown
+    assert all(f"node-{index}: output of pod calrec-stage1-" in shown for index in range(2))
+    assert shown.count("best validation") == 1
+
+
+def test_a_job_is_named_after_run_task_and_inputs(
+    small: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """The second attempt has the first one's name; any other task of any run has another."""
+    from dataclasses import asdict, replace
+
+    from calrec.launch import Job, Paths
+
+    paths = Paths("texts", "tokens", "model", RESULT)
+    job = Job(paths, StageConfig(), small.model, "stage2", ("books",), "ddp", "gs://shop/checkpoints", run="mlflow-1")
+    inputs, launch = {"texts": small.texts, "model": small.base}, LaunchConfig(launcher="trainjob")
+
+    def name(job: Job = job, launch: LaunchConfig = launch, inputs: Any = inputs, run: str = "run-1") -> str:
+        monkeypatch.setenv("KFP_RUN_ID", run)
+        return trainjob._name(asdict(job), inputs, launch)
+
+    assert name() == name(replace(job, run="mlflow-2"))
+    odd = "Büro & Schreibwaren / 文具 " * 20
+    others = [
+        name(run="run-2"), name(replace(job, name="refit")), name(replace(job, name="stage1")),
+        name(replace(job, domains=("toys",))), name(replace(job, domains=(odd,))), name(replace(job, domains=())),
+        name(replace(job, stage=StageConfig(seed=7))), name(launch=replace(launch, nodes=2)),
+        name(inputs={**inputs, "model": small.tokens}),
+    ]  # fmt: skip
+    monkeypatch.setenv("CALREC_IMAGE", "REGISTRY/calrec@sha256:2")
+    others.append(name())
+    assert len({name(), *others}) == len(others) and name() == others[-1]
+    # What Trainer and JobSet take: a label of RFC 1035, also with what JobSet appends for the pods.
+    label = re.compile(r"[a-z][-a-z0-9]*[a-z0-9]")
+    assert all(label.fullmatch(one) and len(f"{one}-node-0-9999-abcde") <= 63 for one in others)
 
 
 def test_the_resource_has_only_fields_that_trainer_knows(monkeypatch: pytest.MonkeyPatch):
@@ -167,6 +116,10 @@ def test_the_resource_has_only_fields_that_trainer_knows(monkeypatch: pytest.Mon
     trainer = made["spec"]["trainer"]
     assert (trainer["numNodes"], trainer["numProcPerNode"], trainer["image"]) == (2, 4, "shop/calrec@sha256:1")
     assert trainer["resourcesPerNode"] == {"limits": {"nvidia.com/gpu": "4"}}
+    sized = dataclasses.replace(launch, cpu="8", memory="32Gi", accelerator="amd.com/gpu")
+    sized_job = trainjob.resource("calrec-stage1-1", "gs://shop/jobs/1", "stage1", sized)
+    limits = {"cpu": "8", "memory": "32Gi", "amd.com/gpu": "4"}
+    assert sized_job["spec"]["trainer"]["resourcesPerNode"] == {"limits": limits}
     assert [one["name"] for one in trainer["env"]] == [
         "CALREC_IMAGE",
         "MLFLOW_TRACKING_PASSWORD",
@@ -178,80 +131,61 @@ def test_the_resource_has_only_fields_that_trainer_knows(monkeypatch: pytest.Mon
     assert plain["spec"]["runtimeRef"]["kind"] == "ClusterTrainingRuntime"
 
 
-def test_a_failed_job_says_why_and_stays_for_its_logs(api: Api, small: SimpleNamespace, tmp_path: Path):
+def test_a_failed_job_without_output_says_why_and_stays_for_its_logs(api: Api, small: SimpleNamespace, tmp_path: Path):
     api.ends, api.message = "Failed", "pod calrec-node-0-0 exited with 1"
     with pytest.raises(
         ChildProcessError, match=r"pod calrec-node-0-0 exited with 1.*kubectl logs -n shop -l .*calrec-"
     ):
         start(small, tmp_path)
     (name,) = api.jobs
-    assert not any(request.startswith("DELETE") for request in api.requests)
+    assert not any(request.startswith("delete") for request in api.requests)
     with pytest.raises(ChildProcessError):
         start(small, tmp_path)
-    assert [r for r in api.requests if r.startswith("DELETE")] == [f"DELETE {name}"] and list(api.jobs) == [name]
+    assert [r for r in api.requests if r.startswith("delete")] == [f"delete {name}"] and list(api.jobs) == [name]
 
 
-def test_the_error_of_a_process_is_quoted(
-    api: Api, small: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_failed_job_stays_when_its_output_may_not_be_read(api: Api, small: SimpleNamespace, tmp_path: Path):
+    api.ends, api.message, api.output = "Failed", "exited with 1", ["Traceback"]
+    api.allowed.remove(("get", "pods/log"))
+    with pytest.raises(ChildProcessError, match=r"exited with 1.*kubectl logs -n shop -l .*calrec-"):
+        start(small, tmp_path)
+    assert len(api.jobs) == 1 and not any(request.startswith("delete") for request in api.requests)
+
+
+def test_a_failed_job_whose_output_was_shown_is_deleted(
+    api: Api, small: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    api.ends, api.message, api.output = "Failed", "exited with 1", ["Traceback", "OSError: disk full"]
+    with pytest.raises(ChildProcessError, match=r"exited with 1.*its output is above"):
+        start(small, tmp_path)
+    assert "node-0 | Traceback\nnode-0 | OSError: disk full\n" in capsys.readouterr().out
+    (job,) = api.jobs.values()
+    assert job["metadata"]["deletionTimestamp"] and api.requests[-1] == f"delete {job['metadata']['name']}"
+
+
+def test_the_error_of_a_process_is_quoted_and_shown(
+    api: Api, small: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     api.ends = "run"
     with pytest.raises(ChildProcessError, match=r"ValueError: \d+ users can train, fewer than batch_size"):
         start(small, tmp_path, stage=StageConfig(batch_size=4096))
+    assert re.search(r"node-0 \| .*users can train, fewer than batch_size", capsys.readouterr().out)
 
 
-def test_a_retry_finds_the_running_job_of_the_first_attempt(api: Api, capsys: pytest.CaptureFixture[str]):
-    cluster = trainjob.Cluster(lambda _: None)
-    body = trainjob.resource("one", "/mnt/one", "stage1", LaunchConfig(launcher="trainjob"))
-    cluster.begin(body)
-    cluster.begin(body)
-    assert api.requests == ["POST one", "POST one", "GET one"]
-    assert "TrainJob one runs already; waiting for it" in capsys.readouterr().out
-    api.message = "done"
-    api.end(api.jobs["one"], "Complete")
-    assert cluster.wait("one") == ("Complete", "done")
-
-
-def test_a_suspended_job_is_waited_for_with_ever_longer_pauses(api: Api, capsys: pytest.CaptureFixture[str]):
-    pauses: list[float] = []
-
-    def sleep(seconds: float) -> None:
-        pauses.append(seconds)
-        if len(pauses) == 12:
-            api.end(api.jobs["one"], "Complete")
-
-    cluster = trainjob.Cluster(sleep)
-    cluster.begin(trainjob.resource("one", "/mnt/one", "stage1", LaunchConfig(launcher="trainjob")))
-    api.jobs["one"]["status"] = {"conditions": [condition("Suspended", "True", "no room in the queue")]}
-    assert cluster.wait("one")[0] == "Complete"
-    assert pauses == pytest.approx([min(0.1 * 1.5**n, 1.0) for n in range(12)])
-    assert capsys.readouterr().out == "TrainJob one: suspended, no room in the queue\n"
-
-
-@pytest.mark.parametrize(
-    ("code", "error", "message"),
-    [
-        (403, PermissionError, "give this step's service account a Role with create, get and delete on trainjobs"),
-        (404, ValueError, "no TrainJobs in this cluster .*install Kubeflow Trainer v2"),
-        (422, ValueError, "TrainJob refused, create: trainjobs is forbidden; check launch.runtime and the image"),
-    ],
-)
-def test_what_the_cluster_refuses_has_a_remedy(api: Api, code: int, error: type[Exception], message: str):
-    api.refusal = code
-    with pytest.raises(error, match=message):
-        trainjob.Cluster().begin(trainjob.resource("one", "/mnt/one", "stage1", LaunchConfig(launcher="trainjob")))
-
-
-def test_a_server_that_fails_once_is_asked_again(api: Api):
-    cluster, api.refusal = trainjob.Cluster(lambda _: None), 503
-    cluster.begin(trainjob.resource("one", "/mnt/one", "stage1", LaunchConfig(launcher="trainjob")))
-    assert api.requests == ["POST one", "POST one"] and list(api.jobs) == ["one"]
-
-
-def test_without_a_cluster_the_remedy_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
-    with pytest.raises(ValueError, match="no cluster for the TrainJob .*set KUBECONFIG"):
-        trainjob.Cluster()
+def test_a_step_that_was_killed_after_the_training_only_takes_the_model(
+    api: Api, small: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The job of the attempt before is deleted by the one that gets the model."""
+    api.ends = "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(Exchange, "download", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            start(small, tmp_path)
+    assert not any(request.startswith("delete") for request in api.requests)
+    made = start(small, tmp_path)
+    assert made == read_manifest(tmp_path / "out", "model")
+    assert [request.split()[0] for request in api.requests].count("create") == 1
+    assert api.requests[-1].startswith("delete calrec-stage1-")
 
 
 def test_processes_that_stopped_after_a_checkpoint_are_no_failure(api: Api, tmp_path: Path):
@@ -260,34 +194,48 @@ def test_processes_that_stopped_after_a_checkpoint_are_no_failure(api: Api, tmp_
     exchange.write(STOPPED, "")
     body = trainjob.resource("one", exchange.uri, "stage1", LaunchConfig(launcher="trainjob"))
     with pytest.raises(SystemExit) as stop:
-        trainjob._train(trainjob.Cluster(lambda _: None), body, exchange)
+        trainjob._train(Cluster(lambda _: None), body, exchange)
     assert stop.value.code == 75 and not exchange.has(RESULT)
 
 
-def test_sigterm_deletes_the_job_and_exits_with_75(api: Api, small: SimpleNamespace, tmp_path: Path):
+def test_sigterm_deletes_the_job_and_the_same_command_goes_on(api: Api, small: SimpleNamespace, tmp_path: Path):
+    """The job's pods write a checkpoint when they are told to stop; the next attempt waits for that."""
+    api.ends = "run"
+    settings = {"steps": 150, "batch_size": 8, "valid_every": 0, "checkpoint_every": 5, "threads": 1, "patience": 0}
+    (tmp_path / "settings.json").write_text(json.dumps({"stage1": settings, "launch": {"launcher": "trainjob"}}))
     command = [
-        sys.executable, "-m", "calrec.cli", "finetune", "--run", "tiny", "--set", "launch.launcher=trainjob",
+        sys.executable, "-m", "calrec.cli", "finetune", "--run", "tiny", "--settings", str(tmp_path / "settings.json"),
         "--texts", str(small.texts), "--tokens", str(small.tokens), "--model", str(small.base),
         "--checkpoints", str(tmp_path / "mirror"), "--out", str(tmp_path / "out"),
     ]  # fmt: skip
-    step = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    while not api.jobs:
-        assert step.poll() is None
+    first = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    while not any(name.endswith(f"/{STATE}") for name in storage.folder(str(tmp_path / "mirror")).names()):
+        assert first.poll() is None
         time.sleep(0.02)
-    step.send_signal(signal.SIGTERM)
-    assert "run the same command again to go on" in step.communicate(timeout=60)[1]
-    assert step.returncode == 75
+    first.send_signal(signal.SIGTERM)
+    told = first.communicate(timeout=60)[1]
+    assert "calrec: interrupted after a checkpoint; run the same command again to go on" in told
+    assert first.returncode == 75 and "Fatal Python error" not in told
     assert all("deletionTimestamp" in job["metadata"] for job in api.jobs.values())
+    second = subprocess.run(command, capture_output=True, text=True)
+    assert second.returncode == 0, second.stderr
+    assert "node-0 | stage1: going on after step" in second.stdout
+    assert storage.folder(str(tmp_path / "mirror")).names() == []
+    assert read_manifest(tmp_path / "out").counts["steps"] == 150 and not api.orphans
 
 
 def test_the_pods_of_a_training_know_their_image_and_are_started_again(tmp_path: Path):
-    documents = load(compile_training(runs.tiny(), tmp_path, image="shop/calrec@sha256:abc"))
+    from pipelines.compiling import compile_pipeline, load
+
+    documents = load(compile_pipeline("training", runs.tiny(), tmp_path, image="shop/calrec@sha256:abc"))
     executors = documents[0]["deploymentSpec"]["executors"]
-    known = {name: executor["container"].get("env") for name, executor in executors.items()}
     image = [{"name": "CALREC_IMAGE", "value": "shop/calrec@sha256:abc"}]
-    assert {name for name, env in known.items() if env == image} == {
-        "exec-finetune", "exec-finetune-2", "exec-finetune-3",
-    }  # fmt: skip
-    tasks = documents[0]["root"]["dag"]["tasks"] | documents[0]["components"]["comp-calrec-target"]["dag"]["tasks"]
-    assert {name for name, task in tasks.items() if "retryPolicy" in task} == {"finetune", "finetune-2"}
-    assert "CALREC_CHECKPOINTS" in json.dumps(documents[1])
+    trained = {name for name, executor in executors.items() if "def finetune(" in json.dumps(executor)}
+    assert len(trained) == 3
+    assert trained == {name for name, executor in executors.items() if executor["container"].get("env") == image}
+    components = documents[0]["components"]
+    dags = [one["dag"]["tasks"].values() for one in (documents[0]["root"], *components.values()) if "dag" in one]
+    labels = [(components[task["componentRef"]["name"]].get("executorLabel"), task) for dag in dags for task in dag]
+    tasks = [task for label, task in labels if label in trained]
+    assert len(tasks) == 3 and all("retryPolicy" in task for task in tasks)
+    assert "CALREC_CHECKPOINTS" in json.dumps(documents[1]) and "KFP_RUN_ID" in json.dumps(documents[1])

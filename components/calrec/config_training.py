@@ -158,6 +158,12 @@ class LaunchConfig:
     """ddp: each process holds the whole model; fsdp: weights, gradients and optimizer are spread over them."""
     runtime: str = "torch-distributed"
     """The ClusterTrainingRuntime of a TrainJob, or TrainingRuntime/NAME for one of the namespace."""
+    cpu: str = ""
+    """CPUs of each machine of a TrainJob, such as 8; empty: the runtime's, unless GPUs are asked for."""
+    memory: str = ""
+    """Memory of each machine of a TrainJob, such as 32Gi; empty: the runtime's, unless GPUs are asked for."""
+    accelerator: str = "nvidia.com/gpu"
+    """Resource name of the GPUs that a TrainJob asks for."""
 
     def __post_init__(self) -> None:
         one_of("launch.launcher", self.launcher, ("auto", "local", "torchrun", "trainjob"))

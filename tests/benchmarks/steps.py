@@ -9,6 +9,7 @@ from tests.benchmarks.generate import generate
 from tests.benchmarks.gradcache import gradcache
 from tests.benchmarks.ingest import ingest
 from tests.benchmarks.kcore import kcore
+from tests.benchmarks.pipeline import pipeline
 from tests.benchmarks.tokens import tokens
 from tests.benchmarks.train import train
 from tests.benchmarks.trie import trie
@@ -25,5 +26,6 @@ STEPS: dict[str, Callable[[], Benchmark | dict[str, Any]]] = {
     "bm25": bm25,
     "trie": trie,
     "evaluate": evaluate,
+    "pipeline": pipeline,
 }
 """Step → its paths to be timed in turns, or a function that measures by itself and gives the figures."""

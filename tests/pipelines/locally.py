@@ -6,6 +6,7 @@ JSON has sources, targets, settings and only_new. With "toys" every step writes 
 import ast
 import json
 import sys
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,9 @@ def main(name: str, root: str, given: dict[str, Any]) -> None:
         for executor in it.pipeline_spec.deployment_spec["executors"].values():
             command = list(executor["container"]["command"])
             executor["container"]["command"] = [*command[:-1], toy(command[-1])]
+    started = time.perf_counter()
     it(**arguments(name, config, **({"only_new": True} if given.get("only_new") else {})))
+    print(f"the pipeline took {time.perf_counter() - started:.3f} s")
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ class Handler(BaseHTTPRequestHandler):
             raise RefusedError(400, f"unknown query parameters: {', '.join(sorted(unknown))}")
         resource = self._resource(at)
         name = at.get("name", body.get("metadata", {}).get("name", ""))
-        self._admit(operation.verb, resource)
+        self._admit(operation.verb, resource, name)
         if resource == TRAINJOBS:
             api.requests.append(f"{operation.verb} {name}")
         verb = "log" if resource == "pods/log" else operation.verb
@@ -100,15 +100,16 @@ class Handler(BaseHTTPRequestHandler):
             raise RefusedError(404, f'namespaces "{at["namespace"]}" not found')
         return f"{at['plural']}.{at['group']}" if "group" in at else "pods/log" if "name" in at else "pods"
 
-    def _admit(self, verb: str, resource: str) -> None:
+    def _admit(self, verb: str, resource: str, name: str) -> None:
         if self.headers.get("Authorization") != f"Bearer {TOKEN}":
             raise RefusedError(401, "Unauthorized")
         self.server.used.add((verb, resource))
         if (verb, resource) not in self.server.allowed:
-            name, _, group = resource.partition(".")
+            kind, _, group = resource.partition(".")
             user = f"system:serviceaccount:{NAMESPACE}:pipeline-runner"
             where = f'in API group "{group}" in the namespace "{NAMESPACE}"'
-            raise RefusedError(403, f'{resource} is forbidden: User "{user}" cannot {verb} resource "{name}" {where}')
+            about = f'{resource.removesuffix("/log")} "{name}"' if verb != "create" else resource
+            raise RefusedError(403, f'{about} is forbidden: User "{user}" cannot {verb} resource "{kind}" {where}')
 
     def _stream(self, pod: Pod, query: dict[str, str]) -> None:
         self.send_response(200)
