@@ -72,8 +72,12 @@ constraints: setup  ## write the installed versions to constraints.txt
 clean:  ## remove what runs and builds left, not the environment
 	rm -rf build
 
-manifests image serve:
-	@echo "make $@: not there yet; it comes with a later issue (manifests and image: production on Kubeflow; serve: the model in use)." >&2; exit 1
-manifests: ## (later) build the Kubernetes manifests
-image: ## (later) build the container image
+manifests: setup  ## render and check the Kubernetes manifests
+	$(BIN)/python -m tests.manifests
+
+image:  ## build and test the container image, where a Docker engine runs: images/README.md has the arguments
+	images/build
+
+serve:
+	@echo "make $@: not there yet; it comes with a later issue (the model in use)." >&2; exit 1
 serve: ## (later) serve the champion

@@ -110,7 +110,9 @@ def _configured(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         choices=list(ABLATIONS),
-        help="change the run by name, before --set; what comes before the change is taken from the cache",
+        metavar="NAME",
+        help=f"change the run by name, before --set; what comes before the change is taken from the cache: "
+        f"{', '.join(ABLATIONS)}",
     )
     parser.add_argument(
         "--set",

@@ -11,6 +11,7 @@ from calrec.config import IMAGE
 SETTINGS = "calrec"
 _CONFIG = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "CALREC_TRACKING", "CALREC_CACHE", "CALREC_CHECKPOINTS")
 _SECRET = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+_PART_OF = "app.kubernetes.io/part-of"  # what the network policy of the steps knows them by
 _RETRIES = 2  # attempts after the first; a training goes on from the last checkpoint in CALREC_CHECKPOINTS
 _HOUR = 3600
 _SHARED_MEMORY = "2Gi"  # of /dev/shm, which the processes of torchrun share; Kubernetes gives 64 MiB
@@ -62,6 +63,7 @@ def _common(task: dsl.PipelineTask, title: str, seconds: int) -> dsl.PipelineTas
     kubernetes.use_field_path_as_env(task, "KFP_RUN_ID", "metadata.labels['pipeline/runid']")
     kubernetes.use_config_map_as_env(task, SETTINGS, {name: name for name in _CONFIG}, optional=True)
     kubernetes.use_secret_as_env(task, SETTINGS, {name: name for name in _SECRET}, optional=True)
+    kubernetes.add_pod_label(task, _PART_OF, "calrec")
     kubernetes.set_timeout(task, seconds)
     task.set_retry(_RETRIES, backoff_duration="30s", backoff_factor=2.0, backoff_max_duration="600s")
     return task.set_display_name(title)

@@ -1,0 +1,1 @@
+"""Checks of the Kubernetes manifests: `python -m tests.manifests`, or `make manifests`."""

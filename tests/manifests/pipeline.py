@@ -1,0 +1,78 @@
+"""What the compiled pipelines look for in their namespace, against what the manifests put there."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.manifests.network import Pod, rendered
+from tests.manifests.references import matches
+from tests.manifests.rendering import Object, named
+
+COMPILED = tuple(sorted((Path(__file__).parents[1] / "golden").glob("*.yaml")))
+# Steps go without these: the claim brings CALREC_CACHE, checkpoints need a bucket, a token replaces the password.
+OPTIONAL = {"CALREC_CACHE", "CALREC_CHECKPOINTS", "MLFLOW_TRACKING_TOKEN"}
+
+
+def executors() -> Iterator[tuple[str, dict[str, Any]]]:
+    """The Kubernetes settings of each step of each compiled pipeline."""
+    for path in COMPILED:
+        for document in filter(None, yaml.safe_load_all(path.read_text())):
+            for name, one in document.get("platforms", {}).get("kubernetes", {}).get("deploymentSpec", {}).get(
+                "executors", {}
+            ).items():  # fmt: skip
+                yield f"{path.stem} {name}", one
+
+
+def looked_for() -> set[tuple[str, str, str]]:
+    """Kind, name and key of all that steps take from ConfigMaps and Secrets."""
+    found = set()
+    for _, one in executors():
+        for part, kind, name, key in (
+            ("configMapAsEnv", "ConfigMap", "configMapName", "configMapKey"),
+            ("secretAsEnv", "Secret", "secretName", "secretKey"),
+        ):
+            found |= {(kind, s[name], v[key]) for s in one.get(part, []) for v in s["keyToEnv"]}
+    return found
+
+
+def pipeline_faults(objects: list[Object]) -> list[str]:
+    """Settings that steps look for and do not find, or that no step looks for; steps that no network policy closes."""
+    return [*_settings(objects), *_labels(objects)]
+
+
+def _settings(objects: list[Object]) -> Iterator[str]:
+    wanted = looked_for()
+    names = {(kind, name) for kind, name, _ in wanted}
+    given = {
+        (one["kind"], one["metadata"]["name"], key): one
+        for one in objects
+        if (one["kind"], one["metadata"]["name"]) in names
+        for key in one.get("data", {})
+    }
+    for kind, name, key in sorted(wanted):
+        if (kind, name, key) not in given and key not in OPTIONAL:
+            yield f"the steps look for {key} of {kind} {name}, which is not there"
+    for found, one in given.items():
+        if found not in wanted:
+            yield f"{named(one)}: no step looks for {found[-1]}"
+
+
+def _labels(objects: list[Object]) -> Iterator[str]:
+    (selector,) = [
+        one["spec"]["podSelector"] for one in objects if _is(one, "NetworkPolicy", "calrec-steps")
+    ]  # fmt: skip
+    for name, one in executors():
+        if not matches(selector, one.get("podMetadata", {}).get("labels", {})):
+            yield f"{name}: its pods lack the label {selector['matchLabels']}, and no network policy holds for them"
+
+
+def step(objects: list[Object]) -> Pod:
+    """A step's pod, in the namespace of the settings."""
+    (settings,) = [one for one in objects if _is(one, "ConfigMap", "calrec")]
+    return Pod(settings["metadata"]["namespace"], rendered(objects)["Job/calrec-cache"].labels)
+
+
+def _is(one: Object, kind: str, name: str) -> bool:
+    return one["kind"] == kind and one["metadata"]["name"] == name

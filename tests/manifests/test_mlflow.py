@@ -1,0 +1,302 @@
+"""The MLflow of the manifests, started as the rendered Deployment says, by its very commands and variables."""
+
+import base64
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.manifests.rendering import Object, render
+
+ENVIRONMENT = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONUNBUFFERED": "1"}
+POSTGRES = max(Path("/usr/lib/postgresql").glob("*/bin"), default=Path())
+
+
+@dataclass
+class Cluster:
+    """The objects of an overlay, and how they are changed to run on this machine."""
+
+    objects: list[Object]
+    folder: Path
+    change: Callable[[str], str]
+    variables: dict[str, str]
+    port: int = 0
+
+    def find(self, kind: str, name: str) -> Object:
+        """An object; of generated ones the name has a hash at its end."""
+        (one,) = [o for o in self.objects if o["kind"] == kind and re.sub("-[a-z0-9]{10}$", "", _name(o)) == name]
+        return one
+
+    def run(self, container: Object) -> subprocess.Popen[str]:
+        """Start the command of a container with its variables, in an empty folder."""
+        command = [self.change(word) for word in [*container["command"], *container["args"]]]
+        home = self.folder / container["name"]
+        home.mkdir(exist_ok=True)
+        environment = {**ENVIRONMENT, "HOME": str(home), **self._environment(container), **self.variables}
+        return subprocess.Popen(
+            command, cwd=home, env={k: self.change(v) for k, v in environment.items()}, text=True,
+            stdout=(self.folder / "log").open("a"), stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+
+    def _environment(self, container: Object) -> dict[str, str]:
+        found = {}
+        for source in container.get("envFrom", []):
+            found |= self.data("Secret", source["secretRef"]["name"])
+        for variable in container.get("env", []):
+            source = variable.get("valueFrom", {})
+            if "configMapKeyRef" in source:
+                found[variable["name"]] = self.data("ConfigMap", source["configMapKeyRef"]["name"])[
+                    source["configMapKeyRef"]["key"]
+                ]
+            elif "secretKeyRef" in source:
+                found[variable["name"]] = self.data("Secret", source["secretKeyRef"]["name"])[
+                    source["secretKeyRef"]["key"]
+                ]
+            else:
+                found[variable["name"]] = variable["value"]
+        return found
+
+    def data(self, kind: str, name: str) -> dict[str, str]:
+        """What is in a ConfigMap or Secret; every GENERATED is a password that the auth app takes."""
+        (one,) = [o for o in self.objects if o["kind"] == kind and _name(o) == name]
+        plain = {k: v if kind == "ConfigMap" else base64.b64decode(v).decode() for k, v in one["data"].items()}
+        return {k: v.replace("GENERATED", "generated-password") for k, v in plain.items()}
+
+    def ask(self, path: str, host: str = "mlflow.calrec:5000", user: str = "", password: str = "") -> tuple[int, str]:
+        """Status and text of one request."""
+        headers = {"Host": host}
+        if user:
+            headers["Authorization"] = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", headers=headers)
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    def log(self) -> str:
+        """The end of what was written."""
+        return (self.folder / "log").read_text()[-3000:]
+
+
+def _name(one: Object) -> str:
+    return str(one["metadata"]["name"])
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@contextmanager
+def deployed(cluster: Cluster) -> Iterator[Cluster]:
+    """Run the init container, then the server, then the Job that makes the account of the steps."""
+    pod = cluster.find("Deployment", "mlflow")["spec"]["template"]["spec"]
+    (migrate,), (server,) = pod["initContainers"], pod["containers"]
+    (users,) = cluster.find("Job", "mlflow-users")["spec"]["template"]["spec"]["containers"]
+    assert cluster.run(migrate).wait(120) == 0, cluster.log()
+    process = cluster.run(server)
+    try:
+        probe = server["startupProbe"]["httpGet"]
+        host = {header["name"]: header["value"] for header in probe["httpHeaders"]}["Host"]
+        for _ in range(240):
+            try:
+                assert cluster.ask(probe["path"], host)[0] == 200
+                break
+            except OSError:
+                assert process.poll() is None, cluster.log()
+                time.sleep(0.5)
+        assert cluster.run(users | {"args": []}).wait(120) == 0, cluster.log()
+        yield cluster
+    finally:
+        os.killpg(process.pid, 15)
+        process.wait(30)
+
+
+def here(overlay: str, folder: Path, variables: dict[str, str], database: str = "") -> Cluster:
+    """An overlay with its files below `folder`.
+
+    Args:
+        overlay: its name.
+        folder: for what is written.
+        variables: what is elsewhere on this machine.
+        database: a URI instead of the overlay's, empty to keep it.
+    """
+    port, objects = _free_port(), render(overlay)
+    files = {"/etc/mlflow": ("mlflow-auth", "basic_auth.ini"), "/scripts": ("mlflow-users", "users.py")}
+
+    def change(text: str) -> str:
+        text = text.replace("--host=0.0.0.0", "--host=127.0.0.1").replace("--port=5000", f"--port={port}")
+        text = text.replace("--workers=2", "--workers=1").replace("http://mlflow:5000", f"http://localhost:{port}")
+        for place in [*files, "/artifacts"]:
+            text = re.sub(f"^{place}", f"{folder}{place}", text)
+        text = text.replace("gs://BUCKET", "gs://shop")
+        return text.replace("postgresql+psycopg2://", database) if database else text
+
+    cluster = Cluster(objects, folder, change, variables, port)
+    for place, (name, file) in files.items():
+        (folder / place[1:]).mkdir(parents=True)
+        (folder / place[1:] / file).write_text(change(cluster.find("ConfigMap", name)["data"][file]))
+    (folder / "artifacts").mkdir()
+    return cluster
+
+
+@pytest.fixture(scope="module")
+def gke_with_sqlite(tmp_path_factory: pytest.TempPathFactory, emulator: str) -> Iterator[Cluster]:
+    """The artifacts are in a bucket, the database is no PostgreSQL."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    variables = {"STORAGE_EMULATOR_HOST": emulator, "GOOGLE_CLOUD_PROJECT": "test"}
+    with deployed(here("gke", folder, variables, f"sqlite:///{folder}/mlflow.db")) as cluster:
+        yield cluster
+
+
+@contextmanager
+def postgres(folder: Path) -> Iterator[dict[str, str]]:
+    """A real PostgreSQL; gives the variables that say where it is. It does not run as root."""
+    port, root = _free_port(), os.geteuid() == 0
+    user: dict[str, Any] = {"user": "postgres", "group": "postgres"} if root else {}
+    folder.mkdir()
+    if root:
+        shutil.chown(folder, "postgres")
+    (folder / "password").write_text("a: b/c@d%e")
+
+    def run(*command: str) -> None:
+        done = subprocess.run([str(POSTGRES / command[0]), *command[1:]], **user, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+    data = ["-D", str(folder / "data")]
+    run("initdb", *data, "-U", "mlflow", "-A", "scram-sha-256", "--pwfile", str(folder / "password"))
+    run(
+        "pg_ctl",
+        *data,
+        "-w",
+        "-l",
+        str(folder / "log"),
+        "-o",
+        f"-p {port} -c listen_addresses=127.0.0.1 -k ''",
+        "start",
+    )
+    where = {"PGHOST": "127.0.0.1", "PGPORT": str(port), "PGPASSWORD": "a: b/c@d%e"}
+    try:
+        subprocess.run([POSTGRES / "createdb", "-U", "mlflow", "mlflow"], env=where, check=True)
+        yield where
+    finally:
+        run("pg_ctl", *data, "-m", "fast", "stop")
+
+
+@pytest.fixture(scope="module")
+def local_with_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    if not (POSTGRES / "initdb").exists():
+        pytest.skip("PostgreSQL is not installed (apt-get install postgresql)")
+    with ExitStack() as stack:
+        # Not below pytest's folders, which are closed to the user postgres.
+        folder = Path(stack.enter_context(_open_folder()))
+        where = stack.enter_context(postgres(folder / "postgres"))
+        work = tmp_path_factory.mktemp("mlflow")
+        yield stack.enter_context(deployed(here("local", work, where)))
+
+
+@contextmanager
+def _open_folder() -> Iterator[str]:
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield name
+
+
+@pytest.fixture(params=["gke_with_sqlite", "local_with_postgres"])
+def cluster(request: pytest.FixtureRequest) -> Cluster:
+    return request.getfixturevalue(request.param)
+
+
+def test_it_wants_a_user_and_knows_its_names(cluster: Cluster):
+    steps = {"user": "calrec", "password": "generated-password_STEPS"}
+    experiments = "/api/2.0/mlflow/experiments/search?max_results=1"
+    assert cluster.ask(experiments)[0] == 401
+    assert cluster.ask(experiments, user="calrec", password="wrong")[0] == 401
+    assert cluster.ask(experiments, user="admin", password="password1234")[0] == 401
+    for host in ("mlflow", "mlflow:5000", "mlflow.calrec:5000", "mlflow.calrec.svc.cluster.local:5000", "localhost:80"):
+        assert cluster.ask(experiments, host, **steps)[0] == 200, host
+    for host in ("evil.example", "mlflow.calrec.evil.example", "10.0.0.7:5000"):
+        status, text = cluster.ask(experiments, host, **steps)
+        assert status == 403 and "Invalid Host" in text, host
+
+
+def test_the_settings_of_the_steps_fit_it(cluster: Cluster):
+    settings, secret = cluster.data("ConfigMap", "calrec"), cluster.data("Secret", "calrec")
+    host = settings["MLFLOW_TRACKING_URI"].removeprefix("http://")
+    user, password = secret["MLFLOW_TRACKING_USERNAME"], secret["MLFLOW_TRACKING_PASSWORD"]
+    assert cluster.ask("/api/2.0/mlflow/experiments/search?max_results=1", host, user, password)[0] == 200
+
+
+def test_a_step_logs_a_run_a_file_and_a_champion(
+    cluster: Cluster, bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from calrec import tracking
+    from calrec.registry import CHAMPION
+
+    secret = cluster.data("Secret", "calrec")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://localhost:{cluster.port}")
+    monkeypatch.setenv("CALREC_TRACKING", "required")
+    for name, value in {"MLFLOW_EXPERIMENT_NAME": "calrec", **secret}.items():
+        monkeypatch.setenv(name, value)
+    import mlflow
+
+    mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
+    (tmp_path / "weights.bin").write_bytes(bytes(range(256)) * 4096)
+    monkeypatch.setenv("KFP_RUN_ID", "0b1c2d3e")
+    with tracking.step("promote", "books") as run:
+        run.metrics(1, {"recall_at_10": 0.25})
+        mlflow.log_artifact(str(tmp_path / "weights.bin"), "registered/model")
+        source, own = mlflow.get_artifact_uri("registered"), mlflow.active_run().info.run_id
+        client = tracking.client()
+        client.create_registered_model("calrec-books")
+        version = client.create_model_version("calrec-books", source, run_id=own)
+        client.set_registered_model_alias("calrec-books", CHAMPION, version.version)
+    champion = client.get_model_version_by_alias("calrec-books", CHAMPION)
+    there = mlflow.artifacts.download_artifacts(artifact_uri=champion.source, dst_path=str(tmp_path / "back"))
+    assert (Path(there) / "model" / "weights.bin").read_bytes() == (tmp_path / "weights.bin").read_bytes()
+    assert client.get_run(own).data.metrics == {"recall_at_10": 0.25}
+    folders = [path.as_posix() for path in (cluster.folder / "artifacts").rglob("*") if path.is_file()]
+    blobs = [blob.name for blob in bucket.list_blobs(prefix="mlflow/")]
+    (stored,) = folders + blobs  # where the overlay says, and nowhere else
+    assert stored.endswith("/artifacts/registered/model/weights.bin")
+
+
+def test_the_job_gives_a_changed_password_again(cluster: Cluster):
+    (users,) = cluster.find("Job", "mlflow-users")["spec"]["template"]["spec"]["containers"]
+    experiments = "/api/2.0/mlflow/experiments/search?max_results=1"
+
+    def set_password(password: str) -> None:
+        cluster.variables["STEPS_PASSWORD"] = password
+        assert cluster.run(users | {"args": []}).wait(120) == 0, cluster.log()
+        assert cluster.ask(experiments, user="calrec", password=password)[0] == 200
+
+    set_password("another-password-after-rotation")
+    assert cluster.ask(experiments, user="calrec", password="generated-password_STEPS")[0] == 401
+    set_password("generated-password_STEPS")
+    del cluster.variables["STEPS_PASSWORD"]
+
+
+def test_the_admin_changes_the_password_by_the_api(cluster: Cluster, monkeypatch: pytest.MonkeyPatch):
+    from mlflow.server import get_app_client
+
+    admin, old, new = get_app_client("basic-auth", f"http://localhost:{cluster.port}"), "generated-password", "x" * 20
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
+    for before, after in ((old, new), (new, old)):
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", before)
+        admin.update_user_password("admin", after, before)
+        assert cluster.ask("/api/2.0/mlflow/experiments/search?max_results=1", user="admin", password=before)[0] == 401
