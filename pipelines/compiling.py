@@ -64,7 +64,7 @@ def compile_pipeline(
     path = out / f"calrec-{name}.yaml"
     defaults = arguments(name, config, only_new)
     compiler.Compiler().compile(pipeline(name), package_path=str(path), pipeline_parameters=defaults)
-    documents = [d for d in yaml.safe_load_all(path.read_text()) if d]
+    documents = _documents(path)
     name_steps(documents)
     for executor in documents[0]["deploymentSpec"]["executors"].values():
         _furnish(executor["container"], image, claim)
@@ -73,7 +73,7 @@ def compile_pipeline(
             by_name = {"constant": claim, "pvcNameParameter": {"runtimeValue": {"constant": claim}}}
             executor["pvcMount"] = [{**by_name, "mountPath": _CACHE}]
     # Written anew: kfp's comment header prints dictionaries in random order.
-    path.write_text(yaml.safe_dump_all(documents, sort_keys=True, allow_unicode=True, width=120))
+    path.write_text(yaml.dump_all(documents, Dumper=yaml.CSafeDumper, allow_unicode=True, width=120))
     return path
 
 
@@ -145,6 +145,10 @@ def _rename(node: Any, names: Mapping[str, str]) -> None:
             node["tasks"] = {names[task]: settings for task, settings in node["tasks"].items()}
 
 
+def _documents(path: Path) -> list[Any]:
+    return [one for one in yaml.load_all(path.read_text(), Loader=yaml.CSafeLoader) if one]
+
+
 def load(path: Path) -> list[Mapping[str, Any]]:
     """The YAML documents of a compiled pipeline: the specification, and the platform's if there is one.
 
@@ -152,7 +156,7 @@ def load(path: Path) -> list[Mapping[str, Any]]:
         ValueError: no YAML, or not a pipeline.
     """
     try:
-        documents = [d for d in yaml.safe_load_all(path.read_text()) if d]
+        documents = _documents(path)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"{path}: {error}") from None
     if not documents or not all(isinstance(d, Mapping) for d in documents) or "pipelineInfo" not in documents[0]:
