@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from calrec.config import Config, Source
+from calrec.config import IMAGE, Config, Source
 from calrec.runs import ABLATIONS, RUNS, ablated, named
 from calrec.settings import override
 from pipelines import PIPELINES
@@ -59,6 +59,10 @@ def _parser() -> argparse.ArgumentParser:
         help="artifacts, cache and MLflow store (default: build)",
     )
     run.add_argument("--fresh", action="store_true", help="run every step, also what has not changed")
+    run.add_argument(
+        "--runner", choices=("process", "docker"), default="process", help="where a step runs (default: process)"
+    )
+    run.add_argument("--image", default=IMAGE, help=f"image of the containers of --runner docker (default: {IMAGE})")
     run.set_defaults(command=_run)
 
     parameters = commands.add_parser("parameters", help="print the table of all parameters and settings: PARAMETERS.md")
@@ -171,7 +175,8 @@ def _run(options: argparse.Namespace) -> int:
     from pipelines.local_run import run
     from pipelines.summary import summary
 
-    print(summary(run(configuration(options), options.root, options.fresh)))
+    image = options.image if options.runner == "docker" else ""
+    print(summary(run(configuration(options), options.root, options.fresh, image)))
     return 0
 
 

@@ -20,9 +20,9 @@ import psutil
 
 import calrec
 from calrec import lookout, tracking
-from calrec.config import Config, Source
-from calrec.settings import from_dict
+from calrec.config import Config
 from calrec.watch.step import SHAPING
+from pipelines import docker_run
 from pipelines.compiling import arguments, name_steps
 from pipelines.summary import Result, headline, headline_params, link_outputs, note
 
@@ -38,21 +38,21 @@ _ERROR = re.compile(r"^[\w.]*(?:Error|Exception): ")
 _LOGGED = re.compile(r"^\d\d:\d\d:\d\d\.\d+ - ")
 
 
-def run(config: Config, root: Path, fresh: bool = False) -> Result:
-    """Run the training pipeline step by step in processes of this environment.
+def run(config: Config, root: Path, fresh: bool = False, image: str = "") -> Result:
+    """Run the training pipeline step by step, in processes of this environment or in containers of `image`.
 
     A step whose code, settings and inputs have not changed is not run again, unless `fresh`.
 
     Raises:
         ValueError, FileNotFoundError: a source that does not exist.
-        RuntimeError: a step failed; its log is named.
+        RuntimeError: a step failed; its log is named. Or no container engine answers.
     """
     root = root.resolve()
+    config = dataclasses.replace(config, sources=tuple(lookout.now([vars(source) for source in config.sources])))
     folder = root / "runs" / time.strftime("%Y%m%d-%H%M%S")
     folder.mkdir(parents=True, exist_ok=True)
     uri, files = _use_tracking(root)
     seen = _look(config)
-    config = dataclasses.replace(config, sources=tuple(from_dict(Source, one) for one in seen.sources))
     parent, experiment = _tracked(lambda: tracking.start_parent(" + ".join(config.targets), files)) or ("", "")
     started = time.perf_counter()
     log = folder / "pipeline.log"
@@ -67,13 +67,13 @@ def run(config: Config, root: Path, fresh: bool = False) -> Result:
             _watching_memory() as memory,
             log.open("w") as stream,
         ):
-            outputs = _execute(_models(config, seen), root, fresh, _Steps(stream, sys.stdout))
+            outputs = _execute(_models(config, seen), root, fresh, _Steps(stream, sys.stdout), image)
     except BaseException as error:
         status, why = "FAILED" if isinstance(error, Exception) else "KILLED", f"{type(error).__name__}: {error}"
         if parent:
             _tracked(lambda: tracking.finish_parent(parent, {}, {}, why, status))
         raise
-    result = Result(link_outputs(folder, outputs), uri, time.perf_counter() - started, max(memory))
+    result = Result(link_outputs(folder, outputs), uri, time.perf_counter() - started, 0 if image else max(memory))
     _point(root / "runs" / "latest", folder)
     if parent:
         _tracked(lambda: tracking.finish_parent(parent, headline_params(config), headline(result), note(result)))
@@ -99,21 +99,22 @@ def _models(config: Config, seen: lookout.Seen) -> dict[str, Any]:
     return {**given, "state": seen.decision.state, "champions": seen.champions}
 
 
-def _execute(given: Mapping[str, Any], root: Path, fresh: bool, output: "_Steps") -> dict[str, list[Path]]:
+def _execute(given: Mapping[str, Any], root: Path, fresh: bool, output: "_Steps", image: str) -> dict[str, list[Path]]:
     from kfp import local
 
     from pipelines.training import models
 
-    cache = root / "cache" / _code_hash()
+    cache = root / "cache" / (docker_run.identity(image) if image else _code_hash())
     files = "" if fresh else os.environ.get("CALREC_CACHE", str(cache))
     # kfp leaves a folder of each step in the temporary directory.
     with (
         tempfile.TemporaryDirectory(prefix="calrec-") as scratch,
         _environment({"TMPDIR": scratch, "CALREC_CACHE": files}),
+        docker_run.containers(image, root, given) if image else _processes() as runner,
     ):
         tempfile.tempdir = None
         local.init(
-            runner=local.SubprocessRunner(use_venv=False),
+            runner=runner,
             pipeline_root=str(root / "artifacts"),
             enable_caching=not fresh,
             cache_root=str(cache),
@@ -123,7 +124,7 @@ def _execute(given: Mapping[str, Any], root: Path, fresh: bool, output: "_Steps"
             stream = cast(TextIO, output)
             with contextlib.redirect_stdout(stream), _logging_to(stream), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                task = for_this_machine(models)(**given)
+                task = for_this_machine(models, image)(**given)
         except Exception as error:
             raise RuntimeError(f"{_first_line(error)}\n{output.reason}\nthe traceback is in {output.name}") from None
         finally:
@@ -132,13 +133,22 @@ def _execute(given: Mapping[str, Any], root: Path, fresh: bool, output: "_Steps"
     return {name: [Path(one.path) for one in artifacts] for name, artifacts in found.items()}
 
 
-def for_this_machine(pipeline: Any) -> Any:
+@contextlib.contextmanager
+def _processes() -> Iterator[Any]:
+    from kfp import local
+
+    yield local.SubprocessRunner(use_venv=False)
+
+
+def for_this_machine(pipeline: Any, image: str = "") -> Any:
     """Without retries, for what fails here fails again; steps by names under which the next run finds them cached."""
     from google.protobuf import json_format
 
     spec = pipeline.pipeline_spec
     document = json_format.MessageToDict(spec)
     name_steps([document])
+    for executor in document["deploymentSpec"]["executors"].values() if image else ():
+        executor["container"]["image"] = image
     spec.Clear()
     json_format.ParseDict(document, spec)
     for component in (spec.root, *spec.components.values()):

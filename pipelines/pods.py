@@ -6,10 +6,13 @@ from kfp import dsl, kubernetes
 
 from calrec.config import IMAGE
 
-# Where the tracking server is, and its credentials, the cache of raw files and the mirror of checkpoints: all optional,
-# and none in the YAML.
+# Where the tracking server is, and its credentials, the cache of raw files, the mirror of checkpoints, and whether a
+# model hub may be asked: all optional, and none in the YAML.
 SETTINGS = "calrec"
-_CONFIG = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "CALREC_TRACKING", "CALREC_CACHE", "CALREC_CHECKPOINTS")
+_CONFIG = (
+    "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "CALREC_TRACKING", "CALREC_CACHE", "CALREC_CHECKPOINTS",
+    "HF_HUB_OFFLINE",
+)  # fmt: skip
 _SECRET = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 _PART_OF = "app.kubernetes.io/part-of"  # what the network policy of the steps knows them by
 _RETRIES = 2  # attempts after the first; a training goes on from the last checkpoint in CALREC_CHECKPOINTS

@@ -23,7 +23,7 @@ class Result:
     tracking_uri: str
     seconds: float
     memory: int
-    """Most bytes that all processes together used at one time."""
+    """Most bytes that all processes together used at one time; 0: not known, since they ran in containers."""
 
 
 _FOLDERS = {"models": "model", "indexes": "index", "recommendations": "recommendation", "evaluations": "evaluation"}
@@ -53,7 +53,7 @@ def headline_params(config: Config) -> dict[str, Any]:
 
 def headline(result: Result) -> dict[str, float]:
     """What the run took, and the model's metrics of each target by `target/metric`."""
-    figures = {"seconds": result.seconds, "peak_memory_gib": result.memory / 2**30}
+    figures = {"seconds": result.seconds} | ({"peak_memory_gib": result.memory / 2**30} if result.memory else {})
     return figures | {
         f"{target}/{name}": mean
         for target, document in _documents(result).items()
@@ -81,9 +81,8 @@ def summary(result: Result) -> str:
     local = result.tracking_uri.startswith("sqlite")
     look = f"make ui STORE={result.tracking_uri}, then open http://127.0.0.1:5000" if local else result.tracking_uri
     lines += [f"MLflow UI:  {look}"]
-    lines += [
-        f"took {result.seconds:.0f} s, at most {result.memory / 2**30:.1f} GiB of memory in all processes together"
-    ]
+    memory = f", at most {result.memory / 2**30:.1f} GiB of memory in all processes together" if result.memory else ""
+    lines += [f"took {result.seconds:.0f} s{memory}"]
     return "\n".join(lines)
 
 

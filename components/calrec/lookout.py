@@ -39,12 +39,12 @@ def look(
     Raises:
         FileNotFoundError, PermissionError, ConnectionError, ValueError: of a source, see :func:`calrec.storage.files`.
     """
-    now = _now(sources)
+    found = now(sources)
     newest = _registered(registry.newest, targets)
     entered = {target: newest[target].tags.get(registry.STATE) if target in newest else None for target in targets}
-    decision = decide(now, sections, __version__, entered, only_new)
+    decision = decide(found, sections, __version__, entered, only_new)
     print(f"watch: {decision.decision}; {'; '.join(decision.reasons)}", flush=True)
-    return Seen(decision, [asdict(one) for one in now], _champions(targets))
+    return Seen(decision, [asdict(one) for one in found], _champions(targets))
 
 
 def find(sources: Sequence[Mapping[str, Any]]) -> Found:
@@ -53,18 +53,19 @@ def find(sources: Sequence[Mapping[str, Any]]) -> Found:
     Raises:
         ValueError: a category has no champion; and as :func:`look`.
     """
-    now = _now(sources)
-    champions = _champions([one.domain for one in now])
-    missing = [one.domain for one in now if one.domain not in champions]
+    found = now(sources)
+    champions = _champions([one.domain for one in found])
+    missing = [one.domain for one in found if one.domain not in champions]
     if missing:
         raise ValueError(
             f"no champion of {', '.join(missing)}: train them first, or leave their sources out (--source); a model "
             "that failed the gate can be made champion by setting its alias in MLflow"
         )
-    return Found([asdict(one) for one in now], champions)
+    return Found([asdict(one) for one in found], champions)
 
 
-def _now(sources: Sequence[Mapping[str, Any]]) -> list[Source]:
+def now(sources: Sequence[Mapping[str, Any]]) -> list[Source]:
+    """The sources with the version of their data at this moment, where none is given."""
     named = [from_dict(Source, one) for one in sources]
     return resolved(named, ["" if one.snapshot else storage.snapshot(one.uri) for one in named])
 

