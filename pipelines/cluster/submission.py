@@ -32,7 +32,7 @@ def pipeline_version(kubeflow: Kubeflow, pipeline: str, path: Path) -> Version:
 
     def find_pipeline() -> Any:
         listed = kubeflow.pipelines.pipeline_service_list_pipelines(filter=named(pipeline), **kubeflow.scope)
-        return _first(listed.pipelines)
+        return _exact(listed.pipelines, pipeline)
 
     def upload_pipeline() -> Any:
         return kubeflow.uploads.upload_pipeline(str(path), name=pipeline, **kubeflow.scope)
@@ -42,7 +42,7 @@ def pipeline_version(kubeflow: Kubeflow, pipeline: str, path: Path) -> Version:
 
     def find_version() -> Any:
         listed = kubeflow.pipelines.pipeline_service_list_pipeline_versions(pipeline_id, filter=named(name))
-        return _first(listed.pipeline_versions)
+        return _exact(listed.pipeline_versions, name)
 
     def upload_version() -> Any:
         return kubeflow.uploads.upload_pipeline_version(str(path), name=name, pipelineid=pipeline_id)
@@ -57,7 +57,7 @@ def experiment(kubeflow: Kubeflow, name: str) -> str:
 
     def find() -> Any:
         listed = kubeflow.experiments.experiment_service_list_experiments(filter=named(name), **kubeflow.scope)
-        return _first(listed.experiments)
+        return _exact(listed.experiments, name)
 
     def make() -> Any:
         body = V2beta1Experiment(display_name=name, **kubeflow.scope)
@@ -126,8 +126,9 @@ def _found_or_made(kubeflow: Kubeflow, what: str, find: Callable[[], Any], make:
         return found, True
 
 
-def _first(listed: list[Any] | None) -> Any:
-    return listed[0] if listed else None
+def _exact(listed: list[Any] | None, name: str) -> Any:
+    """The one of this name; the server's filter takes capitals for small letters."""
+    return next((one for one in listed or [] if one.display_name == name), None)
 
 
 def _user() -> str:

@@ -2,7 +2,6 @@ import itertools
 import json
 import os
 import signal
-import socketserver
 import subprocess
 import sys
 import threading
@@ -37,8 +36,6 @@ MONTHLY = f"0 0 {(NOW + timedelta(days=15)):%d} * *"
 
 @pytest.fixture(autouse=True)
 def _quick_and_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    # An answer in two packets would wait 40 ms for the first one's receipt.
-    monkeypatch.setattr(socketserver.StreamRequestHandler, "disable_nagle_algorithm", True)
     for name in [name for name in os.environ if name.startswith(("KFP_", "KF_PIPELINES_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "no-kubeconfig"))

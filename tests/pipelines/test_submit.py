@@ -94,6 +94,11 @@ def test_the_same_pipeline_is_uploaded_once(
     assert api.operations.count("run_service_get_run") == 0
 
 
+def test_an_experiment_of_the_same_name_in_capitals_is_another_one(submit: Callable[..., int], api: KfpApi):
+    assert submit("--no-wait", "--experiment", "Shop") == submit("--no-wait", "--experiment", "shop") == 0
+    assert sorted(one["display_name"] for one in api.state.experiments.values()) == ["Shop", "shop"]
+
+
 def test_a_pipeline_is_compiled_and_gets_its_parameters(api: KfpApi, capsys: pytest.CaptureFixture[str]):
     from calrec import runs
     from calrec.settings import override
