@@ -102,7 +102,7 @@ def _models(config: Config, seen: lookout.Seen) -> dict[str, Any]:
 def _execute(given: Mapping[str, Any], root: Path, fresh: bool, output: "_Steps", image: str) -> dict[str, list[Path]]:
     from kfp import local
 
-    from pipelines.training import models
+    from pipelines.models import models
 
     cache = root / "cache" / (docker_run.identity(image) if image else _code_hash())
     files = "" if fresh else os.environ.get("CALREC_CACHE", str(cache))
