@@ -30,8 +30,8 @@ run: setup  ## run the whole pipeline on the embedded sample: four categories, t
 ui: setup  ## open the MLflow UI on the local store, or on STORE=sqlite:///…
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --backend-store-uri $(STORE) --workers 1 --port 5000
 
-test: setup  ## all tests
-	$(BIN)/python -m pytest
+test: setup  ## all tests, files in two processes
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-long: setup  ## the tests that take minutes, and 2,000 damaged files for each reader
 	$(BIN)/python -m pytest -m long
