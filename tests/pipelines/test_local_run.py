@@ -121,6 +121,7 @@ def test_the_same_seed_gives_identical_metrics(first: tuple[Path, str], tmp_path
     assert set(evaluations(tmp_path)) == {"cosmetics", "seafood"}
 
 
+@pytest.mark.long  # test_retraining.py has the same of the scheduled pipeline
 def test_changed_data_are_read_again(tmp_path: Path):
     source = write_sequences(tmp_path / "raw")
     small = ["--run", "tiny", "--source", f"home={source}", "--set", "data.min_user=3", "--set", "data.min_item=1"]
