@@ -1,6 +1,7 @@
 """A whole pipeline on KFP's local runner, in a process of its own: python -m tests.pipelines.locally NAME ROOT JSON.
 
-JSON has sources, targets, settings and only_new. With "toys" every step writes its outputs and does nothing else.
+JSON has sources, targets, settings and only_new. With "toys" every step writes its outputs, and its name to the file
+"ran" under ROOT, and does nothing else.
 """
 
 import ast
@@ -14,12 +15,13 @@ from typing import Any
 ANSWERS = {"watch": 'return "train", "state", sources, {}', "find_champions": "return sources, {}"}
 
 
-def toy(program: str) -> str:
+def toy(program: str, ran: Path) -> str:
     """The program of a step with the body of its function changed: outputs are written, nothing is computed."""
     tree = ast.parse(program)
     (function,) = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
     outputs = [one.arg for one in function.args.args if "Output" in ast.unparse(one.annotation)]
     body = [f"open({name}.path, 'w').write('toy')" for name in outputs]
+    body.append(f"open({str(ran)!r}, 'a').write('{function.name} ')")
     function.body = ast.parse("\n".join([*body, ANSWERS.get(function.name, "pass")])).body
     return ast.unparse(tree)
 
@@ -42,7 +44,7 @@ def main(name: str, root: str, given: dict[str, Any]) -> None:
     if given.get("toys"):
         for executor in it.pipeline_spec.deployment_spec["executors"].values():
             command = list(executor["container"]["command"])
-            executor["container"]["command"] = [*command[:-1], toy(command[-1])]
+            executor["container"]["command"] = [*command[:-1], toy(command[-1], Path(root) / "ran")]
     started = time.perf_counter()
     it(**arguments(name, config, **({"only_new": True} if given.get("only_new") else {})))
     print(f"the pipeline took {time.perf_counter() - started:.3f} s")

@@ -30,7 +30,7 @@ def locally(root: Path, name: str, given: dict[str, Any], code: int = 0) -> str:
 
 
 def finished(shown: str) -> list[str]:
-    """Names of the steps that ran, in their order."""
+    """Names of the steps that ran, in their order; only of one target: KFP's runner loses lines of parallel steps."""
     plain = re.sub(r"\x1b\[\d+m", "", shown)
     return re.findall(r"Task '([\w-]+)' finished with status SUCCESS", plain)
 
@@ -105,7 +105,9 @@ def test_a_batch_without_a_champion_says_what_to_do(tmp_path: Path):
 
 def test_toy_bodies_run_every_step(tmp_path: Path):
     given = {"sources": {"home": "x", "garden": "y"}, "targets": ["home", "garden"], "toys": True}
-    steps = finished(locally(tmp_path, "training", given))
-    once = ["watch", "textify", "base-model", "stage-1"]
-    twice = ["ingest", "stage-2", "refit", "index", "generate", "retrieve", "champion", "evaluate", "promote"]
-    assert sorted(steps) == sorted(once + 2 * twice)
+    locally(tmp_path, "training", given)
+    steps = (tmp_path / "artifacts" / "ran").read_text().split()
+    once = ["watch", "textify", "base_model"]
+    twice = ["ingest", "index", "generate", "retrieve", "champion", "evaluate", "promote"]
+    finetunes = 1 + 2 + 2  # stage 1, stage 2 and the refit
+    assert sorted(steps) == sorted([*once, *2 * twice, *finetunes * ["finetune"]])
