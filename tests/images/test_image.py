@@ -12,22 +12,15 @@ from typing import Any
 import pytest
 
 from calrec.config import IMAGE
+from tests.conftest import REPO
 
-IMAGES = Path("images")
+IMAGES = REPO / "images"
 HADOLINT = Path(sys.executable).with_name("hadolint")
 TEXTS = [path for path in sorted(IMAGES.iterdir()) if path.is_file()]
 DOCKERFILE = (IMAGES / "Dockerfile").read_text()
 POD = [
-    "--read-only",
-    "--tmpfs",
-    "/tmp",
-    "--network",
-    "none",
-    "--cap-drop",
-    "ALL",
-    "--security-opt",
-    "no-new-privileges",
-]
+    "--read-only", "--tmpfs", "/tmp", "--network", "none", "--cap-drop", "ALL", "--security-opt", "no-new-privileges",
+]  # fmt: skip
 
 
 # --- the text -----------------------------------------------------------------------------------------------------
@@ -77,7 +70,7 @@ def test_the_scripts_can_be_run_and_parsed(path: Path):
 
 def test_without_an_engine_the_build_says_what_to_start(tmp_path: Path):
     done = subprocess.run(
-        ["images/build"],
+        [IMAGES / "build"],
         capture_output=True,
         text=True,
         env={"PATH": "/usr/local/bin:/usr/bin:/bin", "DOCKER_HOST": f"unix://{tmp_path}/none.sock"},
@@ -221,7 +214,7 @@ def test_a_container_reads_relative_sources_and_writes_below_the_root_alone(
     assert [path.name for path in (tmp_path / "logs").iterdir()] == ["a.csv"] and (root / "made").exists()
 
 
-def test_an_image_that_is_not_there_is_the_users_mistake(image: str, tmp_path: Path):
+def test_an_image_that_is_not_there_is_the_users_mistake(image: str):
     from pipelines.docker_run import identity
 
     assert re.fullmatch("[0-9a-f]{16}", identity(image))

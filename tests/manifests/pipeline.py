@@ -6,9 +6,9 @@ from typing import Any
 
 import yaml
 
-from tests.manifests.network import Pod, rendered
+from tests.manifests.network import Pod
 from tests.manifests.references import matches
-from tests.manifests.rendering import Object, named
+from tests.manifests.rendering import Object, find, named
 
 COMPILED = tuple(sorted((Path(__file__).parents[1] / "golden").glob("*.yaml")))
 # Steps go without these: the claim brings CALREC_CACHE, checkpoints need a bucket, a token replaces the password.
@@ -60,19 +60,17 @@ def _settings(objects: list[Object]) -> Iterator[str]:
 
 
 def _labels(objects: list[Object]) -> Iterator[str]:
-    (selector,) = [
-        one["spec"]["podSelector"] for one in objects if _is(one, "NetworkPolicy", "calrec-steps")
-    ]  # fmt: skip
+    selector = find(objects, "NetworkPolicy", "calrec-steps")["spec"]["podSelector"]
     for name, one in executors():
-        if not matches(selector, one.get("podMetadata", {}).get("labels", {})):
+        if not matches(selector, _pod_labels(one)):
             yield f"{name}: its pods lack the label {selector['matchLabels']}, and no network policy holds for them"
 
 
 def step(objects: list[Object]) -> Pod:
-    """A step's pod, in the namespace of the settings."""
-    (settings,) = [one for one in objects if _is(one, "ConfigMap", "calrec")]
-    return Pod(settings["metadata"]["namespace"], rendered(objects)["Job/calrec-cache"].labels)
+    """A step's pod: the labels of the compiled pipelines, the namespace of the settings."""
+    _, executor = next(executors())
+    return Pod(find(objects, "ConfigMap", "calrec")["metadata"]["namespace"], _pod_labels(executor))
 
 
-def _is(one: Object, kind: str, name: str) -> bool:
-    return one["kind"] == kind and one["metadata"]["name"] == name
+def _pod_labels(executor: dict[str, Any]) -> dict[str, str]:
+    return executor.get("podMetadata", {}).get("labels", {})

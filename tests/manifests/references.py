@@ -1,5 +1,6 @@
 """What one object says of another: names, keys, labels, ports."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -125,5 +126,6 @@ def _namespaces(objects: list[Object]) -> Iterator[str]:
     for one in objects:
         if one["kind"] != "Namespace" and not one["metadata"].get("namespace"):
             yield f"{named(one)} is in no namespace: it would land in the one that kubectl is set to"
-    double = [key for key in map(_key, objects) if list(map(_key, objects)).count(key) > 1]
-    yield from (f"there are two of {kind} {place}/{name}" for kind, place, name in dict.fromkeys(double))
+    for (kind, place, name), count in Counter(map(_key, objects)).items():
+        if count > 1:
+            yield f"there are two of {kind} {place}/{name}"

@@ -60,6 +60,12 @@ def named(one: Object) -> str:
     return f"{one['kind']} {one['metadata'].get('namespace', '')}/{one['metadata']['name']}"
 
 
+def find(objects: list[Object], kind: str, name: str) -> Object:
+    """The one object of this kind and name."""
+    (one,) = [one for one in objects if one["kind"] == kind and one["metadata"]["name"] == name]
+    return one
+
+
 def pods(objects: list[Object]) -> Iterator[tuple[Object, Object]]:
     """Each object that makes pods, and its pod template."""
     for one in objects:

@@ -1,4 +1,4 @@
-"""Every object against its schema, counted: the validator skips a kind that it does not know."""
+"""Every object against its schema; a kind without one is a fault."""
 
 import functools
 import json
@@ -18,7 +18,7 @@ CUSTOM = {
 
 
 def schema_faults(objects: list[Object]) -> tuple[int, list[str]]:
-    """How many objects were held against a schema, and what is wrong with them or was held against none."""
+    """How many objects are as their schema says, and what is wrong with the others."""
     passed, faults = 0, []
     for one in objects:
         found = list(_custom(one) if _kind(one) in CUSTOM else _standard(one))

@@ -19,7 +19,7 @@ from tests.conftest import REPO
 from tests.manifests.__main__ import check
 from tests.manifests.network import Pod, allowed, rendered
 from tests.manifests.pipeline import step
-from tests.manifests.rendering import MANIFESTS, OVERLAYS, Object, pods, render, with_components
+from tests.manifests.rendering import MANIFESTS, OVERLAYS, Object, find, pods, render, with_components
 from tests.manifests.schemas import schema_faults
 from tests.trainer_api import ROLE
 
@@ -33,11 +33,6 @@ def test_the_overlays_are_without_fault_and_every_object_has_a_schema():
     for overlay in OVERLAYS:
         for objects in (render(overlay), everything(overlay)):
             assert check(objects) == (len(objects), []), overlay
-
-
-def find(objects: list[Object], kind: str, name: str) -> Any:
-    (one,) = [o for o in objects if o["kind"] == kind and o["metadata"]["name"] == name]
-    return one
 
 
 def mlflow(objects: list[Object]) -> Any:
@@ -161,9 +156,8 @@ def test_a_damage_is_found(what: str):
     damage, words = DAMAGES[what]
     objects = copy.deepcopy(everything())
     damage(objects)
-    passed, faults = check(objects)
+    _, faults = check(objects)
     assert any(words in fault for fault in faults), faults
-    assert passed <= len(objects)
 
 
 def test_a_kind_without_schema_is_not_counted():

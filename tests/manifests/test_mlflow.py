@@ -46,27 +46,23 @@ class Cluster:
         home = self.folder / container["name"]
         home.mkdir(exist_ok=True)
         environment = {**ENVIRONMENT, "HOME": str(home), **self._environment(container), **self.variables}
-        return subprocess.Popen(
-            command, cwd=home, env={k: self.change(v) for k, v in environment.items()}, text=True,
-            stdout=(self.folder / "log").open("a"), stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
+        with (self.folder / "log").open("a") as log:
+            return subprocess.Popen(
+                command, cwd=home, env={k: self.change(v) for k, v in environment.items()}, text=True,
+                stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
 
     def _environment(self, container: Object) -> dict[str, str]:
         found = {}
         for source in container.get("envFrom", []):
             found |= self.data("Secret", source["secretRef"]["name"])
         for variable in container.get("env", []):
-            source = variable.get("valueFrom", {})
-            if "configMapKeyRef" in source:
-                found[variable["name"]] = self.data("ConfigMap", source["configMapKeyRef"]["name"])[
-                    source["configMapKeyRef"]["key"]
-                ]
-            elif "secretKeyRef" in source:
-                found[variable["name"]] = self.data("Secret", source["secretKeyRef"]["name"])[
-                    source["secretKeyRef"]["key"]
-                ]
-            else:
+            if "value" in variable:
                 found[variable["name"]] = variable["value"]
+                continue
+            ((kind, source),) = variable["valueFrom"].items()
+            kind = {"configMapKeyRef": "ConfigMap", "secretKeyRef": "Secret"}[kind]
+            found[variable["name"]] = self.data(kind, source["name"])[source["key"]]
         return found
 
     def data(self, kind: str, name: str) -> dict[str, str]:
@@ -120,6 +116,8 @@ def deployed(cluster: Cluster) -> Iterator[Cluster]:
             except OSError:
                 assert process.poll() is None, cluster.log()
                 time.sleep(0.5)
+        else:
+            raise AssertionError(f"the server does not answer: {cluster.log()}")
         assert cluster.run(users | {"args": []}).wait(120) == 0, cluster.log()
         yield cluster
     finally:
@@ -178,18 +176,9 @@ def postgres(folder: Path) -> Iterator[dict[str, str]]:
         done = subprocess.run([str(POSTGRES / command[0]), *command[1:]], **user, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
 
-    data = ["-D", str(folder / "data")]
+    data, options = ["-D", str(folder / "data")], f"-p {port} -c listen_addresses=127.0.0.1 -k ''"
     run("initdb", *data, "-U", "mlflow", "-A", "scram-sha-256", "--pwfile", str(folder / "password"))
-    run(
-        "pg_ctl",
-        *data,
-        "-w",
-        "-l",
-        str(folder / "log"),
-        "-o",
-        f"-p {port} -c listen_addresses=127.0.0.1 -k ''",
-        "start",
-    )
+    run("pg_ctl", *data, "-w", "-l", str(folder / "log"), "-o", options, "start")
     where = {"PGHOST": "127.0.0.1", "PGPORT": str(port), "PGPASSWORD": "a: b/c@d%e"}
     try:
         subprocess.run([POSTGRES / "createdb", "-U", "mlflow", "mlflow"], env=where, check=True)
