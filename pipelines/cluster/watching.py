@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import select
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -63,10 +65,23 @@ def ending(kubeflow: Kubeflow, run: Any, specification: Specification) -> list[s
 def _asked_to_terminate() -> bool:
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return False
-    try:
-        return input("\nleave it running or terminate it? [l/t] ").strip().lower().startswith("t")
-    except EOFError:
-        return False
+    print("\nleave it running or terminate it? [l/t] ", end="", flush=True)
+    with _waking() as signals:
+        select.select([sys.stdin, signals], [], [])
+    return sys.stdin.readline().strip().lower().startswith("t")
+
+
+@contextlib.contextmanager
+def _waking() -> Iterator[socket.socket]:
+    """A socket that a signal makes readable: `input` waits on when one comes between its prompt and its read."""
+    here, there = socket.socketpair()
+    there.setblocking(False)
+    with here, there:
+        old = signal.set_wakeup_fd(there.fileno())
+        try:
+            yield here
+        finally:
+            signal.set_wakeup_fd(old)
 
 
 def _terminate(kubeflow: Kubeflow, run_id: str) -> None:
