@@ -25,6 +25,18 @@ def validate(path: Path) -> list[str]:
     return [*_schema(spec, platform), *_references(spec, platform), *_executors(spec, platform)]
 
 
+def sound(path: Path) -> Document:
+    """The specification of a compiled pipeline.
+
+    Raises:
+        ValueError: it has faults.
+    """
+    if faults := validate(path):
+        raise ValueError("\n  ".join([f"{path} has {len(faults)} faults:", *faults]))
+    specification: Document = load(path)[0]
+    return specification
+
+
 def _schema(spec: Document, platform: Document) -> Iterator[str]:
     checks: list[tuple[str, Document, Any]] = [("pipeline", spec, pipeline_spec_pb2.PipelineSpec())]
     if platform:

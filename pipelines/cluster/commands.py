@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from calrec.config import Config
 from pipelines import PIPELINES
-from pipelines.cluster import options as connection_options
+from pipelines.cluster import options as cluster_options
+from pipelines.cluster.options import command
 
 if TYPE_CHECKING:
     from pipelines.cluster.connection import Kubeflow
@@ -56,64 +57,52 @@ def add(
 
     _add_submit(commands, configured, configuration)
 
-    status = _parser(commands, "status", "the newest runs in the cluster, or the steps of one of them", _STATUS)
+    status = command(commands, "status", "the newest runs in the cluster, or the steps of one of them", _STATUS)
     status.add_argument("run_id", nargs="?", default="", metavar="RUN_ID", help="a run; without it the newest ones")
     status.add_argument("--last", type=int, default=10, metavar="N", help="how many runs (default: 10)")
-    connection_options.add(status)
+    cluster_options.add(status)
     status.set_defaults(command=_status)
 
-    logs = _parser(commands, "logs", "what the steps of a run have written", _LOGS)
+    logs = command(commands, "logs", "what the steps of a run have written", _LOGS)
     logs.add_argument("run_id", metavar="RUN_ID")
     logs.add_argument("step", nargs="?", default="", metavar="STEP", help="a step, as status names it (default: all)")
     logs.add_argument("--follow", action="store_true", help="wait for what is still to come; one pod after the other")
-    connection_options.add(logs)
+    cluster_options.add(logs)
     logs.set_defaults(command=_logs)
 
     schedules.add(commands, configured, configuration)
 
 
 def _add_submit(commands: Any, configured: Callable[..., None], configuration: Callable[..., Config]) -> None:
-    submit = _parser(commands, "submit", "run a pipeline in the cluster and follow it until it ends", _SUBMIT)
+    submit = command(commands, "submit", "run a pipeline in the cluster and follow it until it ends", _SUBMIT)
     submit.add_argument("pipeline", nargs="?", default="training", choices=PIPELINES, help="default: training")
     configured(submit)
     group = submit.add_argument_group("run")
-    group.add_argument("--image", default="", help="image of every step, best by digest; default: calrec:VERSION")
-    group.add_argument(
-        "--cache-claim", default="", metavar="PVC", help="volume claim where steps keep what outlives a run"
-    )
+    cluster_options.add_run(group)
     group.add_argument("--only-new", action="store_true", help="training: end at once if no source has new data")
     group.add_argument(
         "--file", type=Path, metavar="YAML", help="submit this compiled pipeline, as it is, instead of compiling one"
     )
-    group.add_argument("--experiment", default="calrec", help="where the run is listed; made if missing")
     group.add_argument("--name", default="", help="name of the run (default: the pipeline's and the time)")
-    group.add_argument("--service-account", default="", metavar="SA", help="Kubernetes account of the steps' pods")
     group.add_argument(
         "--mlflow-plugin", action="store_true", help="ask for the server's own MLflow plugin; not every server has it"
     )
     group.add_argument("--no-wait", action="store_true", help="do not follow the run")
     group.add_argument("--timeout", type=float, metavar="S", help="follow for so many seconds; the run goes on")
-    connection_options.add(submit)
+    cluster_options.add(submit)
     submit.set_defaults(command=lambda options: _submit(options, configuration))
-
-
-def _parser(commands: Any, name: str, text: str, epilog: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    return parser
 
 
 def _submit(options: argparse.Namespace, configuration: Callable[[argparse.Namespace], Config]) -> int:
     from pipelines.cluster import submission
     from pipelines.cluster.connection import connect
     from pipelines.cluster.watching import watch
+    from pipelines.validation import sound
 
     with tempfile.TemporaryDirectory(prefix="calrec-") as folder:
         path, parameters = _compiled(options, configuration, Path(folder))
-        specification = _sound(path)
-        kubeflow = connect(connection_options.settings(options))
+        specification = sound(path)
+        kubeflow = connect(cluster_options.settings(options))
         version = submission.pipeline_version(kubeflow, specification["pipelineInfo"]["name"], path)
     print(f"version     {version.name} ({'known to the server' if version.reused else 'uploaded'})")
     plugin = _tracking_experiment() if options.mlflow_plugin else ""
@@ -149,25 +138,10 @@ def _compiled(
     from pipelines.compiling import arguments, compile_pipeline
 
     config = configuration(options)
-    if "@sha256:" not in options.image:
-        image = options.image or "the default image calrec:VERSION"
-        print(
-            f"pipelines: {image} is not named by a digest: what it means may change, and caches do not see it",
-            file=sys.stderr,
-        )
+    if warning := cluster_options.digest_warning(options.image):
+        print(f"pipelines: {warning}", file=sys.stderr)
     path = compile_pipeline(options.pipeline, config, folder, options.image, options.cache_claim)
     return path, arguments(options.pipeline, config, options.only_new)
-
-
-def _sound(path: Path) -> Any:
-    """The specification of a compiled pipeline without faults."""
-    from pipelines.compiling import load
-    from pipelines.validation import validate
-
-    faults = validate(path)
-    if faults:
-        raise ValueError("\n  ".join([f"{path} has {len(faults)} faults:", *faults]))
-    return load(path)[0]
 
 
 def _tracking_experiment() -> str:
@@ -185,7 +159,7 @@ def _status(options: argparse.Namespace) -> int:
 
     if not 1 <= options.last <= 200:  # what the server gives at once
         raise ValueError(f"--last must be 1 to 200, got {options.last}")
-    kubeflow = connect(connection_options.settings(options))
+    kubeflow = connect(cluster_options.settings(options))
     if not options.run_id:
         newest = {"sort_by": "created_at desc", "page_size": options.last, **kubeflow.scope}
         listed = kubeflow.ask(lambda: kubeflow.runs.run_service_list_runs(**newest), "list the runs")
@@ -215,7 +189,7 @@ def _logs(options: argparse.Namespace) -> int:
     from pipelines.cluster.steps import DONE
     from pipelines.cluster.submission import specification
 
-    settings = connection_options.settings(options)
+    settings = cluster_options.settings(options)
     kubeflow = connect(settings)
     run = _run(kubeflow, options.run_id)
     pods = Pods(run.run_id, specification(kubeflow, run), kubeflow.namespace)

@@ -1,10 +1,40 @@
-"""The options that every command of the cluster takes: where the server is and who asks."""
+"""What commands of the cluster share: how they look, what is submitted, where the server is and who asks."""
 
 import argparse
 import os
+from typing import Any
 
 from pipelines.cluster.auth import METHODS, Auth, guessed
 from pipelines.cluster.connection import Settings
+
+
+def command(commands: Any, name: str, text: str, epilog: str = "") -> argparse.ArgumentParser:
+    """A command whose help ends with examples."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    return parser
+
+
+def add_run(group: Any) -> None:
+    """Give a command the options of what it submits, beside the configuration."""
+    group.add_argument("--image", default="", help="image of every step, best by digest; default: calrec:VERSION")
+    group.add_argument(
+        "--cache-claim", default="", metavar="PVC", help="volume claim where steps keep what outlives a run"
+    )
+    group.add_argument("--experiment", default="calrec", help="where runs are listed; made if missing")
+    group.add_argument("--service-account", default="", metavar="SA", help="Kubernetes account of the steps' pods")
+
+
+def digest_warning(image: str) -> str:
+    """What to say of an image that is not named by its digest; empty for one that is."""
+    if "@sha256:" in image:
+        return ""
+    return (
+        f"{image or 'the default image calrec:VERSION'} is not named by a digest: what it means may change, and caches "
+        "do not see it"
+    )
 
 
 def add(parser: argparse.ArgumentParser) -> None:

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calrec.config import Config
-from pipelines.cluster import options as connection_options
+from pipelines import PIPELINES
+from pipelines.cluster import options as cluster_options
+from pipelines.cluster.options import command
 
 if TYPE_CHECKING:
     from pipelines.cluster.connection import Kubeflow
     from pipelines.cluster.recurring import Recurring
-
-PIPELINES = ("training", "batch")  # those of pipelines.compiling, whose import takes kfp
 
 _APPLY = """examples:
   python -m pipelines schedule apply nightly --cron '0 3 * * *' --image REGISTRY/calrec@sha256:... \\
@@ -50,42 +50,29 @@ def add(
     schedule = commands.add_parser("schedule", help=text, description=f"{text[0].upper()}{text[1:]}.")
     actions = schedule.add_subparsers(required=True, metavar="ACTION")
 
-    apply = _parser(actions, "apply", "make a schedule what it should be, whatever it is", _APPLY)
+    apply = command(actions, "apply", "make a schedule what it should be, whatever it is", _APPLY)
     apply.add_argument("name", metavar="NAME", help="of the schedule")
     apply.add_argument("pipeline", nargs="?", default="training", choices=PIPELINES, help="default: training")
     apply.add_argument("--cron", required=True, help="when, for example '0 3 * * *'; see below")
     configured(apply)
-    apply.add_argument("--image", default="", help="image of every step, best by digest; default: calrec:VERSION")
-    apply.add_argument(
-        "--cache-claim", default="", metavar="PVC", help="volume claim where steps keep what outlives a run"
-    )
-    apply.add_argument("--experiment", default="calrec", help="where the runs are listed; made if missing")
-    apply.add_argument("--service-account", default="", metavar="SA", help="Kubernetes account of the steps' pods")
+    cluster_options.add_run(apply)
     apply.add_argument("--every-run", action="store_true", help="train also when no source has new data")
-    connection_options.add(apply)
+    cluster_options.add(apply)
     apply.set_defaults(command=lambda options: _apply(options, configuration))
 
-    for name, text, command in (
+    for name, text, action in (
         ("list", "the schedules, when they run next, and how their last run ended", _list),
         ("pause", "let a schedule start no runs; one that is going on goes on", _pause),
         ("resume", "let a paused schedule start runs again", _resume),
         ("delete", "delete a schedule; a run that is going on goes on", _delete),
     ):
-        parser = _parser(actions, name, text, "")
+        parser = command(actions, name, text)
         if name != "list":
             parser.add_argument("name", metavar="NAME", help="of the schedule")
         if name == "delete":
             parser.add_argument("--yes", action="store_true", help="do not ask")
-        connection_options.add(parser)
-        parser.set_defaults(command=command)
-
-
-def _parser(actions: Any, name: str, text: str, epilog: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = actions.add_parser(
-        name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    return parser
+        cluster_options.add(parser)
+        parser.set_defaults(command=action)
 
 
 def _apply(options: argparse.Namespace, configuration: Callable[[argparse.Namespace], Config]) -> int:
@@ -93,17 +80,16 @@ def _apply(options: argparse.Namespace, configuration: Callable[[argparse.Namesp
     from pipelines.cluster.connection import connect
     from pipelines.cluster.recurring import Wanted, last_run
     from pipelines.cluster.steps import DONE
-    from pipelines.compiling import arguments, compile_pipeline, load
-    from pipelines.validation import validate
+    from pipelines.compiling import arguments, compile_pipeline
+    from pipelines.validation import sound
 
     when, config = cron.read(options.cron), configuration(options)
     _check(options, config)
     with tempfile.TemporaryDirectory(prefix="calrec-") as folder:
         path = compile_pipeline(options.pipeline, config, Path(folder), options.image, options.cache_claim)
-        if faults := validate(path):
-            raise ValueError("\n  ".join([f"{path.name} has {len(faults)} faults:", *faults]))
-        kubeflow = connect(connection_options.settings(options))
-        version = submission.pipeline_version(kubeflow, load(path)[0]["pipelineInfo"]["name"], path)
+        specification = sound(path)
+        kubeflow = connect(cluster_options.settings(options))
+        version = submission.pipeline_version(kubeflow, specification["pipelineInfo"]["name"], path)
     parameters = arguments(options.pipeline, config, options.pipeline == "training" and not options.every_run)
     experiment = submission.experiment(kubeflow, options.experiment)
     wanted = Wanted(options.name, when, version, experiment, parameters, options.service_account)
@@ -139,16 +125,15 @@ def _check(options: argparse.Namespace, config: Config) -> None:
             )
     if options.every_run and options.pipeline != "training":
         raise ValueError(f"--every-run is for training; leave it out for {options.pipeline}, of which each run works")
-    if "@sha256:" not in options.image:
-        image = options.image or "the default image calrec:VERSION"
-        print(f"pipelines: {image} is not named by a digest: what later runs do may change", file=sys.stderr)
+    if warning := cluster_options.digest_warning(options.image):
+        print(f"pipelines: {warning}", file=sys.stderr)
 
 
 def _list(options: argparse.Namespace) -> int:
     from pipelines.cluster import recurring
     from pipelines.cluster.connection import connect
 
-    kubeflow = connect(connection_options.settings(options))
+    kubeflow = connect(cluster_options.settings(options))
     names = recurring.all_names(kubeflow)
     if not names:
         print("no schedules; make one with python -m pipelines schedule apply")
@@ -185,7 +170,7 @@ def _named(options: argparse.Namespace) -> tuple["Kubeflow", list["Recurring"]]:
     from pipelines.cluster import recurring
     from pipelines.cluster.connection import connect
 
-    kubeflow = connect(connection_options.settings(options))
+    kubeflow = connect(cluster_options.settings(options))
     found = recurring.of_name(kubeflow, options.name)
     if not found:
         known = ", ".join(recurring.all_names(kubeflow)) or "there are none; make one with schedule apply"
