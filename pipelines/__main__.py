@@ -11,6 +11,7 @@ from calrec.runs import ABLATIONS, RUNS, ablated, named
 from calrec.settings import override
 from pipelines import PIPELINES
 from pipelines.cluster import commands as cluster
+from pipelines.cluster import options as cluster_options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,8 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _configured(compile_)
     compile_.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the YAML")
-    compile_.add_argument("--image", default="", help="image of every step, best by digest; default: calrec:VERSION")
-    compile_.add_argument("--cache-claim", default="", metavar="PVC", help="volume claim that every step mounts")
+    cluster_options.add_image(compile_)
     compile_.add_argument("--only-new", action="store_true", help="training ends early when there is nothing new")
     compile_.set_defaults(command=_compile)
 

@@ -32,7 +32,7 @@ def sound(path: Path) -> Document:
         ValueError: it has faults.
     """
     if faults := validate(path):
-        raise ValueError("\n  ".join([f"{path} has {len(faults)} faults:", *faults]))
+        raise ValueError("\n  ".join([f"{path.name} has {len(faults)} faults:", *faults]))
     specification: Document = load(path)[0]
     return specification
 

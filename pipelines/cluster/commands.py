@@ -138,8 +138,7 @@ def _compiled(
     from pipelines.compiling import arguments, compile_pipeline
 
     config = configuration(options)
-    if warning := cluster_options.digest_warning(options.image):
-        print(f"pipelines: {warning}", file=sys.stderr)
+    cluster_options.warn_of_tag(options.image, "what it means may change, and caches do not see it")
     path = compile_pipeline(options.pipeline, config, folder, options.image, options.cache_claim)
     return path, arguments(options.pipeline, config, options.only_new)
 

@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, TextIO
 
 from pipelines.cluster.connection import POD_NAMESPACE
@@ -50,9 +49,7 @@ class Pods:
             lambda: self._core.list_namespaced_pod(self.namespace, label_selector=label, _request_timeout=TIMEOUT_S),
             "list pods",
         )
-        pods = sorted(
-            answer.items, key=lambda pod: (pod.metadata.creation_timestamp or datetime.max, pod.metadata.name)
-        )
+        pods = sorted(answer.items, key=lambda pod: (pod.metadata.creation_timestamp, pod.metadata.name))
         paths = [_path(pod) for pod in pods]
         names = numbered([title(self._specification, path) for path in paths])
         return [

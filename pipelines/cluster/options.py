@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from typing import Any
 
 from pipelines.cluster.auth import METHODS, Auth, guessed
@@ -17,24 +18,26 @@ def command(commands: Any, name: str, text: str, epilog: str = "") -> argparse.A
     return parser
 
 
-def add_run(group: Any) -> None:
-    """Give a command the options of what it submits, beside the configuration."""
+def add_image(group: Any) -> None:
+    """Give a command the options of what it compiles, beside the configuration."""
     group.add_argument("--image", default="", help="image of every step, best by digest; default: calrec:VERSION")
     group.add_argument(
         "--cache-claim", default="", metavar="PVC", help="volume claim where steps keep what outlives a run"
     )
+
+
+def add_run(group: Any) -> None:
+    """Give a command the options of the runs that it starts, beside the configuration."""
+    add_image(group)
     group.add_argument("--experiment", default="calrec", help="where runs are listed; made if missing")
     group.add_argument("--service-account", default="", metavar="SA", help="Kubernetes account of the steps' pods")
 
 
-def digest_warning(image: str) -> str:
-    """What to say of an image that is not named by its digest; empty for one that is."""
-    if "@sha256:" in image:
-        return ""
-    return (
-        f"{image or 'the default image calrec:VERSION'} is not named by a digest: what it means may change, and caches "
-        "do not see it"
-    )
+def warn_of_tag(image: str, consequence: str) -> None:
+    """Say what may come of an image that is not named by its digest."""
+    if "@sha256:" not in image:
+        named = image or "the default image calrec:VERSION"
+        print(f"pipelines: {named} is not named by a digest: {consequence}", file=sys.stderr)
 
 
 def add(parser: argparse.ArgumentParser) -> None:

@@ -125,8 +125,7 @@ def _check(options: argparse.Namespace, config: Config) -> None:
             )
     if options.every_run and options.pipeline != "training":
         raise ValueError(f"--every-run is for training; leave it out for {options.pipeline}, of which each run works")
-    if warning := cluster_options.digest_warning(options.image):
-        print(f"pipelines: {warning}", file=sys.stderr)
+    cluster_options.warn_of_tag(options.image, "what later runs do may change")
 
 
 def _list(options: argparse.Namespace) -> int:
