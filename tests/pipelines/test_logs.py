@@ -34,6 +34,7 @@ class Cluster(ThreadingHTTPServer):
         self.refusal = 0
         self.finish = threading.Event()
         self.finish.set()
+        self.read = threading.Semaphore(0)  # counts the logs that were begun
 
     def add(self, node: str, text: str = "", phase: str = "Succeeded", waiting: str = "") -> str:
         name = f"one-x8f2z-system-container-impl-{len(self.pods)}"
@@ -70,11 +71,12 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(404, {"message": self.path})
 
     def stream(self, text: str, follow: bool) -> None:
+        unfinished = not self.server.finish.is_set()
         self.send_response(200)
         self.end_headers()
         self.wfile.write(text.encode())
-        if follow and not self.server.finish.is_set():
-            self.wfile.flush()
+        self.server.read.release()
+        if follow and unfinished:
             self.server.finish.wait(60)
             self.wfile.write(b"and the end\n")
 
@@ -186,10 +188,10 @@ def test_logs_are_followed_to_the_end_of_the_run(api: KfpApi, cluster: Cluster, 
     def go_on() -> None:
         time.sleep(0.1)
         cluster.add("textify.executor", "one\n", phase="Running")
-        time.sleep(0.2)
+        cluster.read.acquire()
         cluster.add("evaluate.executor", "two\n")
         cluster.finish.set()
-        time.sleep(0.2)
+        cluster.read.acquire()
         api.hold(cluster.run_id, ("SUCCEEDED", []))
 
     threading.Thread(target=go_on, daemon=True).start()
