@@ -382,7 +382,7 @@ def test_apply_compiles_uploads_and_schedules(api: KfpApi, command: Command) -> 
 def test_batch(api: KfpApi, command: Command) -> None:
     assert command("apply", "offers", "batch", "--cron", DAILY, "--image", "REGISTRY/calrec@sha256:0")[::2] == (0, "")
     assert "only_new" not in parameters(api)
-    assert [one["name"].startswith("calrec-batch") for one in api.state.versions.values()]
+    assert {one["name"].startswith("calrec-batch") for one in api.state.versions.values()} == {True}
     code, _, said = command("apply", "offers", "batch", "--cron", DAILY, "--every-run")
     assert code == 2 and "--every-run is for training" in said
 
