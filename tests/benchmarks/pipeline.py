@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 ROUNDS = 3
@@ -29,7 +30,7 @@ def pipeline() -> dict[str, Any]:
             command = [sys.executable, "-m", "tests.pipelines.locally", "training", root, json.dumps(GIVEN)]
             environment = {**os.environ, "TMPDIR": root}
             shown = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
-        steps = len(re.findall(r"KFP Executor .* Wrote executor output file", shown))
+            steps = len((Path(root) / "ran").read_text().split())
         (took,) = re.findall(r"the pipeline took ([\d.]+) s", shown)
         seconds.append(float(took) / steps)
         started = time.perf_counter()
