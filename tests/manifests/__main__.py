@@ -14,6 +14,8 @@ from tests.manifests.schemas import VERSIONS, schema_faults
 def check(objects: list[Object]) -> tuple[int, list[str]]:
     """How many objects are as their schema says, and all that is wrong."""
     passed, faults = schema_faults(objects)
+    if passed != len(objects) and not faults:
+        faults = [f"{len(objects)} objects, but {passed} are as their schema says"]
     for find in (policy_faults, reference_faults, network_faults, pipeline_faults):
         faults += find(objects)
     return passed, faults

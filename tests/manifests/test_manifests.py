@@ -156,8 +156,9 @@ def test_a_damage_is_found(what: str):
     damage, words = DAMAGES[what]
     objects = copy.deepcopy(everything())
     damage(objects)
-    _, faults = check(objects)
+    passed, faults = check(objects)
     assert any(words in fault for fault in faults), faults
+    assert passed <= len(objects)
 
 
 def test_a_kind_without_schema_is_not_counted():
