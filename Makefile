@@ -5,6 +5,7 @@ STAMP := .venv/.installed
 STEP ?= all
 DATA ?= data
 ROWS ?=
+TARGET ?= nutrition
 STORE ?= sqlite:///$(CURDIR)/build/mlflow.db
 
 .DEFAULT_GOAL := help
@@ -78,6 +79,6 @@ manifests: setup  ## render and check the Kubernetes manifests
 image:  ## build and test the container image, where a Docker engine runs: images/README.md has the arguments
 	images/build
 
-serve:
-	@echo "make $@: not there yet; it comes with a later issue (the model in use)." >&2; exit 1
-serve: ## (later) serve the champion
+serve: setup  ## answer requests with the champion of a local run: make serve TARGET=packaged-meat
+	@mkdir -p build
+	MLFLOW_TRACKING_URI=$(STORE) $(BIN)/calrec serve models:/calrec-$(TARGET)@champion

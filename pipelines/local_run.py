@@ -21,10 +21,10 @@ import psutil
 import calrec
 from calrec import lookout, tracking
 from calrec.config import Config
-from calrec.watch.step import SHAPING
+from calrec.watch.step import SHAPING, report
 from pipelines import docker_run
 from pipelines.compiling import arguments, name_steps
-from pipelines.summary import Result, headline, headline_params, link_outputs, note
+from pipelines.summary import Result, cost, link_outputs
 
 T = TypeVar("T")
 
@@ -54,6 +54,9 @@ def run(config: Config, root: Path, fresh: bool = False, image: str = "") -> Res
     uri, files = _use_tracking(root)
     seen = _look(config)
     parent, experiment = _tracked(lambda: tracking.start_parent(" + ".join(config.targets), files)) or ("", "")
+    _tracked(
+        lambda: tracking.joined(parent).asked(config.targets, seen.sources, _shaping(config), report(seen.decision))
+    )
     started = time.perf_counter()
     log = folder / "pipeline.log"
     print(
@@ -71,12 +74,14 @@ def run(config: Config, root: Path, fresh: bool = False, image: str = "") -> Res
     except BaseException as error:
         status, why = "FAILED" if isinstance(error, Exception) else "KILLED", f"{type(error).__name__}: {error}"
         if parent:
-            _tracked(lambda: tracking.finish_parent(parent, {}, {}, why, status))
+            _tracked(lambda: tracking.finish_parent(parent, {}, status, why))
         raise
-    result = Result(link_outputs(folder, outputs), uri, time.perf_counter() - started, 0 if image else max(memory))
+    page = f"/#/experiments/{experiment}/runs/{parent}?workflowType=machine_learning" if parent else ""
+    took = time.perf_counter() - started
+    result = Result(link_outputs(folder, outputs), uri, page, took, 0 if image else max(memory))
     _point(root / "runs" / "latest", folder)
     if parent:
-        _tracked(lambda: tracking.finish_parent(parent, headline_params(config), headline(result), note(result)))
+        _tracked(lambda: tracking.finish_parent(parent, cost(result)))
     return result
 
 
@@ -90,7 +95,11 @@ def _point(link: Path, folder: Path) -> None:
 def _look(config: Config) -> lookout.Seen:
     """What the pipeline's first step finds; it is done here, since no output can leave the condition behind it."""
     sources = [dataclasses.asdict(source) for source in config.sources]
-    return lookout.look(sources, config.targets, {name: getattr(config, name) for name in SHAPING}, only_new=False)
+    return lookout.look(sources, config.targets, _shaping(config), only_new=False)
+
+
+def _shaping(config: Config) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in SHAPING}
 
 
 def _models(config: Config, seen: lookout.Seen) -> dict[str, Any]:

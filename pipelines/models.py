@@ -146,7 +146,7 @@ def per_target(
         "Evaluate",
         effects=True,
     )
-    pods.data(
+    pods.infer(
         promote(
             evaluation=judged.outputs["evaluation"],
             model=final.outputs["tuned"],

@@ -8,8 +8,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from calrec import draw
-from calrec.config import Config
 from calrec.evaluate.report.words import NAMES
 from calrec.evaluate.results import METHOD, means
 
@@ -21,6 +19,8 @@ class Result:
     targets: Mapping[str, Mapping[str, Path]]
     """target → model, index, recommendation, evaluation → folder."""
     tracking_uri: str
+    page: str
+    """Path of the run in the MLflow UI; empty when it was not tracked."""
     seconds: float
     memory: int
     """Most bytes that all processes together used at one time; 0: not known, since they ran in containers."""
@@ -46,28 +46,9 @@ def link_outputs(folder: Path, outputs: Mapping[str, list[Path]]) -> dict[str, d
     return targets
 
 
-def headline_params(config: Config) -> dict[str, Any]:
-    """What the parent run was asked to do."""
-    return {"sources": [f"{s.domain}={s.uri}@{s.snapshot}" for s in config.sources], "targets": config.targets}
-
-
-def headline(result: Result) -> dict[str, float]:
-    """What the run took, and the model's metrics of each target by `target/metric`."""
-    figures = {"seconds": result.seconds} | ({"peak_memory_gib": result.memory / 2**30} if result.memory else {})
-    return figures | {
-        f"{target}/{name}": mean
-        for target, document in _documents(result).items()
-        for name, mean in means(document)[METHOD].items()
-    }
-
-
-def note(result: Result) -> str:
-    """The tables against the baselines as Markdown."""
-    tables = (_rows(document) for document in _documents(result).values())
-    return "\n".join(
-        f"### {target}\n\n{draw.markdown(header, rows)}\n"
-        for target, (header, *rows) in zip(result.targets, tables, strict=True)
-    )
+def cost(result: Result) -> dict[str, float]:
+    """What the run took."""
+    return {"seconds": result.seconds} | ({"peak_memory_gib": result.memory / 2**30} if result.memory else {})
 
 
 def summary(result: Result) -> str:
@@ -79,8 +60,9 @@ def summary(result: Result) -> str:
     lines += [*_try_it(first, documents[first]["examples"][0], result.targets[first]), ""]
     lines += [f"report:     {folders['evaluation'] / 'report.html'}" for folders in result.targets.values()]
     local = result.tracking_uri.startswith("sqlite")
-    look = f"make ui STORE={result.tracking_uri}, then open http://127.0.0.1:5000" if local else result.tracking_uri
-    lines += [f"MLflow UI:  {look}"]
+    server = "http://127.0.0.1:5000" if local else result.tracking_uri.rstrip("/")
+    first = f"make ui STORE={result.tracking_uri}, then open " if local else ""
+    lines += [f"MLflow UI:  {first}{server}{result.page}"]
     memory = f", at most {result.memory / 2**30:.1f} GiB of memory in all processes together" if result.memory else ""
     lines += [f"took {result.seconds:.0f} s{memory}"]
     return "\n".join(lines)

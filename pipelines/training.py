@@ -59,12 +59,12 @@ def training(
         retrieve: BM25 and fusion.
         evaluate: metrics and baselines.
         gate: what a model must show to become the champion.
-        data_cpu: CPUs of ingest, textify, base model, evaluate and promote.
+        data_cpu: CPUs of ingest, textify, base model and evaluate.
         data_memory: memory of these steps.
         train_cpu: CPUs of the stages.
         train_memory: memory of the stages.
         train_gpus: GPUs of the stages; 0: none.
-        infer_cpu: CPUs of index, generate, retrieve and champion.
+        infer_cpu: CPUs of index, generate, retrieve, champion and promote.
         infer_memory: memory of these steps.
         infer_gpus: GPUs of these steps; 0: none.
         accelerator: resource name of the GPUs.

@@ -1,44 +1,73 @@
-"""The registry on a real MLflow server: versions, the champion, and what a repeated or cut-off run leaves."""
+"""The registry on a real MLflow server: versions, the champion, and what a repeated, killed or second run leaves."""
 
+import dataclasses
+import json
+import multiprocessing
+import os
+import shutil
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
-from calrec import lookout, registry, tracking
-from calrec.artifacts import file_hash, read_manifest
-from calrec.config import GenerateConfig, RetrieveConfig, Source
-from calrec.retrieve import stored
+from calrec import lookout, promotion, registry, tracking
+from calrec.artifacts import read_manifest
+from calrec.cli import main
+from calrec.config import Source
+from calrec.promote.version import example
+from calrec.recommend.champion import opened
+from tests import killing
 from tests.conftest import write_sequences
+from tests.versions import GENERATE, RETRIEVE, Judged, judged
 
-SETTINGS = {"generate": GenerateConfig(samples=3, threads=1), "retrieve": RetrieveConfig(k=5, threads=1)}
 
-
-@pytest.fixture
-def target(mlflow_server: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
-    """A category of the test's own."""
+@pytest.fixture(autouse=True)
+def server(mlflow_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The real server, which every test must reach."""
     import mlflow
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "registry")
     monkeypatch.setenv("CALREC_TRACKING", "required")
     mlflow.set_tracking_uri(mlflow_server)
-    return request.node.name.replace("[", "-").replace("]", "")
+    return mlflow_server
 
 
 @pytest.fixture(scope="module")
-def folders(small: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    index = tmp_path_factory.mktemp("registry") / "index"
-    stored.build(small.texts, small.tokens, small.base, "home", index, SETTINGS["retrieve"])
-    return {"model": small.base, "index": index}
+def made(small: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> Judged:
+    return judged(tmp_path_factory.mktemp("made"), small)
 
 
-def settle(
-    target: str, folders: dict[str, Path], promote: bool, rival: str | None = None, state: str = "s", **change: Any
-):
-    with tracking.step("promote", target):
-        registry.settle(target, folders, {**SETTINGS, **change}, state, rival, promote)
+@pytest.fixture
+def target(request: pytest.FixtureRequest) -> str:
+    """A category of the test's own."""
+    return request.node.name.replace("[", "-").replace("]", "")
+
+
+@dataclasses.dataclass(frozen=True)
+class Versions:
+    """Makes versions of a category that differ in how many items they list."""
+
+    made: Judged
+    target: str
+    root: Path
+
+    def folder(self, k: int = RETRIEVE.k) -> Path:
+        out = self.root / str(k) / "version"
+        if out.exists():
+            return out
+        return self.made.version(out, self.target, dataclasses.replace(RETRIEVE, k=k))
+
+    def settle(self, k: int = RETRIEVE.k, promote: bool = True, rival: str | None = None, state: str = "s") -> str:
+        with tracking.step("promote", self.target):
+            return promotion.settle(self.folder(k), example(self.made.index), state, rival, promote)
+
+
+@pytest.fixture
+def versions(made: Judged, target: str, tmp_path: Path) -> Versions:
+    return Versions(made, target, tmp_path)
 
 
 def numbers(target: str) -> tuple[int | None, int | None]:
@@ -50,65 +79,338 @@ def test_nothing_is_registered_at_first(target: str):
     assert numbers(target) == (None, None)
 
 
-def test_a_version_is_whole_and_opens_on_another_machine(target: str, folders: dict[str, Path]):
-    from calrec.recommend.champion import opened
-
-    settle(target, folders, promote=True)
+def test_a_version_is_whole_and_opens_on_another_machine(versions: Versions, target: str):
+    assert versions.settle() == f"calrec-{target} version 1, the champion, the first one"
     version = registry.champion(target)
-    assert version and version.number == 1 and version.tags[registry.STATE] == "s"
-    champion = opened(registry.fetched(version.source))
-    assert (champion.generate, champion.retrieve) == (SETTINGS["generate"], SETTINGS["retrieve"])
-    for part, folder in folders.items():
-        manifest = read_manifest(getattr(champion, part))
-        assert manifest == read_manifest(folder)
-        assert all(file_hash(getattr(champion, part) / name) == hashed for name, hashed in manifest.files.items())
+    assert version and version.number == 1 and version.aliases == ("challenger", "champion")
+    folder = registry.fetched(version.uri)
+    assert folder and read_manifest(folder) == read_manifest(versions.folder())
+    champion = opened(folder)
+    assert (champion.generate, champion.retrieve) == (GENERATE, RETRIEVE)
+    for part in ("model", "index"):
+        assert read_manifest(folder / part) == read_manifest(getattr(versions.made, part))
 
 
-def test_the_same_things_are_one_version(target: str, folders: dict[str, Path]):
-    settle(target, folders, promote=False, state="old")
-    settle(target, folders, promote=False, state="new")
+def test_a_version_says_what_it_was_made_from_and_judged_by(
+    versions: Versions, target: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("CALREC_COMMIT", "0123abc")
+    monkeypatch.setenv("KFP_RUN_ID", f"run-of-{target}")
+    versions.settle()
+    version = registry.champion(target)
+    assert version
+    judged = read_manifest(versions.made.evaluation)
+    expected = {
+        "calrec.state": "s",
+        "calrec.data": judged.inputs["texts"],
+        "calrec.commit": "0123abc",
+        "calrec.pipeline_run": f"run-of-{target}",
+        "calrec.base_model": "scratch",
+        "calrec.tuning": "none",
+        "calrec.decision": "the champion, the first one",
+    }
+    assert {name: version.tags.get(name) for name in expected} == expected
+    assert len(version.tags["calrec.config"]) == 16
+    metrics = registry.metrics(version)
+    assert {name: judged.counts[name] for name in ("recall_at_5", "mrr")}.items() <= metrics.items()
+    assert metrics["recall_at_5_low"] <= metrics["recall_at_5"] <= metrics["recall_at_5_high"]
+    entry = tracking.client().get_model_version(f"calrec-{target}", "1")
+    assert entry.description == (versions.folder() / "card.md").read_text()
+    assert json.loads(registry.request(version)) == {"inputs": example(versions.made.index)}
+
+
+def test_it_holds_no_pickle_and_all_code_that_it_runs(versions: Versions, target: str, tmp_path: Path):
+    import mlflow
+
+    versions.settle()
+    whole = Path(mlflow.artifacts.download_artifacts(registry.champion(target).uri, dst_path=str(tmp_path / "all")))
+    files = [path for path in whole.rglob("*") if path.is_file()]
+    assert {
+        path.suffix for path in files if path.suffix in (".pkl", ".pickle", ".bin", ".pt", ".pth", ".joblib")
+    } == set()
+    assert [path.name for path in files if path.suffix == ".safetensors"] == ["model.safetensors"]
+    assert (whole / "code" / "calrec" / "serve" / "model.py").is_file()
+    requirements = (whole / "requirements.txt").read_text().split()
+    assert any(line.startswith("torch==") for line in requirements) and "calrec" not in str(requirements)
+
+
+@pytest.mark.parametrize("file", ["model/model.safetensors", "index/weights.npy", "settings.json", "manifest.json"])
+def test_a_changed_file_is_refused(versions: Versions, target: str, tmp_path: Path, file: str):
+    shutil.copytree(versions.folder(), tmp_path / "changed")
+    path = tmp_path / "changed" / file
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"changed|digest|does not fit|not JSON|Expecting|control character|delimiter"):
+        opened(tmp_path / "changed")
+
+
+def test_files_and_manifest_that_were_changed_together_are_refused(versions: Versions, target: str):
+    versions.settle()
+    with tracking.step("promote", target):
+        request, tags = example(versions.made.index), {"calrec.content": "x"}
+        other = promotion._log(versions.folder(4), f"calrec-{target}", request, tags, {})
+    tracking.client().create_model_version(f"calrec-{target}", other.model_uri, model_id=other.model_id)
+    with pytest.raises(ValueError, match=rf"calrec-{target}/2 holds \w+, but x was registered: its files were changed"):
+        registry.fetched(f"models:/calrec-{target}/2")
+
+
+def test_the_same_things_are_one_version(versions: Versions, target: str):
+    versions.settle(promote=False, state="old")
+    versions.settle(promote=False, state="new")
     newest = registry.newest(target)
     assert newest and (newest.number, newest.tags[registry.STATE]) == (1, "new")
-    settle(target, folders, promote=False, retrieve=RetrieveConfig(k=6, threads=1))
+    versions.settle(4, promote=False)
     assert numbers(target) == (None, 2)
 
 
-def test_one_that_fails_the_gate_leaves_the_champion(target: str, folders: dict[str, Path]):
-    settle(target, folders, promote=True)
-    first = registry.champion(target)
-    settle(target, folders, promote=False, rival=first.source, retrieve=RetrieveConfig(k=6, threads=1))
+def test_one_that_fails_the_gate_leaves_the_champion(versions: Versions, target: str):
+    versions.settle()
+    first = registry.champion(target).uri
+    said = versions.settle(4, promote=False, rival=first)
+    assert said.endswith("version 2, which stays the challenger: it did not pass the gate")
     assert numbers(target) == (1, 2)
-    settle(target, folders, promote=True, rival=first.source, retrieve=RetrieveConfig(k=7, threads=1))
+    assert versions.settle(3, rival=first).endswith("version 3, the champion, in the place of version 1")
     assert numbers(target) == (3, 3)
 
 
-def test_a_champion_that_it_was_not_compared_with_stays(
-    target: str, folders: dict[str, Path], capsys: pytest.CaptureFixture[str]
-):
-    settle(target, folders, promote=True)
-    settle(target, folders, promote=True, rival=None, retrieve=RetrieveConfig(k=6, threads=1))
+def test_a_champion_that_it_was_not_compared_with_stays(versions: Versions, target: str):
+    versions.settle()
+    said = versions.settle(4, rival=None)
+    assert said.endswith("which stays the challenger: another champion was named while this run went on")
     assert numbers(target) == (1, 2)
-    assert "version 2, which stays the challenger: another champion was named" in capsys.readouterr().out
 
 
-def test_a_run_that_is_cut_off_before_its_end_is_not_taken_for_done(
-    target: str, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+def test_two_runs_that_finish_at_once_leave_one_champion_and_both_decisions(versions: Versions, target: str):
+    versions.settle()
+    rival = registry.champion(target).uri
+    for k in (3, 4):
+        versions.settle(k, promote=False, rival=rival)  # both are registered, as by two runs
+    found = {one.number: one for one in registry.versions(target)}
+    start, said = threading.Barrier(2), {}
+
+    def crown(number: int) -> None:
+        start.wait()
+        said[number] = promotion._crown(found[number], rival)
+
+    threads = [threading.Thread(target=crown, args=(number,)) for number in (2, 3)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    champion = registry.champion(target)
+    assert champion and champion.number in (2, 3)
+    assert said[champion.number].startswith("the champion, in the place of version")
+    assert promotion.roll_back(target, "a try")  # there is a way back from what came of it
+    assert registry.champion(target).number != champion.number
+
+
+# --- by hand --------------------------------------------------------------------------------------------------------
+
+
+def promote(*arguments: str) -> int:
+    return main(["promote", *arguments])
+
+
+def test_a_rollback_is_one_command(versions: Versions, target: str, capsys: pytest.CaptureFixture[str]):
+    versions.settle()
+    versions.settle(4, rival=registry.champion(target).uri)
+    versions.settle(3, rival=registry.champion(target).uri)
+    assert promote("--target", target, "--rollback", "--reason", "too many rugs") == 0
+    assert "version 2, the champion again, in the place of version 3: too many rugs" in capsys.readouterr().out
+    assert numbers(target) == (2, 3)
+    assert promote("--target", target, "--rollback", "--reason", "still") == 0
+    assert numbers(target) == (1, 3)
+    assert promote("--target", target, "--rollback", "--reason", "no way") == 2
+    assert "version 1 is the first champion" in capsys.readouterr().err
+
+
+def test_what_was_taken_back_is_not_promoted_again_by_itself(versions: Versions, target: str):
+    versions.settle()
+    first = registry.champion(target).uri
+    versions.settle(4, rival=first)
+    promotion.roll_back(target, "too many rugs")
+    assert versions.settle(4, rival=first).endswith("which stays the challenger: it was taken back, too many rugs")
+    assert numbers(target) == (1, 2)
+    promotion.appoint(target, 2, "rugs are in fashion")
+    assert numbers(target) == (2, 2)
+    promotion.roll_back(target, "no more")
+    assert numbers(target) == (1, 2)
+
+
+def test_a_version_can_be_chosen_and_each_change_stands_in_a_run(
+    versions: Versions, target: str, capsys: pytest.CaptureFixture[str]
 ):
-    client = type(tracking.client())
-    with monkeypatch.context() as broken:
-        broken.setattr(client, "set_registered_model_alias", lambda *_: (_ for _ in ()).throw(OSError("cut")))
-        with pytest.raises(OSError, match="cut"):
-            settle(target, folders, promote=True)
-    newest = registry.newest(target)
-    assert newest and registry.STATE not in newest.tags and registry.champion(target) is None
-    settle(target, folders, promote=True)  # the retry
+    versions.settle(promote=False)
+    assert promote("--target", target, "--version", "1", "--reason", "a person looked at it") == 0
+    said = f"calrec-{target} version 1, the champion by hand: a person looked at it"
+    assert said in capsys.readouterr().out.splitlines()
     assert numbers(target) == (1, 1)
+    client = tracking.client()
+    experiment = client.get_experiment_by_name("registry").experiment_id
+    (run,) = client.search_runs(
+        [experiment], f"tags.`calrec.domain` = '{target}'", order_by=["attributes.start_time DESC"], max_results=1
+    )
+    assert run.data.tags["mlflow.note.content"] == f"**{target}**, by hand: {said}"
+    assert promote("--target", target, "--version", "1", "--reason", "again") == 0
+    assert "version 1 is the champion already" in capsys.readouterr().out
 
 
-def test_without_a_server_nothing_happens(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch):
+def test_the_versions_are_listed(versions: Versions, target: str, capsys: pytest.CaptureFixture[str]):
+    versions.settle()
+    versions.settle(4, promote=False)
+    capsys.readouterr()
+    assert promote("--target", target) == 0
+    header, second, first = capsys.readouterr().out.splitlines()
+    assert header.split()[:1] == ["version"]
+    assert second.startswith("2 ") and " challenger " in second and second.endswith("it did not pass the gate")
+    assert first.startswith("1 ") and " champion " in first and first.endswith("the champion, the first one")
+    assert "recall_at_5 " in first and read_manifest(versions.made.evaluation).inputs["texts"] in first
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["--target", "nothing"], "no model of 'nothing' is registered"),
+        (["--target", "nothing", "--rollback", "--reason", "x"], "nothing has no champion"),
+        (["--target", "nothing", "--version", "1"], "needs --reason TEXT"),
+        (["--target", "nothing", "--version", "7", "--reason", "x"], "calrec-nothing/7: there is no such version"),
+        (["--target", "nothing", "--out", "x"], "--out has no meaning with --target"),
+        (["--evaluation", "x", "--rollback"], "--rollback has no meaning with --evaluation"),
+        (["--evaluation", "x"], "--evaluation needs --out DIR"),
+    ],
+)
+def test_mistakes_are_told(arguments: list[str], why: str, capsys: pytest.CaptureFixture[str]):
+    assert promote(*arguments) == 2
+    assert why in capsys.readouterr().err
+
+
+def test_without_a_registry_nothing_can_be_chosen(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert promote("--target", "home", "--rollback", "--reason", "x") == 2
+    assert "MLFLOW_TRACKING_URI is not set" in capsys.readouterr().err
+
+
+# --- killed ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def proxy(server: str) -> Iterator[killing.Proxy]:
+    with killing.before(server) as proxy:
+        yield proxy
+
+
+def killed(proxy: killing.Proxy, work: object, at: int | str = -1, done: bool = False, how: str = "fork") -> int | None:
+    """Exit code of a process that works through the proxy and is killed at a request of it."""
+    process = multiprocessing.get_context(how).Process(target=_through, args=(proxy.url, work))
+    proxy.begin(lambda: os.kill(process.pid, 9), at, done)
+    process.start()
+    process.join(120)
+    return process.exitcode
+
+
+def changes(proxy: killing.Proxy) -> list[tuple[int, bool]]:
+    """The requests that change something, each before and after it did; between them every moment is like these."""
+    found = [at for at, one in enumerate(proxy.seen) if not one.startswith("GET ")]
+    assert len(found) > 1, proxy.seen
+    return [(at, done) for at in found for done in (False, True)]
+
+
+def _through(uri: str, work: object) -> None:
+    import mlflow
+
+    os.environ["MLFLOW_TRACKING_URI"] = uri
+    mlflow.set_tracking_uri(uri)
+    work()
+
+
+def test_a_promotion_that_is_killed_at_any_change_leaves_one_champion(
+    versions: Versions, target: str, proxy: killing.Proxy
+):
+    versions.settle()
+    first = registry.champion(target)
+    versions.settle(4, promote=False, rival=first.uri)  # what is slow to write is there
+
+    def again() -> None:
+        promotion.settle(versions.folder(4), [], "s", first.uri, True)
+
+    assert killed(proxy, again) == 0
+    assert numbers(target) == (2, 2)
+    for at, done in changes(proxy):
+        promotion.appoint(target, 1, "from the beginning")
+        tracking.client().delete_model_version_tag(f"calrec-{target}", "2", registry.STATE)
+        assert killed(proxy, again, at, done) == -9
+        champion = registry.champion(target)
+        assert champion and champion.number in (1, 2)
+        entry = tracking.client().get_registered_model(f"calrec-{target}")
+        assert list(entry.aliases) == ["challenger", "champion"]
+        if registry.STATE in registry.newest(target).tags:
+            assert champion.number == 2  # what counts as done is done
+        promotion.settle(versions.folder(4), [], "s", champion.uri, True)  # KFP's retry
+        assert numbers(target) == (2, 2)
+        assert registry.newest(target).tags[registry.STATE] == "s"
+
+
+def test_a_rollback_that_is_killed_at_any_change_leaves_one_champion(
+    versions: Versions, target: str, proxy: killing.Proxy
+):
+    versions.settle()
+    versions.settle(4, rival=registry.champion(target).uri)
+
+    def back() -> None:
+        promotion.roll_back(target, "a try")
+
+    assert killed(proxy, back) == 0
+    for at, done in changes(proxy):
+        promotion.appoint(target, 2, "from the beginning")
+        assert killed(proxy, back, at, done) == -9
+        assert registry.champion(target).number in (1, 2)
+        if registry.champion(target).number == 2:
+            promotion.roll_back(target, "again")
+        assert numbers(target) == (1, 2)
+
+
+def test_one_that_is_killed_while_it_is_registered_is_registered_by_the_next_try(
+    versions: Versions, target: str, proxy: killing.Proxy
+):
+    versions.settle(4)
+    points = [("PUT ", True), ("model-versions/create", False), ("model-versions/create", True)]
+    for k, (at, done) in enumerate(points, 6):
+        before = registry.newest(target).number
+        again = Again(versions, registry.champion(target).uri, k)
+        assert killed(proxy, again, at, done, "spawn") == -9
+        assert numbers(target) == (before, before + (at == "model-versions/create" and done))
+        again()
+        assert numbers(target) == (before + 1, before + 1)
+
+
+@dataclasses.dataclass
+class Again:
+    """A run whose model passed the gate, in a process of its own."""
+
+    versions: Versions
+    rival: str
+    k: int = RETRIEVE.k
+
+    def __call__(self) -> None:
+        self.versions.settle(self.k, rival=self.rival)
+
+
+# --- without an answer, and before a run ------------------------------------------------------------------------------
+
+
+def test_without_a_server_nothing_happens(versions: Versions, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    registry.settle("home", folders, SETTINGS, "s", None, True)
+    assert promotion.settle(versions.folder(), [], "s", None, True) == ""
     assert not registry.available() and registry.fetched(None) is None
+
+
+@pytest.mark.parametrize(
+    "uri", ["models:/other@champion", "models:/calrec-a", "calrec-a@champion", "models:/calrec-a/x"]
+)
+def test_what_names_no_version_is_refused(uri: str):
+    with pytest.raises(ValueError, match="names no version of a model; give models:/calrec-TARGET@champion"):
+        registry.resolved(uri)
 
 
 @pytest.mark.parametrize("name", ["a/b", "a:b"])
@@ -118,17 +420,17 @@ def test_a_name_that_mlflow_takes_for_a_path_is_refused(name: str):
 
 
 def test_look_sees_new_data_and_champions(
-    target: str, folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    versions: Versions, target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     raw = write_sequences(tmp_path / "raw")
     sources = [{"domain": target, "uri": str(raw), "snapshot": ""}]
     first = lookout.look(sources, [target], {}, only_new=True)
     assert first.decision.decision == "train" and first.champions == {}
-    settle(target, folders, promote=True, state=first.decision.state)
+    versions.settle(state=first.decision.state)
     again = lookout.look(sources, [target], {}, only_new=True)
     assert again.decision.decision == "no new data" and again.sources == first.sources
     assert "watch: no new data" in capsys.readouterr().out
-    assert again.champions == {target: registry.champion(target).source} == lookout.find(sources).champions
+    assert again.champions == {target: registry.champion(target).uri} == lookout.find(sources).champions
     write_sequences(tmp_path / "raw", users=50)
     later = lookout.look(sources, [target], {}, only_new=True)
     assert later.decision.decision == "train" and later.sources != first.sources

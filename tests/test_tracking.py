@@ -1,5 +1,6 @@
 """Tracking against a real MLflow server."""
 
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 
 from calrec import tracking
 from calrec.artifacts import MANIFEST, Manifest, write_record
+from calrec.config import SplitConfig
 
 MADE = Manifest(
     "interactions",
@@ -26,6 +28,7 @@ def client(mlflow_server: str, monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", f"test-{time.time_ns()}")
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "false")
     mlflow.set_tracking_uri(mlflow_server)
     yield mlflow.MlflowClient()
     while mlflow.active_run():
@@ -35,6 +38,28 @@ def client(mlflow_server: str, monkeypatch: pytest.MonkeyPatch):
 def runs(client) -> list:
     experiment = client.get_experiment_by_name(os.environ["MLFLOW_EXPERIMENT_NAME"])
     return client.search_runs([experiment.experiment_id], order_by=["attributes.start_time ASC"])
+
+
+def datasets(run) -> list[tuple[str, str]]:
+    return [(one.dataset.name, one.dataset.digest) for one in run.inputs.dataset_inputs]
+
+
+def parent_of_all(client):
+    (parent,) = [run for run in runs(client) if "kfp.run_id" in run.data.tags]
+    return parent
+
+
+def start(code: str) -> subprocess.Popen[str]:
+    """A process in a step, which goes on when a line comes in."""
+    step = subprocess.Popen(
+        [sys.executable, "-c", f"from calrec import tracking\n{code}"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert step.stdout and step.stdout.readline() == "up\n"
+    return step
+
+
+WAIT = "print('up', flush=True); input()"
 
 
 def folder(tmp_path: Path) -> Path:
@@ -63,8 +88,8 @@ def test_a_step_logs_settings_counts_data_set_files_and_curves(client, tmp_path:
     assert {f.path for f in client.list_artifacts(logged.info.run_id)} == {
         MANIFEST, "report.md", "report.html", "report.json",
     }  # fmt: skip
-    (data_set,) = logged.inputs.dataset_inputs
-    assert (data_set.dataset.name, data_set.dataset.digest) == ("data.books", MADE.digest)
+    assert datasets(logged) == [("data.books", MADE.digest)]
+    assert logged.data.tags["mlflow.note.content"] == "# books"
     assert metadata == {"users": 7.0, "share": 0.5, "digest": MADE.digest}
 
 
@@ -73,11 +98,12 @@ def test_steps_of_a_local_run_hang_under_its_parent(client, monkeypatch: pytest.
     monkeypatch.setenv("CALREC_PARENT_RUN", parent)
     with tracking.step("stage2", "books"):
         pass
-    tracking.finish_parent(parent, {"targets": ["books"]}, {"books/recall_at_10": 0.5}, "# note")
+    assert client.get_run(parent).info.status == "RUNNING"  # its steps do not end it
+    tracking.finish_parent(parent, {"seconds": 1.5})
     first, child = runs(client)
     assert child.data.tags["mlflow.parentRunId"] == parent == first.info.run_id
     assert child.info.run_name == "stage 2 · books" and child.info.experiment_id == experiment
-    assert first.info.status == "FINISHED" and first.data.metrics == {"books/recall_at_10": 0.5}
+    assert first.info.status == "FINISHED" and first.data.metrics == {"seconds": 1.5}
 
 
 def test_steps_of_a_kubeflow_run_find_one_parent(client, monkeypatch: pytest.MonkeyPatch):
@@ -121,14 +147,186 @@ def test_a_failing_step_ends_failed(client):
 
 
 def test_sigterm_ends_the_run_killed(client, tmp_path: Path):
-    code = (
-        "import time; from calrec import tracking\nwith tracking.step('a'):\n print('up', flush=True); time.sleep(60)"
-    )
-    step = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    assert step.stdout and step.stdout.readline() == "up\n"
+    step = start(f"with tracking.step('a'): {WAIT}")
     step.send_signal(signal.SIGTERM)
     assert step.wait(60) == 143
     assert runs(client)[0].info.status == "KILLED"
+
+
+# --- what a step logs -------------------------------------------------------------------------------------------
+
+
+def test_a_second_output_has_a_folder_of_its_own(client, tmp_path: Path):
+    tokens = Manifest("tokens", config={"form": "units"}, counts={"items": 3}, files={"b": "1"})
+    for name in ("base", "tokens"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / MANIFEST).write_text(name)
+    with tracking.step("base_model") as run:
+        run.record(Manifest("model", counts={"parameters": 9}, files={"c": "2"}), tmp_path / "base")
+        run.record(tokens, tmp_path / "tokens")
+    (logged,) = runs(client)
+    read = [client.download_artifacts(logged.info.run_id, path) for path in (MANIFEST, f"tokens/{MANIFEST}")]
+    assert [Path(path).read_text() for path in read] == ["base", "tokens"]
+    assert logged.data.tags["calrec.digest.tokens"] == tokens.digest != logged.data.tags["calrec.digest"]
+    assert "| parameters | 9 |" in logged.data.tags["mlflow.note.content"]
+    assert "| items | 3 |" in logged.data.tags["mlflow.note.content"]
+
+
+def test_a_stage_is_described_by_its_counts_and_validations(client, tmp_path: Path):
+    write_record(tmp_path, {}, [{"step": s, "valid_nig": 2.0 - s / 100} for s in range(100)] + [{"step": 99, "nig": 1}])
+    with tracking.step("stage2", "books") as run:
+        run.record(Manifest("model", config={"stage": "stage2"}, counts={"users": 7, "threads": 2}), tmp_path)
+    (logged,) = runs(client)
+    said = logged.data.tags["mlflow.note.content"].splitlines()
+    assert said[:4] == ["| count |  |", "| --- | ---: |", "| users | 7 |", "| threads | 2 |"]
+    rows = said[7:]
+    assert len(rows) == 12 and rows[0] == "| 0 | 2.0000 |" and rows[-1] == "| 99 | 1.0100 |"
+    assert logged.data.metrics == {"users": 7} and logged.data.params == {"run.stage": "stage2", "run.threads": "2"}
+
+
+def test_a_long_report_is_cut_at_a_line(client, tmp_path: Path):
+    (tmp_path / "report.md").write_text("a line\n" * 1000)
+    with tracking.step("evaluate", "books") as run:
+        run.record(Manifest("evaluation"), tmp_path)
+    *lines, _, last = runs(client)[0].data.tags["mlflow.note.content"].split("\n")
+    assert set(lines) == {"a line"} and 4900 < 7 * len(lines) <= 5000 and "report.md" in last
+
+
+def test_figures_and_a_table_of_examples_are_logged(client, tmp_path: Path):
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "loss.svg").write_text("<svg/>")
+    with tracking.step("evaluate", "books") as run:
+        run.record(Manifest("evaluation"), tmp_path)
+        run.table("examples", [{"user_id": "1", "rank": 3}, {"user_id": "2", "rank": 0}])
+        run.table("nothing", [])
+    (logged,) = runs(client)
+    found = {f.path for f in client.list_artifacts(logged.info.run_id)}
+    assert found == {"figures", "examples.json"}
+    table = json.loads(Path(client.download_artifacts(logged.info.run_id, "examples.json")).read_text())
+    assert table == {"columns": ["user_id", "rank"], "data": [["1", 3], ["2", 0]]}
+
+
+@pytest.mark.parametrize("wanted", ["", "false"])
+def test_a_step_logs_what_the_machine_does_unless_told_not_to(client, wanted: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING")
+    if wanted:
+        monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", wanted)
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+    with tracking.step("stage1"):
+        (own,) = runs(client)
+        while not wanted and "system/cpu_utilization_percentage" not in client.get_run(own.info.run_id).data.metrics:
+            pass
+    kept = [name for name in runs(client)[0].data.metrics if name.startswith("system/")]
+    assert bool(kept) == (not wanted)
+
+
+# --- the parent of a run in a cluster ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def in_a_cluster(client, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("KFP_RUN_ID", f"abcdefgh-{time.time_ns()}")
+    tracking._experiment(tracking._mlflow())
+    return client
+
+
+def status(client) -> str:
+    return parent_of_all(client).info.status
+
+
+def test_the_parent_runs_while_a_step_runs(in_a_cluster):
+    with tracking.step("ingest", "books"):
+        assert status(in_a_cluster) == "RUNNING"
+    assert status(in_a_cluster) == "FINISHED"
+    other = start(f"with tracking.step('ingest', 'toys'): {WAIT}")
+    with tracking.step("textify"):
+        pass
+    assert status(in_a_cluster) == "RUNNING"  # because of the other
+    other.communicate("\n", timeout=60)
+    assert status(in_a_cluster) == "FINISHED"
+
+
+def test_a_step_that_failed_counts_until_it_is_repeated_well(in_a_cluster):
+    with pytest.raises(RuntimeError), tracking.step("ingest", "books"):
+        raise RuntimeError
+    with tracking.step("ingest", "toys"):
+        pass
+    assert status(in_a_cluster) == "FAILED"
+    with tracking.step("ingest", "books"):
+        assert status(in_a_cluster) == "RUNNING"
+    assert status(in_a_cluster) == "FINISHED"
+
+
+def test_a_step_that_was_told_to_end_leaves_the_parent_killed(in_a_cluster):
+    step = start(f"with tracking.step('a'): {WAIT}")
+    step.send_signal(signal.SIGTERM)
+    assert step.wait(60) == 143 and status(in_a_cluster) == "KILLED"
+
+
+def test_a_step_that_died_without_a_word_is_ended_by_its_next_attempt(in_a_cluster):
+    first = start(f"with tracking.step('stage2', 'books'): {WAIT}")
+    first.kill()
+    assert first.wait(60) == -signal.SIGKILL and status(in_a_cluster) == "RUNNING"
+    with tracking.step("stage2", "toys"):  # another step's death is not its own
+        pass
+    assert status(in_a_cluster) == "RUNNING"
+    with tracking.step("stage2", "books"):
+        pass
+    _, *steps = runs(in_a_cluster)
+    assert [(run.info.run_name, run.info.status) for run in steps] == [
+        ("stage 2 · books", "KILLED"), ("stage 2 · toys", "FINISHED"), ("stage 2 · books", "FINISHED"),
+    ]  # fmt: skip
+    assert status(in_a_cluster) == "FINISHED"
+
+
+def test_targets_that_end_together_all_stand_in_the_headline(in_a_cluster):
+    code = (
+        "with tracking.step('evaluate', '{0}') as run:\n {1}\n"
+        " table = '| target | recall |\\n| --- | ---: |\\n| {0} | {2} |'\n"
+        " run.headline('{0}', {{'recall': {2}}}, table, {{'log': '{0}'}})"
+    )
+    names = ["books", "toys & games", "garden", "music"]
+    steps = [start(code.format(name, WAIT, number / 4)) for number, name in enumerate(names)]
+    for step in steps:
+        assert step.stdin
+        step.stdin.write("\n")
+        step.stdin.flush()
+    assert [step.wait(120) for step in steps] == [0, 0, 0, 0]
+    parent = parent_of_all(in_a_cluster)
+    assert parent.info.status == "FINISHED"
+    assert parent.data.metrics == {
+        "books/recall": 0.0, "toys _ games/recall": 0.25, "garden/recall": 0.5, "music/recall": 0.75,
+    }  # fmt: skip
+    assert parent.data.tags["mlflow.note.content"].splitlines() == [
+        "| target | recall |", "| --- | ---: |", "| books | 0.0 |", "| garden | 0.5 |", "| music | 0.75 |",
+        "| toys & games | 0.25 |",
+    ]  # fmt: skip
+    assert sorted(datasets(parent)) == [("data.log", name) for name in sorted(names)]
+
+
+def test_the_parent_says_what_was_asked_and_why(in_a_cluster):
+    sources = [{"domain": "toys & games", "uri": "gs://b/t", "snapshot": "7"}]
+    with tracking.step("watch") as run:
+        run.asked(["books", "toys & games"], sources, {"split": SplitConfig()}, "**train**\n\n- new data\n")
+        run.headline("books", {}, "| target |\n| --- |\n| books |")
+        run.headline("books", {}, "| target |\n| --- |\n| books, promoted |")
+    with tracking.step("watch") as run:  # tried again, when other data lie there
+        run.asked(["books", "toys & games"], [{**sources[0], "snapshot": "8"}], {}, "**train**\n\n- newer data\n")
+    parent = parent_of_all(in_a_cluster)
+    assert parent.info.run_name == "books + toys & games" and parent.info.status == "FINISHED"
+    assert parent.data.params["run.targets"] == "books,toys & games"
+    assert parent.data.params["source.toys _ games"] == "gs://b/t at 7"
+    assert parent.data.params["split.kind"] == "leave_last_out"
+    assert parent.data.tags["mlflow.note.content"] == (
+        "| target |\n| --- |\n| books, promoted |\n\n**train**\n\n- newer data"
+    )
+
+
+def test_a_step_without_a_parent_says_nothing_there(client):
+    with tracking.step("evaluate", "books") as run:
+        run.headline("books", {"recall": 0.5}, "| target |\n| --- |\n| books |")
+    (logged,) = runs(client)
+    assert logged.info.status == "FINISHED" and not logged.data.metrics
 
 
 # --- without a server -------------------------------------------------------------------------------------------

@@ -100,6 +100,11 @@ RECOMMENDATIONS = pa.schema(
         ("match", pa.float64()),
     ]
 )
+# What a batch writes.
+LISTS = RECOMMENDATIONS.append(
+    # Such as models:/calrec-books/3, or the content of a model's folder.
+    pa.field("model_version", pa.string())
+)
 # Lists of another recommender than the one that is evaluated.
 RANKINGS = pa.schema([RECOMMENDATIONS.field(name) for name in ("user_id", "rank", "item_id")])
 # One row per user and method: "calrec", a baseline or a ranking from elsewhere. Rank 0: the target is not in the list.
@@ -167,10 +172,16 @@ KINDS: Mapping[str, tuple[int, Mapping[str, pa.Schema | None]]] = {
     # Parts of recommendations for many users, and what was left out: calrec.recommend.parts.
     "batch": (1, {"rejects.parquet": None}),
     "evaluation": (
-        2,
-        {"ranks.parquet": RANKS, "users.parquet": USERS, "report.md": None, "report.html": None, "metrics.json": None},
+        3,
+        {
+            "ranks.parquet": RANKS,
+            "users.parquet": USERS,
+            **dict.fromkeys(("report.md", "report.html", "metrics.json", "profile.json")),
+        },
     ),
     "decision": (1, {"decision.md": None}),
+    # Beside them whole folders model/ and index/: calrec.promote.version.
+    "version": (1, dict.fromkeys(("settings.json", "card.md", "profile.json"))),
 }
 
 

@@ -130,8 +130,8 @@ def _parser() -> argparse.ArgumentParser:
     recommend = _step(
         steps, "recommend", commands.recommend, "model, index and histories → ranked items with reasons", out=False
     )
-    for name, what in (("model", "model of finetune"), ("index", "folder of index")):
-        _input(recommend, name, what)
+    _input(recommend, "model", "model of finetune, or a registered one, models:/calrec-TARGET@champion", type=str)
+    _input(recommend, "index", "folder of index; a registered model has its own", required=False)
     who = recommend.add_mutually_exclusive_group(required=True)
     who.add_argument("--history", metavar='"TITLE; TITLE"', help="titles or item ids of one user, oldest first")
     who.add_argument(
@@ -200,8 +200,55 @@ def _parser() -> argparse.ArgumentParser:
     )
     compare.add_argument("--out", type=Path, metavar="FILE", help="write it as .md or .json too")
 
-    promote = _step(steps, "promote", commands.promote, "metrics → the gate's decision")
-    _input(promote, "evaluation", "folder of evaluate")
+    promote = _step(
+        steps,
+        "promote",
+        commands.promote,
+        "metrics → the gate's decision; or a target's versions in the registry: which is in use, choose, roll back",
+        out=False,
+    )
+    promote.epilog = (
+        "Decide: calrec promote --evaluation DIR --out DIR. Look: calrec promote --target NAME. Roll back: calrec "
+        "promote --target NAME --rollback --reason TEXT. The registry is that of MLFLOW_TRACKING_URI; after a local "
+        "run sqlite:///…/build/mlflow.db."
+    )
+    either = promote.add_mutually_exclusive_group(required=True)
+    either.add_argument(
+        "--evaluation", type=Path, metavar="DIR", help="folder of evaluate: decide whether it passes the gate"
+    )
+    either.add_argument(
+        "--target", metavar="NAME", help="category in the registry: list its versions, or change which is used"
+    )
+    promote.add_argument("--out", type=Path, metavar="DIR", help="with --evaluation: folder to make")
+    promote.add_argument(
+        "--champion",
+        type=Path,
+        metavar="DIR",
+        help="with --evaluation: evaluation of the model in use over the same users (default: the champion that was "
+        "ranked in the same evaluation, if any)",
+    )
+    move = promote.add_mutually_exclusive_group()
+    move.add_argument(
+        "--version", type=int, metavar="N", help="with --target: make it the champion, whatever the gate said"
+    )
+    move.add_argument(
+        "--rollback",
+        action="store_true",
+        help="with --target: make the champion before the present one the champion again; the present one is not "
+        "promoted again by a run that makes the same model",
+    )
+    promote.add_argument("--reason", metavar="TEXT", help="why, for the record; needed to change the champion")
+
+    serve = steps.add_parser(
+        "serve",
+        help="answer requests over HTTP with a registered model",
+        description="Answer requests over HTTP with a registered model: `mlflow models serve` in this environment, "
+        "after a request that can be sent to it is printed.",
+    )
+    serve.add_argument("model", metavar="MODEL", help="models:/calrec-TARGET@champion, or models:/calrec-TARGET/3")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1)")
+    serve.add_argument("--port", type=int, default=5001, help="(default: 5001)")
+    serve.set_defaults(command=commands.serve, run="sample", ablation=[], settings=None, set=[])
 
     inspect = steps.add_parser("inspect", help="say what a step's folder holds")
     inspect.add_argument("folder", type=Path)

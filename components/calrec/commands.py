@@ -2,14 +2,19 @@
 
 import argparse
 import dataclasses
+import os
 import re
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from calrec import artifacts, describe, launch, storage, tracking
+from calrec import artifacts, describe, launch, promotion, registry, storage, tracking
 from calrec.artifacts import Manifest
 from calrec.checks import check
 from calrec.config import Config
+
+if TYPE_CHECKING:
+    from calrec.recommend.champion import Champion
 
 
 def ingest(options: argparse.Namespace, config: Config) -> None:
@@ -118,23 +123,43 @@ def recommend(options: argparse.Namespace, config: Config) -> None:
     if options.in_stock:
         stock = tuple(line.strip() for line in options.in_stock.read_text().splitlines() if line.strip())
     filters = Filters(stock, tuple(options.category))
-    retrieve = config.retrieve if options.k is None else dataclasses.replace(config.retrieve, k=options.k)
+    used, version = _model(options, config)
+    retrieve = used.retrieve if options.k is None else dataclasses.replace(used.retrieve, k=options.k)
     if options.history is None:
         check(options.out is not None, "a file of histories needs --out DIR, the folder to write to")
         made = step.recommend_all(
-            options.model, options.index, options.histories, options.out, config.generate, retrieve, filters,
-            options.format, options.max_unknown,
+            used.model, used.index, options.histories, options.out, used.generate, retrieve, filters,
+            options.format, options.max_unknown, version,
         )  # fmt: skip
         print(f"{options.out}: {describe.text(made)}")
         return
-    recommender = Recommender(options.model, options.index, config.generate, retrieve, filters)
+    recommender = Recommender(used.model, used.index, used.generate, retrieve, filters)
     if retrieve.k > len(recommender.catalogue.items):
         print(f"the catalogue has {len(recommender.catalogue.items):,} items, so fewer than k", file=sys.stderr)
     titles = tuple(part.strip() for part in options.history.split(";") if part.strip())
     for title in titles:
         if recommender.new_title(title):
             print(f"{title!r} is no item's title or id; it is read as text", file=sys.stderr)
-    print("\n".join(step.lines(recommender, step.recommend_one(recommender, History("1", titles=titles)))))
+    print(step.shown(recommender, step.recommend_one(recommender, History("1", titles=titles))))
+
+
+def _model(options: argparse.Namespace, config: Config) -> tuple["Champion", str]:
+    """What recommends, and its name: folders with the command line's settings, or a registered model with its own."""
+    from calrec.recommend.champion import Champion, opened
+
+    if not options.model.startswith("models:"):
+        check(options.index is not None, "a model's folder needs --index DIR, the folder of calrec index")
+        return Champion(Path(options.model), options.index, config.generate, config.retrieve), ""
+    given = [name for name in ("index", "settings", "set", "ablation") if getattr(options, name)]
+    check(
+        not given,
+        f"{options.model} recommends with its own index and settings; leave out "
+        f"{', '.join(f'--{name}' for name in given)}",
+    )
+    version = registry.resolved(options.model)
+    folder = registry.fetched(version.uri)
+    assert folder is not None, "a version has a folder"
+    return opened(folder), version.uri
 
 
 def evaluate(options: argparse.Namespace, config: Config) -> None:
@@ -166,11 +191,54 @@ def compare(options: argparse.Namespace, config: Config) -> None:
 
 
 def promote(options: argparse.Namespace, config: Config) -> None:
-    """Metrics → the gate's decision."""
+    """Metrics → the gate's decision; or the registry's versions of a target, and which of them is in use."""
+    if options.target:
+        _check_given(options, "--target", "out", "champion")
+        _choose(options)
+        return
     from calrec.promote import step
 
+    _check_given(options, "--evaluation", "version", "rollback", "reason")
+    check(options.out is not None, "--evaluation needs --out DIR, the folder to make")
     with tracking.step("promote", _domain(options.evaluation)) as run:
-        run.record(step.promote(options.evaluation, options.out, config.gate), options.out)
+        run.record(step.promote(options.evaluation, options.out, config.gate, options.champion), options.out)
+    print((options.out / "decision.md").read_text())
+
+
+def _check_given(options: argparse.Namespace, what: str, *others: str) -> None:
+    given = [f"--{name}" for name in others if getattr(options, name)]
+    check(not given, f"{', '.join(given)} has no meaning with {what}; see calrec promote --help")
+
+
+def _choose(options: argparse.Namespace) -> None:
+    check(
+        registry.available(),
+        "MLFLOW_TRACKING_URI is not set, so there is no registry; after a local run it is sqlite:///…/build/mlflow.db",
+    )
+    target, changes = options.target, options.rollback or options.version is not None
+    if not changes:
+        print(registry.table(target))
+        return
+    check(bool(options.reason), "changing the champion needs --reason TEXT, which stands in the registry from then on")
+    with tracking.step("promote", target) as run:
+        if options.rollback:
+            said = promotion.roll_back(target, options.reason)
+        else:
+            said = promotion.appoint(target, options.version, options.reason)
+        run.note(f"**{target}**, by hand: {said}")
+    print(said)
+
+
+def serve(options: argparse.Namespace, config: Config) -> None:
+    """Serve a registered model by HTTP, in the place of this process."""
+    version = registry.resolved(options.model)
+    address = f"http://{options.host}:{options.port}/invocations"
+    print(f"{version.uri}, of {version.created:%Y-%m-%d}; once it says that it runs, ask it:\n")
+    print(f"  curl {address} -H 'Content-Type: application/json' -d '{registry.request(version)}'\n", flush=True)
+    where = ["--host", options.host, "--port", str(options.port), "--env-manager", "local"]
+    # MLflow starts a server by its name.
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "models", "serve", "-m", version.uri, *where])
 
 
 def _domain(folder: Path) -> str:

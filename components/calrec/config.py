@@ -74,7 +74,7 @@ class ModelConfig:
     """Beyond the paper: item texts with at least so many training events are single tokens of a scratch tokenizer,
     beside `vocab_size`; 0: none."""
     tuning: str = "full"
-    """full: every weight is trained; lora: low-rank adapters, merged when the stage ends."""
+    """full: every weight is trained; lora: low-rank adapters, merged when the stage ends, and kept in `adapter/`."""
     lora_rank: int = 16
     lora_alpha: float = 32.0
     lora_targets: tuple[str, ...] = ()

@@ -18,9 +18,32 @@ class GateConfig:
     beat: tuple[str, ...] = ("popularity",)
     """Baselines that the model's metric must exceed."""
     min_gain: float = 0.0
-    """By how much, in units of the metric."""
+    """By how much, in units of the metric; the champion must be exceeded by more than this too."""
     champion: bool = True
-    """Whether the champion, ranked for the same users, must be exceeded like a baseline when there is one."""
+    """Whether the champion, ranked for the same users, must be exceeded when there is one."""
+    significant: bool = True
+    """Whether the paired bootstrap 95 % interval of the gain over the champion must lie above zero."""
+    max_slice_loss: float = 0.05
+    """How far below the champion the metric may be among the users of any kind, where the 95 % interval of the loss
+    excludes zero; 1, the farthest: none counts."""
+    slice_users: int = 100
+    """Fewest users of a kind that counts."""
+    max_seconds: float = 0.0
+    """Most seconds that all training stages together may take; 0: no limit. What is limited must have been measured."""
+    max_seconds_per_user: float = 0.0
+    """Most seconds that generating may take per user; 0: no limit."""
+    max_memory_gb: float = 0.0
+    """Most GiB that any stage, or generating, may hold at its peak; 0: no limit."""
+
+    def __post_init__(self) -> None:
+        check(-1 <= self.min_gain <= 1, f"gate.min_gain is a difference of metrics, -1 to 1; got {self.min_gain}")
+        check(
+            0 <= self.max_slice_loss <= 1,
+            f"gate.max_slice_loss is a loss of a metric, 0 to 1, where 1 allows any; got {self.max_slice_loss}",
+        )
+        check(self.slice_users >= 1, f"gate.slice_users must be >= 1, got {self.slice_users}")
+        for name in ("max_seconds", "max_seconds_per_user", "max_memory_gb"):
+            check(getattr(self, name) >= 0, f"gate.{name} must be >= 0, 0 for no limit; got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -28,8 +51,8 @@ class BatchConfig:
     """Recommendations for all users of a log, from the champion."""
 
     destination: str = ""
-    """gs://BUCKET/FOLDER, or a folder of a mounted volume, into which a category's lists are copied, below its name;
-    empty: they are an artifact of the run alone."""
+    """gs://BUCKET/FOLDER, or a folder of a mounted volume, into which a category's lists are copied, as the partition
+    target=NAME/date=TODAY/content=HASH; empty: they are an artifact of the run alone."""
     k: int = 0
     """Items per user; 0: as many as the champion was judged by."""
     min_length: int = 1
@@ -51,7 +74,7 @@ class ClusterConfig:
     """
 
     data_cpu: str = "2"
-    """CPUs of the steps that train and generate nothing: ingest, textify, base model, evaluate, promote."""
+    """CPUs of the steps that train and generate nothing: ingest, textify, base model, evaluate."""
     data_memory: str = "8Gi"
     """Memory of these steps."""
     train_cpu: str = "4"
@@ -61,7 +84,7 @@ class ClusterConfig:
     train_gpus: str = "0"
     """GPUs of these stages; each stage starts a process per GPU that it sees."""
     infer_cpu: str = "4"
-    """CPUs of the steps that read or write texts with a model: index, generate, retrieve, champion, recommend."""
+    """CPUs of the steps that let a model work: index, generate, retrieve, champion, promote, recommend."""
     infer_memory: str = "8Gi"
     """Memory of these steps."""
     infer_gpus: str = "0"

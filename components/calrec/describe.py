@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from calrec import draw
+from calrec import artifacts, draw
 from calrec.artifacts import Manifest
 from calrec.draw import shown
 
@@ -42,6 +42,9 @@ _PARTS: Mapping[str, tuple[str, float, str]] = {
     "items_cut": ("items", 0.2, "items have a longer text than text.max_item_tokens; it was cut"),
     "prompts_cut": ("prompts", 0.5, "prompts lose their oldest items; raise text.max_tokens"),
 }  # fmt: skip
+_SETTINGS = ("threads", "ranks")  # counts that say how a step was run and not what came out
+_RULE = ("rule", "rows before", "dropped", "rows after")
+_ROWS = 12  # of a learning curve in a description
 
 
 def warnings(manifest: Manifest) -> list[str]:
@@ -91,7 +94,7 @@ def single(manifest: Manifest) -> list[tuple[str, str]]:
         if isinstance(value, Mapping):
             found += [(f"{key}.{inner}", shown(count)) for key, of in value.items() for inner, count in of.items()]
         elif not isinstance(value, list | tuple):
-            found.append((name, shown(value)))
+            found.append((name, shown(round(value, 4) if isinstance(value, float) else value)))
     return found
 
 
@@ -99,6 +102,17 @@ def rows(title: str, pairs: Sequence[tuple[str, Any]]) -> list[str]:
     """A titled list of names and values, aligned; nothing when it is empty."""
     width = max((len(name) for name, _ in pairs), default=0)
     return [f"{title}:", *(f"  {name:<{width}}  {value}" for name, value in pairs)] if pairs else []
+
+
+def numbers(manifest: Manifest) -> dict[str, float]:
+    """The counts that a person compares runs by."""
+    counts = manifest.counts.items()
+    return {name: float(n) for name, n in counts if isinstance(n, int | float) and name not in _SETTINGS}
+
+
+def settings(manifest: Manifest) -> dict[str, Any]:
+    """The other counts: how the step was run."""
+    return {name: n for name, n in manifest.counts.items() if name in _SETTINGS}
 
 
 def histograms(manifest: Manifest) -> dict[str, list[tuple[str, int]]]:
@@ -112,30 +126,53 @@ def histograms(manifest: Manifest) -> dict[str, list[tuple[str, int]]]:
 
 def write_report(folder: Path, title: str, manifest: Manifest) -> None:
     """Write a manifest as report.md and report.html: notes, warnings, rules, histograms and counts."""
-    sentences = [*manifest.notes, *(f"Warning: {warning}" for warning in warnings(manifest))]
-    rules = [
-        (rule["rule"], *(f"{n:,}" for n in (before, before - after, after)))
-        for rule in manifest.rules
-        for before, after in [(rule["rows_before"], rule["rows_after"])]
-    ]
-    counts = [(name.replace("_", " "), value) for name, value in single(manifest)]
-    header = ("rule", "rows before", "dropped", "rows after")
-    (folder / "report.md").write_text(
-        "\n".join(
-            [
-                f"# {title}\n",
-                *(f"- {sentence}" for sentence in sentences),
-                *(["", draw.markdown(header, rules)] if rules else []),
-                "",
-                draw.markdown(("count", ""), counts),
-                "",
-            ]
-        )
-    )
+    (folder / "report.md").write_text(f"# {title}\n\n{_words(manifest)}")
+    sentences, rules, counts = _sentences(manifest), _rules(manifest), _counts(manifest)
     sections = [
         draw.table((), [(sentence,) for sentence in sentences]) if sentences else "",
-        draw.table(header, rules) if rules else "",
+        draw.table(_RULE, rules) if rules else "",
         *(draw.histogram(name, bars) for name, bars in histograms(manifest).items()),
         draw.table(("count", ""), counts),
     ]
     (folder / "report.html").write_text(draw.page(title, sections))
+
+
+def markdown(manifest: Manifest, folder: Path) -> str:
+    """A finished folder for a person to read: its report, else its manifest and its learning curve in Markdown."""
+    reports = [path for name in ("report.md", "decision.md") if (path := Path(folder) / name).is_file()]
+    return reports[0].read_text() if reports else _words(manifest) + _curve(Path(folder))
+
+
+def _words(manifest: Manifest) -> str:
+    """Notes, warnings, rules and counts."""
+    parts = ["".join(f"- {sentence}\n" for sentence in _sentences(manifest))]
+    parts += [draw.markdown(_RULE, rules) + "\n"] if (rules := _rules(manifest)) else []
+    parts += [draw.markdown(("count", ""), counts) + "\n"] if (counts := _counts(manifest)) else []
+    return "\n".join(part for part in parts if part)
+
+
+def _curve(folder: Path) -> str:
+    """The validations of a stage as a table, at most so many of them; empty when there was none."""
+    rows = [row for row in artifacts.read_record(folder).get("curves", []) if any("valid" in name for name in row)]
+    if not rows:
+        return ""
+    names = list(rows[0])
+    kept = rows if len(rows) <= _ROWS else [rows[round(i * (len(rows) - 1) / (_ROWS - 1))] for i in range(_ROWS)]
+    cells = [[f"{row['step']:.0f}", *(f"{row[name]:.4f}" if name in row else "" for name in names[1:])] for row in kept]
+    return "\n" + draw.markdown(names, cells) + "\n"
+
+
+def _sentences(manifest: Manifest) -> list[str]:
+    return [*manifest.notes, *(f"Warning: {warning}" for warning in warnings(manifest))]
+
+
+def _rules(manifest: Manifest) -> list[tuple[str, ...]]:
+    return [
+        (str(rule["rule"]), *(f"{n:,}" for n in (before, before - after, after)))
+        for rule in manifest.rules
+        for before, after in [(rule["rows_before"], rule["rows_after"])]
+    ]
+
+
+def _counts(manifest: Manifest) -> list[tuple[str, str]]:
+    return [(name.replace("_", " "), value) for name, value in single(manifest)]

@@ -4,6 +4,7 @@ import os
 import tempfile
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from calrec import artifacts, storage
@@ -56,6 +57,14 @@ class Exchange:
         for path in sorted(files, key=lambda path: path == folder / MANIFEST):
             self._files.put(path, f"{name}/{path.relative_to(folder).as_posix()}")
 
+    def publish(self, folder: Path, name: str) -> None:
+        """Put a batch there for readers of tables: what is no part gets a name with _, the manifest comes last."""
+        if self.has(f"{name}/_{MANIFEST}"):
+            return
+        for path in sorted(folder.iterdir(), key=lambda path: (path.name == MANIFEST, path.name)):
+            called = path.name if path.name.startswith("part-") else f"_{path.name}"
+            self._files.put(path, f"{name}/{called}")
+
     def download(self, name: str, out: Path) -> None:
         """Get a step's folder.
 
@@ -88,13 +97,16 @@ class Exchange:
                 self._files.delete(file)
 
 
-def publish(folder: Path, destination: str, name: str) -> None:
-    """Copy a step's folder to `destination`/`name`/HASH, and let `destination`/`name`/latest hold HASH after that.
+def publish(folder: Path, destination: str, target: str) -> None:
+    """Copy a batch to `destination` as a partition of one table, and then name it in `target=…/_latest`.
 
-    Without a destination nothing is done.
+    A partition is target=TARGET/date=TODAY/content=HASH, as pyarrow, Spark and BigQuery read them; files whose names
+    begin with _ are no data to them. Without a destination nothing is done.
     """
-    if destination:
-        shared, digest = Exchange(f"{destination.rstrip('/')}/{name}"), artifacts.read_manifest(folder).digest
-        shared.upload(folder, digest)
-        shared.write("latest", digest)
-        print(f"recommend {name}: copied to {shared.uri}/{digest}", flush=True)
+    if not destination:
+        return
+    shared, digest = Exchange(f"{destination.rstrip('/')}/target={target}"), artifacts.read_manifest(folder).digest
+    where = f"date={datetime.now(UTC):%Y-%m-%d}/content={digest}"
+    shared.publish(folder, where)
+    shared.write("_latest", where)
+    print(f"recommend {target}: copied to {shared.uri}/{where}", flush=True)

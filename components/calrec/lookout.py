@@ -59,7 +59,7 @@ def find(sources: Sequence[Mapping[str, Any]]) -> Found:
     if missing:
         raise ValueError(
             f"no champion of {', '.join(missing)}: train them first, or leave their sources out (--source); a model "
-            "that failed the gate can be made champion by setting its alias in MLflow"
+            "that failed the gate becomes the champion by hand: calrec promote --target NAME --version N"
         )
     return Found([asdict(one) for one in found], champions)
 
@@ -71,7 +71,7 @@ def now(sources: Sequence[Mapping[str, Any]]) -> list[Source]:
 
 
 def _champions(targets: Sequence[str]) -> dict[str, str]:
-    return {target: version.source for target, version in _registered(registry.champion, targets).items()}
+    return {target: version.uri for target, version in _registered(registry.champion, targets).items()}
 
 
 def _registered(which: Callable[[str], Version | None], targets: Sequence[str]) -> dict[str, Version]:

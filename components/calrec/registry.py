@@ -1,23 +1,29 @@
 """The registry of models in MLflow: numbered versions of each target's model, one of which is the champion.
 
-A version is a folder of all that recommending takes: `model/`, `index/`, and `settings.json` with how texts are
-generated and items ranked. Without a server (MLFLOW_TRACKING_URI) there is no registry, and no champion.
+A version is a logged model that MLflow can serve; in it lies a folder of all that recommending takes, see
+calrec.promote.version. What it was judged by and why it is, or is no longer, the champion stands in its tags.
+Without a server (MLFLOW_TRACKING_URI) there is no registry, and no champion. Only calrec.promotion writes to it.
 """
 
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from calrec import artifacts, remote, tracking
+from calrec import artifacts, draw, remote, tracking
 from calrec.checks import check
-from calrec.settings import to_dict
 
 CHAMPION, CHALLENGER = "champion", "challenger"
-STATE, DIGEST = "calrec.state", "calrec.digest"
-_FOLDER = "registered"  # of the run's files
+STATE, MODEL = "calrec.state", "calrec.model"
+_PREFIX = "calrec-"
+CONTENT = "calrec.content"  # digest of the folder, at the logged model
+DECISION = "calrec.decision"
+REPLACED = "calrec.replaced"  # the champion before
+WITHDRAWN = "calrec.withdrawn"  # why a person took it back
+FOLDER = "version"
 
 
 @dataclass(frozen=True)
@@ -27,8 +33,15 @@ class Version:
     target: str
     number: int
     source: str
-    """URI of its folder."""
+    """The logged model."""
     tags: Mapping[str, str]
+    created: datetime
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def uri(self) -> str:
+        """What names this version and no other."""
+        return f"models:/{name(self.target)}/{self.number}"
 
 
 def name(target: str) -> str:
@@ -38,7 +51,7 @@ def name(target: str) -> str:
         ValueError: a target that MLflow takes for a path.
     """
     check(not re.search("[/:]", target), f"the registry takes no / or : in a name, got target {target!r}; rename it")
-    return f"calrec-{target}"
+    return f"{_PREFIX}{target}"
 
 
 def available() -> bool:
@@ -46,102 +59,144 @@ def available() -> bool:
     return bool(os.environ.get("MLFLOW_TRACKING_URI"))
 
 
+# --- reading --------------------------------------------------------------------------------------------------------
+
+
 def champion(target: str) -> Version | None:
     """The version that is in use; the registry must be available."""
     client = tracking.client()
     found = client.search_registered_models(f"name = '{name(target)}'")
     number = found[0].aliases.get(CHAMPION) if found else None
-    return _version(target, client.get_model_version(name(target), number)) if number else None
+    return version_of(target, client.get_modelversion_of(name(target), number)) if number else None
 
 
 def newest(target: str) -> Version | None:
     """The version with the highest number, in use or not; the registry must be available."""
-    found = tracking.client().search_model_versions(
-        f"name = '{name(target)}'", max_results=1, order_by=["version_number DESC"]
-    )
-    return _version(target, found[0]) if found else None
+    return next(iter(versions(target, 1)), None)
 
 
-def settle(
-    target: str,
-    folders: Mapping[str, Path],
-    settings: Mapping[str, Any],
-    state: str,
-    rival: str | None,
-    promote: bool,
-) -> None:
-    """Register what a run has made as the challenger and, when it passed the gate, make it the champion.
+def versions(target: str, most: int = 50) -> list[Version]:
+    """The newest versions, the newest first; the registry must be available."""
+    client, chosen = tracking.client(), f"name = '{name(target)}'"
+    found = client.search_model_versions(chosen, max_results=most, order_by=["version_number DESC"])
+    models = client.search_registered_models(chosen) if found else []
+    aliases = models[0].aliases if models else {}  # a search of versions does not give them
+    return [
+        replace(one, aliases=tuple(sorted(alias for alias, number in aliases.items() if int(number) == one.number)))
+        for one in (version_of(target, each) for each in found)
+    ]
 
-    The same model, index and settings are one version, however often a run is repeated. A server that fails is an error
-    only when tracking is required, as elsewhere; without a server nothing happens.
 
-    Args:
-        target: the category.
-        folders: model and index.
-        settings: the sections generate and retrieve.
-        state: which data and settings it was made from, see :func:`calrec.watch.step.decide`.
-        rival: folder of the champion that the gate compared it with; when there is another one by now, it stays.
-        promote: whether it passed the gate.
+def metrics(version: Version) -> dict[str, float]:
+    """What a version was judged by."""
+    logged = tracking.client().get_logged_model(_id(version))
+    return {metric.key: float(metric.value) for metric in logged.metrics or ()}
+
+
+def past(target: str) -> list[dict[str, Any]]:
+    """The newest versions as :class:`calrec.evaluate.report.history.Version` takes them."""
+    return [
+        {
+            "number": one.number,
+            "date": f"{one.created:%Y-%m-%d}",
+            "metrics": metrics(one),
+            "champion": CHAMPION in one.aliases,
+            "data": one.tags.get("calrec.data", ""),
+        }
+        for one in versions(target)
+    ]
+
+
+def table(target: str) -> str:
+    """The versions of a target for a terminal, the newest first.
+
+    Raises:
+        ValueError: there is none.
     """
-    if not available():
-        return
+    found = versions(target)
+    check(bool(found), f"no model of {target!r} is registered; registered are: {', '.join(targets()) or 'none'}")
+    rows = [("version", "", "made", "metric", "data", "what became of it")]
+    for one in found:
+        judged = metrics(one)
+        main = next((key.removesuffix("_low") for key in judged if key.endswith("_low")), "")
+        shown = f"{main} {judged[main]:.4f}" if main else ""
+        data, said = one.tags.get("calrec.data", ""), one.tags.get(WITHDRAWN) or one.tags.get(DECISION, "")
+        rows.append((str(one.number), " ".join(one.aliases), f"{one.created:%Y-%m-%d %H:%M}", shown, data, said))
+    return draw.text(rows)
+
+
+def targets() -> list[str]:
+    """Categories with a registered model."""
+    found = tracking.client().search_registered_models(f"name LIKE '{_PREFIX}%'")
+    return sorted(one.name.removeprefix(_PREFIX) for one in found)
+
+
+def request(version: Version) -> str:
+    """A request that the served version answers, as JSON."""
+    import mlflow
+
+    where = tracking.client().get_logged_model(_id(version)).artifact_location
+    return str(mlflow.artifacts.load_text(f"{where}/serving_input_example.json")).strip()
+
+
+def resolved(uri: str) -> Version:
+    """The version that models:/NAME@ALIAS or models:/NAME/NUMBER means now; the registry must be available.
+
+    Raises:
+        ValueError: not such a URI, or there is no such version.
+    """
+    from mlflow.exceptions import MlflowException
+
+    found = re.fullmatch(rf"models:/{_PREFIX}([^/@:]+)(?:@([\w-]+)|/(\d+))", uri)
+    check(
+        found is not None,
+        f"{uri!r} names no version of a model; give models:/{_PREFIX}TARGET@{CHAMPION} or models:/{_PREFIX}TARGET/3",
+    )
+    assert found
+    check(available(), f"{uri}: MLFLOW_TRACKING_URI is not set; after a local run it is sqlite:///…/build/mlflow.db")
+    target, alias, number = found.groups()
+    client = tracking.client()
     try:
-        version = _enter(target, folders, {part: to_dict(one) for part, one in settings.items()})
-        client, model, number = tracking.client(), name(target), str(version.number)
-        now = champion(target)
-        said = ""
-        if promote and (now.source if now else None) not in (rival, version.source):
-            said = ", which stays the challenger: another champion was named while this run went on"
-        elif promote:
-            client.set_registered_model_alias(model, CHAMPION, number)  # one request: there is always one champion
-            said = ", the champion"
-        client.set_registered_model_alias(model, CHALLENGER, number)
-        # Last: a run that is cut off before is not taken for done by the next one.
-        client.set_model_version_tag(model, number, STATE, state)
-        print(f"promote {target}: {model} version {number}{said}", flush=True)
-    except Exception as error:
-        tracking.warn(error)
+        if alias:
+            number = client.get_model_version_by_alias(name(target), alias).version
+        return version_of(target, client.get_modelversion_of(name(target), str(number)))
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        there = ", ".join(str(one.number) for one in versions(target))
+        known = f"versions of {target} are: {there}" if there else "train one first: python -m pipelines run"
+        raise ValueError(f"{uri}: there is no such version; {known}") from None
 
 
-def _enter(target: str, folders: Mapping[str, Path], settings: Mapping[str, Any]) -> Version:
-    digest = artifacts.short_hash([settings, *(artifacts.read_manifest(f).digest for f in folders.values())])
-    client, version = tracking.client(), newest(target)
-    if version is not None and version.tags.get(DIGEST) == digest:
-        return version
-    if version is None:
-        _create(client, name(target))
-    source, run = _upload(folders, settings), tracking.active() or None
-    return _version(target, client.create_model_version(name(target), source, run_id=run, tags={DIGEST: digest}))
+def fetched(uri: str | None) -> Path | None:
+    """The folder of a version, downloaded; it is deleted when the process ends. None gives None.
 
-
-def fetched(source: str | None) -> Path | None:
-    """The folder of a version, downloaded; it is deleted when the process ends. None gives None."""
-    if source is None:
+    Raises:
+        ValueError: it is not what was registered.
+    """
+    if uri is None:
         return None
     import mlflow
 
-    return Path(mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=str(remote.scratch())))
+    version = resolved(uri)
+    logged = tracking.client().get_logged_model(_id(version))
+    where = f"{logged.artifact_location}/artifacts/{FOLDER}"
+    folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=where, dst_path=str(remote.scratch())))
+    digest = artifacts.read_manifest(folder, "version").digest
+    check(
+        digest == logged.tags.get(CONTENT),
+        f"{version.uri} holds {digest}, but {logged.tags.get(CONTENT)} was registered: its files were changed; "
+        f"take another version: calrec promote --target {version.target}",
+    )
+    return folder
 
 
-def _upload(folders: Mapping[str, Path], settings: Mapping[str, Any]) -> str:
-    import mlflow
-
-    for part, folder in folders.items():
-        mlflow.log_artifacts(str(folder), f"{_FOLDER}/{part}")
-    mlflow.log_dict(dict(settings), f"{_FOLDER}/settings.json")
-    return str(mlflow.get_artifact_uri(_FOLDER))
+def _id(version: Version) -> str:
+    return version.source.removeprefix("models:/")
 
 
-def _create(client: Any, model: str) -> None:
-    """Make the registered model; another run may have made it meanwhile."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        client.create_registered_model(model)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
-
-
-def _version(target: str, found: Any) -> Version:
-    return Version(target, int(found.version), str(found.source), dict(found.tags))
+def version_of(target: str, found: Any) -> Version:
+    """A version as MLflow's client gives it."""
+    created = datetime.fromtimestamp(found.creation_timestamp / 1000, UTC)
+    aliases = tuple(sorted(found.aliases or ()))
+    return Version(target, int(found.version), str(found.source), dict(found.tags), created, aliases)

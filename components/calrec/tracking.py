@@ -7,7 +7,8 @@ A pipeline run is a parent run, each step and category a nested run. The parent 
 3. KFP_RUN_ID: the pipeline run's id, set in the pod; the run tagged with it is found or made;
 4. none: the step's run stands alone.
 
-None of these is a parameter of a step: a new parent must not make every cached step run again.
+None of these is a parameter of a step: a new parent must not make every cached step run again. The third one's status
+follows its steps (:mod:`calrec.parents`); who made the others ends them.
 A dead server costs a warning and a few seconds, unless CALREC_TRACKING=required.
 """
 
@@ -17,34 +18,46 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from calrec import __version__
+from calrec import __version__, describe, parents
 from calrec.artifacts import MANIFEST, RECORD, Manifest
+from calrec.settings import to_dict
 
 EXPERIMENT = "calrec"
 _KIND = {"mlflow.experimentKind": "custom_model_development"}
 _TITLES = {"stage1": "stage 1", "stage2": "stage 2", "base_model": "base model"}
 _TIMEOUTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+_QUIET = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
+# CPU, memory, network, GPU of a step; the first points after so many seconds.
+_SYSTEM = {"MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING": "true", "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL": "5"}
+_FILES = (MANIFEST, RECORD, "report.md", "report.html", "metrics.json", "decision.md", "card.md", "history.html")
+_FIGURES = "figures"
+_LONGEST = 5000  # characters of a description
 
 
 class Run:
     """One step's run; after the first failure of the server it stays silent."""
 
-    def __init__(self, mlflow: Any | None, run_id: str | None = None):
+    def __init__(self, mlflow: Any | None, run_id: str | None = None, parent: str | None = None, settles: bool = False):
         self._mlflow = mlflow
         self._id = run_id  # None: the process's active run
+        self._parent = parent
+        self._settles = settles  # whether nobody but its steps gives the parent a status
+        self._notes: list[str] = []
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """One point of each curve."""
         self._try(lambda mlflow: mlflow.log_metrics(dict(values), step=step, run_id=self._id))
 
     def record(self, manifest: Manifest | None, folder: str | Path) -> dict[str, Any]:
-        """Log a step's output: settings, counts, data set, manifest and reports.
+        """Log a step's output: settings, counts, data set, manifest, reports and figures, and a description.
+
+        What a second output has is in a folder named after its kind.
 
         Args:
             manifest: what the step made; None in a process of torchrun that leaves it to the first.
@@ -55,25 +68,97 @@ class Run:
         """
         if manifest is None:
             return {}
-        numbers = {k: float(v) for k, v in manifest.counts.items() if isinstance(v, int | float)}
+        numbers, folder = describe.numbers(manifest), Path(folder)
+        place = f".{manifest.kind}" if self._notes else ""
+        self._notes.append(_shortened(describe.markdown(manifest, folder)))
 
         def log(mlflow: Any) -> None:
-            mlflow.log_params(flat(manifest.config))
+            mlflow.log_params(flat({**manifest.config, **describe.settings(manifest)}))
             mlflow.log_metrics(numbers)
-            mlflow.set_tag("calrec.digest", manifest.digest)
-            _log_dataset(mlflow, manifest)
-            for name in (MANIFEST, RECORD, "report.md", "report.html", "metrics.json", "decision.md"):
-                if (Path(folder) / name).is_file():
-                    mlflow.log_artifact(str(Path(folder) / name))
-            if (Path(folder) / "report.md").is_file():
-                mlflow.set_tag("mlflow.note.content", (Path(folder) / "report.md").read_text()[:5000])
+            mlflow.set_tag(f"calrec.digest{place}", manifest.digest)
+            for data in _datasets(manifest):
+                mlflow.log_input(data)
+            for name in _FILES:
+                if (folder / name).is_file():
+                    mlflow.log_artifact(str(folder / name), place[1:] or None)
+            if (folder / _FIGURES).is_dir():
+                mlflow.log_artifacts(str(folder / _FIGURES), _FIGURES)
+            mlflow.set_tag(parents.NOTE, "\n\n".join(self._notes))
 
         self._try(log)
         return {**numbers, "digest": manifest.digest}
 
+    def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Log rows with the same columns as a table, which the UI shows and compares over runs."""
+        if rows:
+            columns = {column: [row[column] for row in rows] for column in rows[0]}
+            self._try(lambda mlflow: mlflow.log_table(columns, f"{name}.json"))
+
+    def text(self, name: str, text: str) -> None:
+        """A file of the run."""
+        self._try(lambda mlflow: mlflow.log_text(text, name))
+
     def note(self, text: str) -> None:
         """The run's description, in Markdown."""
-        self._try(lambda mlflow: mlflow.set_tag("mlflow.note.content", text))
+        self._try(lambda mlflow: mlflow.set_tag(parents.NOTE, text))
+
+    # --- at the parent ----------------------------------------------------------------------------------------------
+
+    def asked(
+        self, targets: Sequence[str], sources: Sequence[Mapping[str, str]], sections: Mapping[str, Any], why: str
+    ) -> None:
+        """Say at the parent what was asked for: its name, its parameters, and in its description why it runs.
+
+        Args:
+            targets: the categories; they name the parent.
+            sources: categories as {domain, uri, snapshot}.
+            sections: of the configuration, by name.
+            why: Markdown.
+        """
+
+        def log(mlflow: Any) -> None:
+            client = mlflow.MlflowClient()
+            client.update_run(self._parent, name=" + ".join(targets))
+            of = {one["domain"]: f"{one['uri']} at {one['snapshot']}" for one in sources}
+            asked = flat({"targets": targets, "source": of, **{name: to_dict(one) for name, one in sections.items()}})
+            known = client.get_run(self._parent).data.params  # of an attempt before, which cannot be changed
+            new = {parents.key(name): value for name, value in asked.items() if parents.key(name) not in known}
+            mlflow.log_params(new, run_id=self._parent)
+            parents.describe(client, str(self._parent), "why", why)
+
+        self._at_parent(log)
+
+    def headline(
+        self, target: str, metrics: Mapping[str, float], table: str, data: Mapping[str, str] | None = None
+    ) -> None:
+        """Say at the parent what came out for a target; what was said of it before is replaced.
+
+        Args:
+            target: the category.
+            metrics: those that matter; they are called `target/metric` there.
+            table: Markdown of a table of one row; the rows of all targets become one table in the description.
+            data: category → content hash of its log, to find the runs that share data.
+        """
+
+        def log(mlflow: Any) -> None:
+            from mlflow.entities import DatasetInput
+
+            client = mlflow.MlflowClient()
+            named = {parents.key(f"{target}/{name}"): value for name, value in metrics.items()}
+            mlflow.log_metrics(named, run_id=self._parent)
+            sets = [_dataset(f"data.{name}", digest, "pipeline") for name, digest in (data or {}).items()]
+            client.log_inputs(self._parent, [DatasetInput(one._to_mlflow_entity()) for one in sets])
+            parents.describe(client, str(self._parent), f"target/{target}", table)
+
+        self._at_parent(log)
+
+    def _settle(self) -> None:
+        if self._settles:
+            self._at_parent(lambda mlflow: parents.settle(mlflow.MlflowClient(), str(self._parent)))
+
+    def _at_parent(self, log: Callable[[Any], None]) -> None:
+        if self._parent:
+            self._try(log)
 
     def _try(self, log: Callable[[Any], None]) -> None:
         if self._mlflow is None:
@@ -93,8 +178,7 @@ def step(name: str, domain: str = "") -> Iterator[Run]:
         name: the step.
         domain: its category, when it works on one.
     """
-    mlflow = _start(name, domain)
-    run = Run(mlflow)
+    run = _start(name, domain)
     status = "FINISHED"
     with _sigterm_as_exit():
         try:
@@ -106,8 +190,8 @@ def step(name: str, domain: str = "") -> Iterator[Run]:
             status = "FAILED"
             raise
         finally:
-            if mlflow is not None:
-                run._try(lambda m: m.end_run(status))
+            run._try(lambda mlflow: mlflow.end_run(status))
+            run._settle()
 
 
 def active() -> str:
@@ -116,9 +200,31 @@ def active() -> str:
     return str(run.info.run_id) if run else ""
 
 
+def pipeline_run() -> str:
+    """What ties the steps of one run together: the pipeline run's id, or that of a local run's parent; empty alone."""
+    return os.environ.get("KFP_RUN_ID") or os.environ.get("CALREC_PARENT_RUN", "")
+
+
+def commit() -> str:
+    """The commit of the code: the image's (CALREC_COMMIT), else that of the checkout; empty if not known."""
+    if os.environ.get("CALREC_COMMIT"):
+        return os.environ["CALREC_COMMIT"]
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return done.stdout.strip()
+
+
+def _of_commit() -> dict[str, str]:
+    return {"mlflow.source.git.commit": found} if (found := commit()) else {}
+
+
 def joined(run_id: str) -> Run:
-    """Another process's run, to which this one adds points, and which it neither starts nor ends."""
-    return Run(_mlflow() if run_id else None, run_id)
+    """Another process's run, to which this one adds, and which it neither starts nor ends; it may be a parent."""
+    return Run(_mlflow() if run_id else None, run_id, run_id)
 
 
 def client() -> Any:
@@ -140,30 +246,26 @@ def start_parent(name: str, files: Path | None = None) -> tuple[str, str]:
     client = mlflow.MlflowClient()
     if files and not os.environ.get("MLFLOW_EXPERIMENT_ID") and not client.get_experiment_by_name(EXPERIMENT):
         client.create_experiment(EXPERIMENT, artifact_location=files.as_uri(), tags=_KIND)
-    tags = {"mlflow.user": getpass.getuser(), "mlflow.source.name": "python -m pipelines run", **_commit()}
+    tags = {"mlflow.user": getpass.getuser(), "mlflow.source.name": "python -m pipelines run", **_of_commit()}
     run = client.create_run(_experiment(mlflow), run_name=name, tags=tags)
     return str(run.info.run_id), str(run.info.experiment_id)
 
 
-def _commit() -> dict[str, str]:
-    """The commit of the working directory, when it is in a git checkout."""
-    try:
-        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return {}
-    return {"mlflow.source.git.commit": done.stdout.strip()}
+def finish_parent(run_id: str, metrics: Mapping[str, float], status: str = "FINISHED", why: str = "") -> None:
+    """End the parent run of a local pipeline run.
 
-
-def finish_parent(
-    run_id: str, params: Mapping[str, Any], metrics: Mapping[str, float], note: str, status: str = "FINISHED"
-) -> None:
-    """Log the headline of a pipeline run at its parent."""
+    Args:
+        run_id: the parent.
+        metrics: what the run took.
+        status: how it ended.
+        why: what made it fail.
+    """
     mlflow = _mlflow()
-    with mlflow.start_run(run_id=run_id):
-        mlflow.log_params(flat(params))
-        mlflow.log_metrics(dict(metrics))
-        mlflow.set_tag("mlflow.note.content", note)
-        mlflow.end_run(status)
+    client = mlflow.MlflowClient()
+    mlflow.log_metrics(dict(metrics), run_id=run_id)
+    if why:
+        parents.describe(client, run_id, "failure", why)
+    client.set_terminated(run_id, status)
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -178,15 +280,23 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return params
 
 
+def _shortened(text: str) -> str:
+    """Whole lines of a description; the rest is in the file."""
+    if len(text) <= _LONGEST:
+        return text
+    return text[:_LONGEST].rpartition("\n")[0] + "\n\n… the rest is in report.md, among the artifacts"
+
+
 # --- starting a run ---------------------------------------------------------------------------------------------
 
 
 def _mlflow() -> Any:
-    for name, value in _TIMEOUTS.items():
+    for name, value in (_TIMEOUTS | _QUIET).items():
         os.environ.setdefault(name, value)
     import mlflow
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)
+    logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)  # that a server died is said by warn, once
     return mlflow
 
 
@@ -201,68 +311,58 @@ def _experiment(mlflow: Any) -> str:
     return str(experiment.experiment_id)
 
 
-def _start(name: str, domain: str) -> Any | None:
+def _start(name: str, domain: str) -> Run:
     # Of the processes of torchrun only the first has a run.
     if not os.environ.get("MLFLOW_TRACKING_URI") or os.environ.get("RANK", "0") != "0":
-        return None
+        return Run(None)
     try:
+        for variable, value in _SYSTEM.items():
+            os.environ.setdefault(variable, value)
         mlflow = _mlflow()
+        client = mlflow.MlflowClient()
         tags = {"calrec.step": name, "calrec.version": __version__, "mlflow.source.name": f"calrec {name}"}
         tags |= {"calrec.domain": domain} if domain else {}
         given = os.environ.get("MLFLOW_RUN_ID")
         if given:
-            mlflow.set_experiment(experiment_id=mlflow.MlflowClient().get_run(given).info.experiment_id)
+            own = client.get_run(given)
+            mlflow.set_experiment(experiment_id=own.info.experiment_id)
             mlflow.start_run(run_id=given)
             mlflow.set_tags(tags)
-            return mlflow
+            return Run(mlflow, parent=own.data.tags.get("mlflow.parentRunId"))
         parent = _parent(mlflow)
         title = " · ".join(part for part in (_TITLES.get(name, name), domain) if part)
-        experiment = mlflow.MlflowClient().get_run(parent).info.experiment_id if parent else _experiment(mlflow)
+        experiment = client.get_run(parent).info.experiment_id if parent else _experiment(mlflow)
         mlflow.start_run(experiment_id=experiment, run_name=title, parent_run_id=parent, tags=tags)
-        return mlflow
+        run = Run(mlflow, parent=parent, settles=not os.environ.get("CALREC_PARENT_RUN"))
+        run._settle()
+        return run
     except Exception as error:
         warn(error)
-        return None
+        return Run(None)
 
 
 def _parent(mlflow: Any) -> str | None:
     if os.environ.get("CALREC_PARENT_RUN"):
         return os.environ["CALREC_PARENT_RUN"]
-    pipeline_run = os.environ.get("KFP_RUN_ID")
-    if not pipeline_run:
+    if not os.environ.get("KFP_RUN_ID"):
         return None
-    client, experiment = mlflow.MlflowClient(), _experiment(mlflow)
-    found = _tagged(client, experiment, pipeline_run)
-    if not found:
-        # Parallel first steps may each make one: all then take the oldest, and the others delete theirs.
-        own = client.create_run(experiment, run_name=f"pipeline {pipeline_run[:8]}", tags={"kfp.run_id": pipeline_run})
-        found = _tagged(client, experiment, pipeline_run)
-        if found[0] != own.info.run_id:
-            client.delete_run(own.info.run_id)
-    return found[0]
+    tags = {"mlflow.source.name": "Kubeflow Pipelines", **_of_commit()}
+    return parents.of_pipeline(mlflow.MlflowClient(), _experiment(mlflow), os.environ["KFP_RUN_ID"], tags)
 
 
-def _tagged(client: Any, experiment: str, pipeline_run: str) -> list[str]:
-    runs = client.search_runs(
-        [experiment], f"tags.`kfp.run_id` = '{pipeline_run}'", order_by=["attributes.start_time ASC"]
-    )
-    return [run.info.run_id for run in runs]
+def _datasets(manifest: Manifest) -> list[Any]:
+    """The data that a step's run is linked to, so that runs which share data are found together."""
+    if manifest.kind == "interactions":
+        return [_dataset(f"data.{manifest.config['domain']}", manifest.digest, str(manifest.config["source"]))]
+    named = {name: digest for name, digest in manifest.inputs.items() if name.startswith(("data", "texts"))}
+    return [_dataset(name, digest, "pipeline") for name, digest in named.items()]
 
 
-def _log_dataset(mlflow: Any, manifest: Manifest) -> None:
-    """Link the run to its data, so that runs which share data are found together."""
+def _dataset(name: str, digest: str, source: str) -> Any:
     from mlflow.data.code_dataset_source import CodeDatasetSource
     from mlflow.data.meta_dataset import MetaDataset
 
-    if manifest.kind == "interactions":
-        names = {f"data.{manifest.config['domain']}": (manifest.digest, str(manifest.config["source"]))}
-    else:
-        names = {
-            name: (digest, "pipeline") for name, digest in manifest.inputs.items() if name.startswith(("data", "texts"))
-        }
-    for name, (digest, source) in names.items():
-        dataset = MetaDataset(CodeDatasetSource(tags={"source": source}), name=name, digest=digest)  # type: ignore[abstract]
-        mlflow.log_input(dataset)
+    return MetaDataset(CodeDatasetSource(tags={"source": source}), name=name, digest=digest)  # type: ignore[abstract]
 
 
 def warn(error: Exception) -> None:

@@ -119,5 +119,7 @@ def mlflow_link(run_id: str) -> str:
         found = client.get_experiment_by_name(os.environ.get("MLFLOW_EXPERIMENT_NAME", tracking.EXPERIMENT))
         experiment = os.environ.get("MLFLOW_EXPERIMENT_ID") or found.experiment_id
         runs = client.search_runs([experiment], f"tags.`kfp.run_id` = '{run_id}'", max_results=1)
-        return f"{uri}/#/experiments/{experiment}/runs/{runs[0].info.run_id}" if runs else ""
+        return (
+            f"{uri}/#/experiments/{experiment}/runs/{runs[0].info.run_id}?workflowType=machine_learning" if runs else ""
+        )
     return ""

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from calrec.evaluate.report.charts import Bar, Line, bars, curves, log_ticks, pair, thinned, ticks
+from calrec.evaluate.report.charts import Bar, Line, bars, curves, log_ticks, pair, standalone, thinned, ticks
 from calrec.evaluate.results import Figure
 
 
@@ -155,3 +155,37 @@ def test_ticks_are_round(low: float, high: float, expected: list[float]):
 def test_logarithmic_ticks_are_powers_of_ten():
     assert log_ticks(0.08, 8) == pytest.approx([0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10])
     assert log_ticks(0.02, 900) == pytest.approx([0.01, 0.1, 1, 10, 100, 1000])
+
+
+def test_an_axis_may_begin_anywhere_and_has_whole_numbers():
+    root = parsed(curves("m", [Line("all", [(7, 1.0), (8, 2.0)])], "version", (6.5, 8.5)))
+    below = [text for text in of(root, "text", "tick") if text.attrib.get("text-anchor") == "middle"]
+    assert [text.text for text in below] == ["7", "8", "version"]
+    assert [x for x, _ in points(root)[0]] == [float(text.attrib["x"]) for text in below[:2]]
+
+
+def test_whiskers_are_inside_the_frame_and_to_scale():
+    root = parsed(curves("m", [Line("all", [(1, 2.0), (2, 3.0)], [(2, 1.0, 4.0)])]))
+    (whisker,) = of(root, "path", "whisker")
+    x, low, high = numbers(whisker.attrib["d"])
+    heights, _ = area(root)
+    by_value = {value: height for height, value in heights}
+    assert (x, low, high) == (points(root)[0][1][0], by_value[1.0], by_value[4.0])
+
+
+def test_a_single_point_is_a_dot_in_the_legend_too():
+    root = parsed(curves("m", [Line("all", [(1, 2.0), (2, 3.0)]), Line("one", [(2, 3.0)], radius=6)]))
+    assert [circle.attrib["r"] for circle in of(root, "circle", "d1")] == ["6", "6"]
+    assert len(of(root, "path", "l0")) == 1 and not of(root, "path", "l1")
+
+
+def test_a_drawing_stands_alone_with_its_own_colours():
+    alone = standalone(bars("a > b", ROWS))
+    root = parsed(alone)
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    box = numbers(root.attrib["viewBox"])
+    inside = numbers(parsed(bars("a > b", ROWS)).attrib["viewBox"])
+    assert box[0] < 0 and box[0] + box[2] > inside[2] and box[1] + box[3] > inside[3]
+    (style,) = root.iter("{http://www.w3.org/2000/svg}style")
+    assert "background:#fff" in style.text and "prefers-color-scheme" not in style.text
+    assert root.attrib["aria-label"].startswith("a > b: CALRec 0.3000")

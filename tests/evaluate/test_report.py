@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from calrec.evaluate.report import drift, words
 from calrec.evaluate.report import page as report
-from calrec.evaluate.report import words
 from calrec.evaluate.results import METHOD, Difference, Evaluation, Example, Figure, Method, Slice, Ties
+from calrec.recommend.drift import Drift
 
 METRICS = ("recall_at_1", "recall_at_10", "ndcg_at_10", "mrr")
 NASTY = "a|b *c* _d_ `e` <script>alert(1)</script> <img src=http://x.example/y> &amp; \"q\" 'r'\n# h \\ [l](http://x)"
@@ -294,6 +295,55 @@ def test_cost_facts_data_and_settings():
     assert len(page.of("details")) == 1
 
 
+DRIFT = Drift(
+    {"new_items_share": 0.031, "new_items_target_share": 0.1, "new_words_share": 0.094, "category_shift": 0.2},
+    "beef",
+    {"users": (1_234_567, 2), "median_length": (4.0, 4.5)},
+    [("Tea", 0.3, 0.1), ("", 0.0, 0.2)],
+)
+
+
+def test_drift_is_told_with_a_warning_where_it_is_large():
+    page, text = both(replace(BASE, drift=DRIFT))
+    rows = table_of(page, "Drift")
+    assert {name: row[0] for name, row in rows.items() if name != "Drift"} == {
+        "New items in the catalogue": "3.1 %", "Held-out items that are new": "10.0 % large", "New words": "9.4 %",
+        "Category mix": "20.0 % large",
+    }  # fmt: skip
+    warning = "The data moved far from the champion's: held-out items that are new 10.0 % and category mix 20.0 %."
+    assert f"**{warning}**" in text and warning in page.texts["p"] and drift.warnings(DRIFT) == [warning]
+    sizes = next(rows for rows in squeezed(page.tables) if rows[0][1:] == ["champion's", "these"])
+    assert sizes[1:] == [["users", "1,234,567", "2"], ["median of events per user", "4.0", "4.5"]]
+    assert table_of(page, "Category, share of the events") == {
+        "Category, share of the events": ["champion's", "these", "points"],
+        "Tea": ["30.0 %", "10.0 %", "−20.0"],
+        "no category": ["0.0 %", "20.0 %", "+20.0"],
+    }
+
+
+def test_every_figure_of_drift_has_a_name_and_little_of_it_is_no_warning():
+    small = Drift(dict.fromkeys(words.DRIFT, 0.05), "beef")
+    page, text = both(replace(BASE, drift=small))
+    assert len(table_of(page, "Drift")) == 1 + 6 and "moved far" not in text and drift.warnings(small) == []
+
+
+def test_without_a_champion_there_is_no_drift_and_that_is_said():
+    page, text = both(BASE)
+    assert drift.NOTHING in page.texts["p"] and "## Drift" in text and drift.warnings(None) == []
+
+
+def test_the_drawings_of_the_page_can_be_had_by_name():
+    found = report.drawings(BASE)
+    assert list(found) == [
+        "recall_at_10", "ndcg_at_10", "stage-1-training", "stage-1-next-item-nats-per-token",
+        "stage-1-ndcg-10-by-cosine",
+    ]  # fmt: skip
+    page = report.page(BASE)
+    assert all(drawing in page for drawing in found.values())
+    nasty = report.drawings(replace(BASE, curves={NASTY: [{"step": 1, NASTY: 2.0}]}))
+    assert all(re.fullmatch(r"[a-z0-9_-]{1,200}", name) for name in nasty)
+
+
 # --- whatever comes ---------------------------------------------------------------------------------------------
 
 
@@ -310,6 +360,7 @@ def test_hostile_and_endless_names_are_text_and_nothing_else():
         curves={NASTY: [{"step": 1, "loss": 2.0, NASTY: 1.0, f"valid_{NASTY}": 3.0}]},
         cost={NASTY: {"seconds": 1.0}},
         data={NASTY: NASTY, "long": long},
+        drift=Drift({"category_shift": 1.0}, "beef", {}, [(NASTY, 0.5, 0.25), (long, 0.5, 0.75)]),
         config={NASTY: {NASTY: [NASTY]}},
     )
     page, text = both(evaluation)

@@ -2,10 +2,11 @@
 
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,12 +14,14 @@ import pytest
 
 from calrec import artifacts, cli
 from calrec.config import EvaluateConfig, GenerateConfig, RetrieveConfig, StageConfig, metric_names
-from calrec.evaluate.examples import chosen
+from calrec.evaluate.examples import chosen, table
+from calrec.evaluate.report.drift import NOTHING
 from calrec.evaluate.results import Evaluation, Figure, Method, means
-from calrec.evaluate.step import evaluate
+from calrec.evaluate.step import evaluate, headline
 from calrec.finetune.step import finetune
 from calrec.generate.step import generate
 from calrec.model.loading import load_users
+from calrec.recommend.drift import profile
 from calrec.retrieve.step import retrieve
 from tests.evaluate import world
 
@@ -127,7 +130,7 @@ def test_what_else_the_document_says(judged: SimpleNamespace):
     assert document["data"]["texts"] == of_texts.digest and document["data"]["interactions"] == 22
     assert set(document["config"]) == {"text", "split", "generate", "retrieve", "evaluate"}
     assert document["config"]["evaluate"]["recall_at"] == [1, 3]
-    assert document["curves"] == {} and document["cost"] == {}
+    assert document["curves"] == {} and document["cost"] == {} and document["drift"] is None
 
 
 def test_the_manifest_counts_the_models_figures(judged: SimpleNamespace):
@@ -138,6 +141,33 @@ def test_the_manifest_counts_the_models_figures(judged: SimpleNamespace):
     assert counts["catalogue_coverage"] == 0.8333 and counts["bm25_margin"] == 0.25
     assert all(isinstance(value, float) for value in counts.values())
     assert judged.manifest.config["domain"] == "shop"
+
+
+def test_the_headline_is_the_metrics_and_no_junk(judged: SimpleNamespace):
+    assert headline(judged.manifest) == means(judged.document)["calrec"]
+    moved = replace(judged.manifest, counts={**judged.manifest.counts, "drift_category_shift": 0.5})
+    assert headline(moved) == {**headline(judged.manifest), "drift_category_shift": 0.5}
+
+
+def test_without_a_champion_no_drift_is_counted_and_the_profile_is_there_for_the_next_run(judged: SimpleNamespace):
+    assert not [name for name in judged.manifest.counts if name.startswith("drift_")] and judged.manifest.notes == ()
+    assert NOTHING in (judged.out / "report.md").read_text()
+    assert json.loads((judged.out / "profile.json").read_text()) == profile(judged.texts, "shop")
+
+
+def test_the_figures_are_files(judged: SimpleNamespace):
+    assert {path.name for path in (judged.out / "figures").iterdir()} == {"recall_at_3.svg", "ndcg_at_3.svg"}
+    root = ElementTree.parse(judged.out / "figures/recall_at_3.svg").getroot()
+    assert root.attrib["aria-label"].startswith("Recall@3: CALRec 0.6000, ")
+
+
+def test_examples_are_a_table_too(judged: SimpleNamespace):
+    rows = {row["user_id"]: row for row in table(judged.out)}
+    assert set(rows) == set(world.JUDGED)
+    assert rows["u2"] == {
+        "user_id": "u2", "history": "red tea → blue cup", "target": "tea pot", "rank": 2,
+        "recommended": "1. a · 2. d · 3. c", "generated": f"{world.TEXT_A} ×3 · Title: nonsense. ×1",
+    }  # fmt: skip
 
 
 def test_examples_are_hits_and_misses_in_turns(judged: SimpleNamespace):

@@ -13,13 +13,17 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from calrec.artifacts import read_manifest, verified
+from calrec.promote.version import example
 from tests.manifests.rendering import Object, render
+from tests.versions import RETRIEVE, Judged, judged
 
 ENVIRONMENT = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONUNBUFFERED": "1"}
 POSTGRES = max(Path("/usr/lib/postgresql").glob("*/bin"), default=Path())
@@ -231,11 +235,16 @@ def test_the_settings_of_the_steps_fit_it(cluster: Cluster):
     assert cluster.ask("/api/2.0/mlflow/experiments/search?max_results=1", host, user, password)[0] == 200
 
 
-def test_a_step_logs_a_run_a_file_and_a_champion(
-    cluster: Cluster, bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture(scope="module")
+def made(small: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> Judged:
+    return judged(tmp_path_factory.mktemp("made"), small)
+
+
+def test_a_step_logs_a_run_and_a_champion_that_comes_back_whole(
+    cluster: Cluster, bucket: Any, made: Judged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    from calrec import tracking
-    from calrec.registry import CHAMPION
+    """Registered, promoted, rolled back and fetched, on this database, with this user's rights, where the files are."""
+    from calrec import promotion, registry, tracking
 
     secret = cluster.data("Secret", "calrec")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://localhost:{cluster.port}")
@@ -245,24 +254,29 @@ def test_a_step_logs_a_run_a_file_and_a_champion(
     import mlflow
 
     mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
-    (tmp_path / "weights.bin").write_bytes(bytes(range(256)) * 4096)
     monkeypatch.setenv("KFP_RUN_ID", "0b1c2d3e")
-    with tracking.step("promote", "books") as run:
+    request = example(made.index)
+    with tracking.step("promote", "home") as run:
         run.metrics(1, {"recall_at_10": 0.25})
-        mlflow.log_artifact(str(tmp_path / "weights.bin"), "registered/model")
-        source, own = mlflow.get_artifact_uri("registered"), mlflow.active_run().info.run_id
-        client = tracking.client()
-        client.create_registered_model("calrec-books")
-        version = client.create_model_version("calrec-books", source, run_id=own)
-        client.set_registered_model_alias("calrec-books", CHAMPION, version.version)
-    champion = client.get_model_version_by_alias("calrec-books", CHAMPION)
-    there = mlflow.artifacts.download_artifacts(artifact_uri=champion.source, dst_path=str(tmp_path / "back"))
-    assert (Path(there) / "model" / "weights.bin").read_bytes() == (tmp_path / "weights.bin").read_bytes()
-    assert client.get_run(own).data.metrics == {"recall_at_10": 0.25}
+        own = tracking.active()
+        first = made.version(tmp_path / "first")
+        assert promotion.settle(first, request, "s", None, True) == "calrec-home version 1, the champion, the first one"
+        rival = registry.champion("home").uri
+        second = made.version(tmp_path / "second", retrieve=replace(RETRIEVE, k=4))
+        assert promotion.settle(second, request, "s", rival, True).endswith("in the place of version 1")
+        assert promotion.roll_back("home", "a try").startswith("calrec-home version 1, the champion again")
+    champion = registry.champion("home")
+    assert champion.number == 1 and champion.tags["calrec.pipeline_run"] == "0b1c2d3e"
+    assert {one.number: one.aliases for one in registry.versions("home")} == {1: ("champion",), 2: ("challenger",)}
+    assert registry.metrics(champion).items() >= {"mrr": read_manifest(made.evaluation).counts["mrr"]}.items()
+    there = registry.fetched(champion.uri)
+    assert verified(there, "version") == read_manifest(first)
+    assert tracking.client().get_run(own).data.metrics["recall_at_10"] == 0.25
     folders = [path.as_posix() for path in (cluster.folder / "artifacts").rglob("*") if path.is_file()]
     blobs = [blob.name for blob in bucket.list_blobs(prefix="mlflow/")]
-    (stored,) = folders + blobs  # where the overlay says, and nowhere else
-    assert stored.endswith("/artifacts/registered/model/weights.bin")
+    assert not folders or not blobs  # where the overlay says, and nowhere else
+    weights = [name for name in folders + blobs if name.endswith("/artifacts/version/model/model.safetensors")]
+    assert len(weights) == 2
 
 
 def test_the_job_gives_a_changed_password_again(cluster: Cluster):

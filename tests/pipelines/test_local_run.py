@@ -54,7 +54,9 @@ def test_a_person_can_follow_and_ends_with_where_to_look(first: tuple[Path, str]
         assert step in shown
     assert re.search(r"CALRec +0\.\d{4}.*\nPopularity +0\.\d{4}", shown)
     assert "User " in shown and shown.count("(score ") == 5
-    assert "MLflow UI:  make ui" in shown
+    assert re.search(
+        r"MLflow UI:  make ui STORE=sqlite:\S+, then open http://127.0.0.1:5000/#/experiments/\d+/runs/", shown
+    )
     assert all(Path(path).is_file() for path in re.findall(r"^report: +(\S+)", shown, re.MULTILINE))
     assert re.search(r"took \d+ s, at most \d\.\d GiB of memory", shown)
     assert "Dataset(" not in shown and "Traceback" not in shown
@@ -94,15 +96,60 @@ def test_the_run_tree_in_mlflow(first: tuple[Path, str]):
     assert {r.data.tags["mlflow.parentRunId"] for r in children.values()} == {parent.info.run_id}
     assert {r.info.status for r in runs} == {"FINISHED"}
     assert "recall_at_10" in children["evaluate · seafood"].data.metrics
-    assert {"report.html", "report.md", "manifest.json"} <= {
+    assert {"report.html", "report.md", "manifest.json", "examples.json", "figures"} <= {
         f.path for f in client.list_artifacts(children["evaluate · seafood"].info.run_id)
     }
+    assert [name for name, r in children.items() if not r.data.tags.get("mlflow.note.content")] == []
     assert children["stage 1"].data.params["stage1.steps"] == "6"
     assert len(client.get_metric_history(children["stage 1"].info.run_id, "valid_nig")) == 3
     assert children["textify"].inputs.dataset_inputs and children["ingest · pastry"].inputs.dataset_inputs
-    assert (
-        parent.data.metrics["cosmetics/recall_at_10"] == children["evaluate · cosmetics"].data.metrics["recall_at_10"]
-    )
+
+
+def test_the_parent_run_tells_what_came_out(first: tuple[Path, str]):
+    import mlflow
+
+    root, shown = first
+    client = mlflow.MlflowClient(f"sqlite:///{root}/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("calrec").experiment_id])
+    (parent,) = [r for r in runs if "mlflow.parentRunId" not in r.data.tags]
+    judged = {r.data.tags["calrec.domain"]: r.data for r in runs if r.data.tags.get("calrec.step") == "evaluate"}
+    assert f"/runs/{parent.info.run_id}?" in shown
+    assert {name: value for name, value in parent.data.metrics.items() if "/" in name} == {
+        f"{target}/{name}": judged[target].metrics[name]
+        for target in ("cosmetics", "seafood")
+        for name in ("recall_at_10", "ndcg_at_10")
+    }
+    assert parent.data.metrics.keys() - {"seconds", "peak_memory_gib"} == {n for n in parent.data.metrics if "/" in n}
+    header, _, *rows = parent.data.tags["mlflow.note.content"].split("\n\n")[0].splitlines()
+    assert "Recall@10" in header and [row.split(" | ")[0] for row in rows] == ["| cosmetics", "| seafood"]
+    assert all("version 1" in row for row in rows)
+    assert "this run trains" in parent.data.tags["mlflow.note.content"]
+    assert {one.dataset.name for one in parent.inputs.dataset_inputs} == {
+        f"data.{s}" for s in ("cosmetics", "pastry", "seafood")
+    }
+    assert parent.data.params["source.pastry"].startswith("sample:PASTRY at ")
+    assert judged["cosmetics"].params.keys() == judged["seafood"].params.keys()
+    assert judged["cosmetics"].metrics.keys() == judged["seafood"].metrics.keys()
+
+
+def test_every_step_shows_itself_in_the_run_view(first: tuple[Path, str]):
+    (run,) = (first[0] / "artifacts").iterdir()
+    summaries = {path.parent.name: path.read_text() for path in run.rglob("summary")}
+    assert {
+        "ingest",
+        "textify",
+        "base-model",
+        "stage-1",
+        "stage-2",
+        "refit",
+        "index",
+        "generate",
+        "retrieve",
+        "evaluate",
+    } <= set(summaries)
+    assert all("|" in text for text in summaries.values())
+    assert summaries["evaluate"].startswith("| target | users | Recall@10 |")
+    assert {path.parent.name for path in run.rglob("report")} == {"ingest", "textify", "base-model", "evaluate"}
 
 
 def test_a_rerun_with_another_k1_does_not_train_again(first: tuple[Path, str]):

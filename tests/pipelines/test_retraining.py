@@ -91,10 +91,15 @@ def test_a_batch_recommends_to_everybody_with_the_champion(world: tuple[Path, di
     del batch["only_new"]
     shown = locally(root, "batch", batch)
     assert finished(shown)[:3] == ["find-champions", "ingest", "recommend"]
-    folder = root / "lists" / "home"
-    parts = sorted((folder / (folder / "latest").read_text()).glob("part-*.parquet"))
-    users = Counter(row for part in parts for row in pq.read_table(part)["user_id"].to_pylist())
+    (number,) = {number for alias, number in aliases(root).items() if alias == "champion"}
+    rows = pq.read_table(root / "lists", partitioning="hive")
+    users = Counter(rows["user_id"].to_pylist())
     assert set(users.values()) == {7} and len(users) == 60
+    assert set(rows["model_version"].to_pylist()) == {f"models:/calrec-home/{number}"}
+    today = (root / "lists" / "target=home" / "_latest").read_text()
+    assert (
+        set(rows["target"].to_pylist()) == {"home"} and f"date={rows['date'][0]}/content={rows['content'][0]}" == today
+    )
 
 
 def test_a_batch_without_a_champion_says_what_to_do(tmp_path: Path):

@@ -51,7 +51,7 @@ def table(users: list[histories.History]) -> pa.Table:
             rows.append(
                 {"user_id": one.user_id, "rank": rank, "item_id": f"i{rank}", "title": title, "score": 1 / rank}
             )
-    return pa.Table.from_pylist(rows, schema=artifacts.RECOMMENDATIONS)
+    return pa.Table.from_pylist(rows, schema=artifacts.LISTS)
 
 
 def run(folder: Path, out: Path, format: str = "parquet", batches: int = 10**6, pause: float = 0) -> bool:  # noqa: A002
@@ -125,7 +125,7 @@ def test_no_users(tmp_path: Path):
         with Parts(tmp_path / name, name, {}, 5) as parts:
             made = parts.finish()
         assert made.counts == {"users": 0, "rows": 0, "rejects": 0, "parts": 1}
-    assert pq.read_table(tmp_path / "parquet" / "part-00000.parquet").schema.equals(artifacts.RECOMMENDATIONS)
+    assert pq.read_table(tmp_path / "parquet" / "part-00000.parquet").schema.equals(artifacts.LISTS)
     assert pq.read_table(tmp_path / "parquet" / "rejects.parquet").num_rows == 0
 
 
@@ -279,8 +279,8 @@ def test_another_fingerprint(tmp_path: Path, batches: int):
 
 def test_other_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     run(tmp_path, tmp_path / "out", batches=4)
-    wider = artifacts.RECOMMENDATIONS.append(pa.field("later", pa.int8()))
-    monkeypatch.setattr(artifacts, "RECOMMENDATIONS", wider)
+    wider = artifacts.LISTS.append(pa.field("later", pa.int8()))
+    monkeypatch.setattr(artifacts, "LISTS", wider)
     with pytest.raises(ValueError, match="columns.later was absent, is int8"):
         Parts(tmp_path / "out", "parquet", FINGERPRINT, PART)
 

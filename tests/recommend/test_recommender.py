@@ -19,9 +19,10 @@ from calrec.model.loading import load_users
 from calrec.recommend import step
 from calrec.recommend.items import read_items
 from calrec.recommend.recommender import Filters, Recommender
-from calrec.recommend.rows import History
-from calrec.recommend.step import lines, recommend_all, recommend_one
+from calrec.recommend.rows import Described, History
+from calrec.recommend.step import recommend_all, recommend_one, shown
 from calrec.retrieve import stored
+from calrec.retrieve.candidates import Asked
 from calrec.retrieve.catalogue import load_catalogue
 from calrec.retrieve.step import retrieve
 
@@ -39,6 +40,12 @@ def index(small: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> P
 def recommender(small: SimpleNamespace, index: Path, **options: Any) -> Recommender:
     settings = {"generate": GENERATE, "retrieve": RETRIEVE, **options}
     return Recommender(small.base, index, **settings)
+
+
+def plain(asked: Asked) -> tuple[Any, list[int]]:
+    """What can be compared: all but the rounding of the texts' probabilities, and the prompt's ids."""
+    assert asked.prompt is not None
+    return replace(asked, prompt=None, generations=[one.text for one in asked.generations]), asked.prompt.ids.tolist()
 
 
 def call(*arguments: object) -> int:
@@ -121,6 +128,54 @@ def test_odd_histories_have_a_list_too(small: SimpleNamespace, index: Path):
         recommend_one(recommender(small, index), History("1", ("i0", "i99")))
 
 
+def test_a_ranker_for_one_call_lists_as_a_recommender_of_these_settings(small: SimpleNamespace, index: Path):
+    users = [History("1", ("i0", "i1")), History("2", titles=("a thing that nobody sells",))]
+    filters = Filters(in_stock=("i2", "i5", "i9"))
+    shared = recommender(small, index)
+    asked, unknown = shared.asked(users)
+    expected, _ = recommender(small, index, filters=filters, retrieve=replace(RETRIEVE, k=2))(users)
+    assert list(shared.ranker(filters, 2)(asked)) == expected and not unknown
+    assert list(shared.ranker(Filters())(asked)) == shared(users)[0]
+    assert shared.unknown(["i1", "gone", "i2", "gone"]) == ["gone"]
+    with pytest.raises(ValueError, match="the filters leave no item"):
+        shared.ranker(Filters(in_stock=()))
+
+
+def test_a_described_item_is_the_catalogues_where_the_text_is_and_else_a_new_text(small: SimpleNamespace, index: Path):
+    known = recommender(small, index, retrieve=replace(RETRIEVE, last_title=1.0))
+    users = [
+        History("1", ("i0", "i1")),
+        History(
+            "1",
+            attributes=(
+                Described("red lamp 0", "Home", "by brand 0"),
+                Described("<b>blue chair 0</b>", "Home", "brand 1"),
+            ),
+        ),
+        History("1", attributes=(Described("Red Lamp 0"), Described("blue chair 0"))),
+        History(
+            "1", attributes=(Described("red lamp 0", "Home", "brand 0"), Described("blue chair 0", "Home", "brand 3"))
+        ),
+    ]
+    (asked, bare, titled, other), _ = known.asked(users)
+    assert plain(bare) == plain(asked) == plain(titled) and list(asked.history) == [0, 1]
+    assert (
+        list(other.history) == [0]
+        and other.last == "Title: blue chair 0. Category: Home. Brand: brand 3. Price: Unknown."
+    )
+
+
+def test_of_a_long_history_of_new_texts_only_those_of_the_prompt_are_read(small: SimpleNamespace, index: Path):
+    known = recommender(small, index)
+    titles = tuple(f"unheard of {n}" for n in range(2000))
+    (long, short), _ = known.asked([History("1", titles=titles), History("1", titles=titles[-40:])])
+    assert (
+        plain(long)[1] == plain(short)[1]
+        and long.recent == short.recent
+        and long.last.startswith("Title: unheard of 1999.")
+    )
+
+
 def test_an_index_that_was_changed_or_is_of_another_model_is_refused(
     small: SimpleNamespace, index: Path, tmp_path: Path
 ):
@@ -168,9 +223,7 @@ def test_a_batch_goes_on_and_lists_what_it_left_out(small: SimpleNamespace, inde
     rejects = pq.read_table(tmp_path / "o/rejects.parquet").to_pylist()
     assert {(r["where"], r["raw"]) for r in rejects} == {("user u4", "gone"), ("line 10", "not json")}
     parts = pq.read_table(tmp_path / "o/part-00000.parquet")
-    assert parts.schema.equals(artifacts.RECOMMENDATIONS) and parts["user_id"].to_pylist()[::5] == [
-        f"u{n}" for n in range(9)
-    ]
+    assert parts.schema.equals(artifacts.LISTS) and parts["user_id"].to_pylist()[::5] == [f"u{n}" for n in range(9)]
 
 
 def test_unknown_items_are_judged_over_all_users_so_far(
@@ -198,7 +251,7 @@ def test_the_commands(small: SimpleNamespace, tmp_path: Path, capsys: pytest.Cap
     assert call(*ask, "--histories", small.texts, "--out", tmp_path / "o", "--format", "jsonl", "-k", 2) == 0
     first = json.loads((tmp_path / "o/part-00000.jsonl").read_text().splitlines()[0])
     assert first["user_id"] == "u0" and len(first["items"]) == 2
-    assert set(first["items"][0]) == {name for name in artifacts.RECOMMENDATIONS.names if name != "user_id"}
+    assert set(first["items"][0]) == {name for name in artifacts.LISTS.names if name != "user_id"}
     assert call(*ask, "--histories", small.texts) == 2
     assert "needs --out DIR" in capsys.readouterr().err
     assert call(*ask, "--history", "i0", "-k", 0) == 2
@@ -212,9 +265,10 @@ def test_the_commands(small: SimpleNamespace, tmp_path: Path, capsys: pytest.Cap
 
 def test_a_table_for_a_person_says_why(small: SimpleNamespace, index: Path):
     known = recommender(small, index, generate=GenerateConfig(samples=4, trie="beam", threads=1))
-    shown = lines(known, recommend_one(known, History("1", ("i0", "i1"))))
-    assert shown[0].split() == ["item", "title", "score", "why"]
-    assert 'wrote "Title: ' in shown[1] and "log p -" in shown[1] and "fits by 1.00" in shown[1]
+    header, *_ = rows = shown(known, recommend_one(known, History("1", ("i0", "i1")))).splitlines()
+    first = next(row for row in rows if row.split()[:1] == ["1"])
+    assert header.split() == ["item", "title", "score", "why"]
+    assert 'wrote "Title: ' in first and "log p -" in first and "fits by 1.00" in first
 
 
 @pytest.mark.parametrize(

@@ -131,3 +131,28 @@ def test_a_fused_list_does_not_depend_on_who_else_is_asked_for():
     one = Asked("u", [], "tea", "tea pot tea", [3, 4, 5], frozenset([3]), prompt)
     other = Asked("v", [], "pot", "pot", [9], frozenset(range(30)), prompt)
     assert lists(one) == lists(one, other)[:1] == lists(other, one)[1:]
+
+
+def test_a_list_with_near_items_does_not_depend_on_who_else_is_asked_for():
+    """Places count in the sums that join the two rankings, so what another user's long history adds must stay out."""
+    group_texts = [f"{' '.join(['tea'] * (1 + at % 5))} {'pot ' * (at % 7)}cup{at}" for at in range(40)]
+    things = catalogue(group_texts, [1] * 40)
+    rng = np.random.default_rng(1)
+
+    class Near:
+        """A model to which each user is near to all groups, in an order of his own."""
+
+        orders = {user: rng.permutation(40).astype(np.int64) for user in ("u", "v")}  # noqa: RUF012
+
+        def nearest(self, prompts: list[Prompt], depth: int, allowed: object) -> list[np.ndarray]:
+            return [self.orders[prompt.user][:depth] for prompt in prompts]
+
+    def lists(*users: Asked) -> list[list[tuple[int, float | None]]]:
+        config = RetrieveConfig(k=6, dense=4)
+        ranker = Ranker(things, Search(Index.build(group_texts), 1), config, Near())  # type: ignore[arg-type]
+        return [[(one.item, one.score) for one in ranked] for ranked in ranker(users)]
+
+    written = [Generation("tea tea pot", -1.0, 2, True), Generation("pot pot tea", -2.0, 1, True)]
+    one = Asked("u", written, prompt=Prompt("u", np.array([1], np.int32)))
+    other = Asked("v", written, banned=frozenset(range(25)), prompt=Prompt("v", np.array([1], np.int32)))
+    assert lists(one) == lists(one, other)[:1] == lists(other, one)[1:]

@@ -27,14 +27,14 @@ def evaluate(
         texts: output of the textify step.
         generations: output of the generate step.
         recommendations: output of the retrieve step.
-        champion: lists of the model in use for the same users.
+        champion: lists of the model in use for the same users, and how far the data moved from its own.
         model: the model that generated, for its learning curves and cost.
         tuned: the model of stage 2, for the same.
         joint: the model of stage 1, for the same.
         target: the category.
         section: the evaluate section of the configuration.
-        evaluation: ranks and facts per user, metrics.json and the reports.
-        metrics: the metrics for the KFP run view.
+        evaluation: ranks and facts per user, metrics.json, the reports and their figures.
+        metrics: the ranking metrics and the drift for the KFP run view.
         report: the report as a page.
         summary: the report as Markdown.
     """
@@ -43,8 +43,9 @@ def evaluate(
 
     from calrec import tracking
     from calrec.config import EvaluateConfig
-    from calrec.evaluate.rankings import of_champion
-    from calrec.evaluate.step import evaluate
+    from calrec.evaluate.examples import table
+    from calrec.evaluate.outcome import outcome
+    from calrec.evaluate.step import evaluate, headline
     from calrec.settings import from_dict
 
     with tracking.step("evaluate", target) as run:
@@ -55,9 +56,12 @@ def evaluate(
             Path(evaluation.path),
             config=from_dict(EvaluateConfig, section),
             models=[Path(joint.path), Path(tuned.path), Path(model.path)],
-            rankings=of_champion(Path(champion.path)),
+            champion=Path(champion.path),
         )
         evaluation.metadata.update(run.record(done, evaluation.path))
-        metrics.metadata.update(done.counts)
+        run.table("examples", table(Path(evaluation.path)))
+        said = outcome(Path(evaluation.path))
+        run.headline(target, **vars(said))
+        metrics.metadata.update(headline(done))
         shutil.copy(Path(evaluation.path) / "report.html", report.path)
-        shutil.copy(Path(evaluation.path) / "report.md", summary.path)
+        Path(summary.path).write_text(f"{said.table}\n\n{(Path(evaluation.path) / 'report.md').read_text()}")

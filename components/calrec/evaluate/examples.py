@@ -2,9 +2,11 @@
 
 import heapq
 import itertools
+import json
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -33,6 +35,25 @@ def chosen(user_id: Sequence[str], ranks: Ranks, many: int = EXAMPLES) -> list[i
     hits, misses = hits[: max(many // 2, many - len(misses))], misses[: max(many - many // 2, many - len(hits))]
     turns = itertools.chain.from_iterable(itertools.zip_longest(hits, misses, fillvalue=-1))
     return [user for user in turns if user >= 0][:many]
+
+
+def table(folder: Path) -> list[dict[str, Any]]:
+    """The examples of an evaluation as flat rows, for a table that can be sorted and compared over runs.
+
+    Args:
+        folder: of the evaluate step.
+    """
+    return [
+        {
+            "user_id": one["user_id"],
+            "history": " → ".join(one["history"]),
+            "target": one["target"],
+            "rank": one["rank"],
+            "recommended": " · ".join(f"{place}. {title}" for place, title in enumerate(one["recommended"], 1)),
+            "generated": " · ".join(f"{text} ×{count}" for text, count in one["generated"]),
+        }
+        for one in json.loads((Path(folder) / "metrics.json").read_text())["examples"]
+    ]
 
 
 def examples(

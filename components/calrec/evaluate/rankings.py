@@ -1,5 +1,6 @@
 """Rankings from files, each list checked: a list with a fault is refused and never scored."""
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from calrec.evaluate.blocks import Block, blocks, foreign, parquet
 from calrec.evaluate.lists import Lists
 from calrec.evaluate.results import CHAMPION
 from calrec.evaluate.users import Judged
+from calrec.recommend.drift import FILE, Drift
 from calrec.retrieve.candidates import FILL
 from calrec.retrieve.catalogue import Catalogue
 
@@ -65,6 +67,13 @@ def of_champion(folder: Path) -> dict[str, Path]:
     """The champion's lists by its name as a method, or nothing when there are none."""
     made = artifacts.read_manifest(folder, "rankings")
     return {CHAMPION: Path(folder) / "rankings.parquet"} if made.counts["users"] else {}
+
+
+def drift_of(folder: Path) -> Drift | None:
+    """How far the data moved from the champion's, as its step found; None when there is no champion to tell."""
+    artifacts.read_manifest(folder, "rankings")
+    path = Path(folder) / FILE
+    return Drift(**json.loads(path.read_text())) if path.is_file() else None
 
 
 class Reader:

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from calrec.recommend.drift import Drift
+
 METHOD = "calrec"
 CHAMPION = "champion"
 """The model that is in use."""
@@ -120,6 +122,8 @@ class Evaluation:
     """Data manifest: digest of texts, counts."""
     config: Mapping[str, Any]
     """Settings of every step, by section."""
+    drift: Drift | None = None
+    """How far the data moved from the champion's; None: there was no champion whose data are known."""
 
     @property
     def metrics(self) -> list[str]:

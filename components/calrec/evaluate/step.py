@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from calrec import artifacts
 from calrec.artifacts import Manifest
 from calrec.checks import check
-from calrec.config import BASELINES, EvaluateConfig, RetrieveConfig
+from calrec.config import BASELINES, EvaluateConfig, RetrieveConfig, metric_names
 from calrec.evaluate.baselines.named import baselines
 from calrec.evaluate.examples import examples
 from calrec.evaluate.facts import Facts, prices
@@ -21,21 +22,25 @@ from calrec.evaluate.figures import corrected, differences, figures, means
 from calrec.evaluate.generated import load_generated
 from calrec.evaluate.inputs import Inputs, load_inputs
 from calrec.evaluate.metrics import Scores
-from calrec.evaluate.rankings import Reader
-from calrec.evaluate.report.page import markdown, page
+from calrec.evaluate.rankings import Reader, drift_of, of_champion
+from calrec.evaluate.report.charts import standalone
+from calrec.evaluate.report.drift import warnings
+from calrec.evaluate.report.page import drawings, markdown, page
 from calrec.evaluate.results import METHOD, Evaluation, Method
 from calrec.evaluate.slices import sliced
 from calrec.evaluate.training import curves_and_cost
 from calrec.evaluate.users import Judged, judged
 from calrec.model.loading import Users, load_users
 from calrec.progress import Progress
+from calrec.recommend.drift import PROFILE, profile
 from calrec.retrieve.catalogue import Catalogue, load_catalogue
-from calrec.settings import to_dict
+from calrec.settings import from_dict, to_dict
 
 Floats = NDArray[np.float64]
 
 _USERS = 4096  # whose baseline lists are in memory at once
 _ROWS = 1 << 17  # of the ranks that are written at a time
+_DRIFT = "drift_"
 
 
 def evaluate(
@@ -46,6 +51,7 @@ def evaluate(
     config: EvaluateConfig,
     models: Sequence[Path] = (),
     rankings: Mapping[str, Path] | None = None,
+    champion: Path | None = None,
 ) -> Manifest:
     """Score a category's rankings, the baselines and others' rankings on the same users, the whole catalogue ranked.
 
@@ -53,16 +59,18 @@ def evaluate(
         texts: folder of the textify step.
         generations: folder of the generate step; its users are judged.
         recommendations: folder of the retrieve step.
-        out: the folder to make: ranks and facts per user, metrics.json, report.md, report.html.
+        out: the folder to make: ranks and facts per user, metrics.json, report.md, report.html, figures/, and
+            profile.json, with which a later run can say how far its data have moved from these.
         config: cut-offs, baselines, bootstrap.
         models: of the stages, in their order, the last one that generated: for learning curves, cost and settings.
         rankings: name → a CSV or Parquet file of user_id, rank, item_id and perhaps score of another recommender.
+        champion: folder of :func:`calrec.recommend.champion.rank`: its lists, and how far the data have moved.
 
     Raises:
         ValueError: faulty rankings, see :meth:`calrec.evaluate.rankings.Reader.ranking`; folders that do not belong
             together; a cut-off deeper than the lists; the name of a ranking is taken.
     """
-    rankings = rankings or {}
+    rankings = {**(of_champion(champion) if champion else {}), **(rankings or {})}
     inputs = load_inputs(texts, generations, recommendations, models)
     _check(config, inputs.retrieve, recommendations, rankings)
     catalogue, users = load_catalogue(texts, inputs.domain), load_users(texts, [inputs.domain])
@@ -89,18 +97,30 @@ def evaluate(
         cost=cost,
         data={**inputs.data, "catalogue": artifacts.short_hash(sorted(catalogue.item_id))},
         config={**inputs.settings, "evaluate": to_dict(config)},
+        drift=drift_of(champion) if champion else None,
     )
     _print(evaluation, config)
-    return _write(out, evaluation, inputs, {"ranks": _rank_tables(its, methods), "users": facts.tables()})
+    tables = {"ranks": _rank_tables(its, methods), "users": facts.tables()}
+    return _write(out, evaluation, inputs, tables, profile(texts, inputs.domain))
 
 
-def _write(out: Path, evaluation: Evaluation, inputs: Inputs, tables: Mapping[str, Iterator[pa.Table]]) -> Manifest:
+def _write(
+    out: Path,
+    evaluation: Evaluation,
+    inputs: Inputs,
+    tables: Mapping[str, Iterator[pa.Table]],
+    of_data: Mapping[str, Any],
+) -> Manifest:
     with artifacts.writing(Path(out)) as folder:
         for name, parts in tables.items():
             with artifacts.table_writer(folder, f"{name}.parquet", "evaluation") as writer:
                 for part in parts:
                     writer.write_table(part)
         (folder / "metrics.json").write_text(json.dumps(asdict(evaluation), indent=1, allow_nan=False) + "\n")
+        (folder / PROFILE).write_text(json.dumps(of_data, ensure_ascii=False) + "\n")
+        (folder / "figures").mkdir()
+        for name, drawing in drawings(evaluation).items():
+            (folder / "figures" / f"{name}.svg").write_text(standalone(drawing))
         (folder / "report.md").write_text(markdown(evaluation))
         (folder / "report.html").write_text(page(evaluation))
         return artifacts.finish(folder, _manifest(evaluation, inputs))
@@ -175,6 +195,8 @@ def _print(evaluation: Evaluation, config: EvaluateConfig) -> None:
     headline = f"recall_at_{config.recall_at[-1]}" if config.recall_at else evaluation.metrics[0]
     shown = ", ".join(f"{name} {its.figures[headline].mean:.4f}" for name, its in evaluation.methods.items())
     print(f"evaluate {evaluation.domain}: {headline}: {shown}", flush=True)
+    for warning in warnings(evaluation.drift):
+        print(f"evaluate {evaluation.domain}: {warning}", flush=True)
 
 
 def _rank_tables(its: Judged, methods: Mapping[str, Scores]) -> Iterator[pa.Table]:
@@ -187,14 +209,23 @@ def _rank_tables(its: Judged, methods: Mapping[str, Scores]) -> Iterator[pa.Tabl
 
 
 def _manifest(evaluation: Evaluation, inputs: Inputs) -> Manifest:
-    """Counts: the model's metrics under their names, `…_text` where items of one text count as one."""
+    """Counts: the model's metrics under their names, `…_text` where items of one text count as one, and `drift_…`."""
     ours = evaluation.methods[METHOD]
     counts = {name: figure.mean for name, figure in ours.figures.items()}
     counts |= {f"{name}_text": value for name, value in ours.on_texts.items()}
     counts |= {"catalogue_coverage": round(ours.coverage, 4), "novelty": round(ours.novelty, 4)}
+    if evaluation.drift:
+        counts |= {f"{_DRIFT}{name}": round(value, 4) for name, value in evaluation.drift.figures.items()}
     return Manifest(
         "evaluation",
         config={"domain": evaluation.domain, **evaluation.config},
         counts={**counts, **evaluation.explanations},
+        notes=tuple(warnings(evaluation.drift)),
         inputs={"recommendations": inputs.recommendations.digest, "texts": inputs.texts.digest},
     )
+
+
+def headline(done: Manifest) -> dict[str, float]:
+    """Of the counts those that a person compares runs by: the model's metrics, and the drift."""
+    names = metric_names(from_dict(EvaluateConfig, done.config["evaluate"]))
+    return {name: count for name, count in done.counts.items() if name in names or name.startswith(_DRIFT)}

@@ -15,6 +15,8 @@ def finetune(
     model: dict,
     launch: dict,
     tuned: dsl.Output[dsl.Model],
+    metrics: dsl.Output[dsl.Metrics],
+    summary: dsl.Output[dsl.Markdown],
     target: str = "",
 ) -> None:
     """A model → the same model trained with the CALRec loss.
@@ -28,12 +30,14 @@ def finetune(
         model: the model section: full or LoRA.
         launch: the launch section: processes and machines.
         tuned: the trained model.
+        metrics: counts for the KFP run view.
+        summary: the same in words, with warnings and the validations.
         target: the one category to train on; empty means the section's domains.
     """
     import os
     from pathlib import Path
 
-    from calrec import tracking
+    from calrec import runview, tracking
     from calrec.config import LaunchConfig, ModelConfig, StageConfig
     from calrec.launch import finetune
     from calrec.settings import from_dict
@@ -53,3 +57,4 @@ def finetune(
             checkpoints=os.environ.get("CALREC_CHECKPOINTS", ""),
         )
         tuned.metadata.update(run.record(done, tuned.path))
+        runview.fill(done, tuned.path, metrics, summary)

@@ -1,6 +1,7 @@
 """The finetune step, used for both stages: a model in, a model out."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from calrec import artifacts
 from calrec.artifacts import Manifest
 from calrec.config import ModelConfig, StageConfig
-from calrec.finetune import attention, plan, ranks, telemetry, towers
+from calrec.finetune import adapters, attention, plan, ranks, telemetry, towers
 from calrec.finetune.checkpoints import Checkpoints, Remote
 from calrec.finetune.order import trainable
 from calrec.finetune.ranks import Ranks
@@ -21,6 +22,7 @@ from calrec.finetune.tuning import adapted, merged
 from calrec.model import checkpoint
 from calrec.model.device import use_threads
 from calrec.model.loading import load_model, load_users, saw_validation
+from calrec.model.origin import origin_of
 from calrec.settings import to_dict
 
 
@@ -51,7 +53,7 @@ def finetune(
         model: model folder to start from: the base model, or the model of the stage before.
         out: the model folder to make; checkpoints lie beside it until the step is done.
         stage: loss and schedule; 0 steps pass the model through.
-        tuning: full or LoRA, from the model section.
+        tuning: full or LoRA, from the model section; adapters are merged, and kept as one of the base too.
         name: "stage1", "stage2" or "refit", for progress lines and the manifest.
         domains: categories to train on; empty means `stage.domains`, and if that is empty too, all.
         log: called with (step, metrics).
@@ -86,6 +88,7 @@ def finetune(
         stage.keep_checkpoints,
         remote,
     )
+    base, own = origin_of(of_model), None
     with ranks.joined() as (among, device):
         report = Report(label, stage, log, 0, quiet=not among.main)
         if stage.steps:
@@ -99,6 +102,7 @@ def finetune(
                 if among.size > 1 and sharding == "fsdp":  # what is spread over ranks cannot be saved as a model
                     network = adapted(checkpoint.load(model)[0], tuning)
                 ranks.fill(network, weights)
+                own = adapters.taken(network)
                 network = merged(network).to("cpu")
         else:
             report.line("0 steps, the model passes through")
@@ -107,8 +111,11 @@ def finetune(
         checkpoints.wait()  # what its uploads have to say belongs into the manifest
         with artifacts.writing(Path(out)) as folder:
             checkpoint.save(network, tokenizer, folder)
+            now = base.after(tuning.tuning) if stage.steps else base
+            why = adapters.keep(folder, model, base, now, own)
+            notes = (*checkpoints.notes, *([why] if why and tuning.tuning == "lora" else []))
             artifacts.write_record(folder, report.record.cost, report.record.curves)
-            notes = tuple(checkpoints.notes)
+            config["base"] = asdict(now)  # the identity of checkpoints has it by its inputs
             manifest = artifacts.finish(folder, Manifest("model", config, counts, notes=notes, inputs=inputs))
     checkpoints.remove()
     return manifest

@@ -13,6 +13,8 @@ def generate(
     target: str,
     section: dict,
     generations: dsl.Output[dsl.Dataset],
+    metrics: dsl.Output[dsl.Metrics],
+    summary: dsl.Output[dsl.Markdown],
 ) -> None:
     """A model and histories → sampled texts of likely next items.
 
@@ -23,10 +25,12 @@ def generate(
         target: the category.
         section: the generate section of the configuration.
         generations: distinct texts per user, with log-probability and count.
+        metrics: counts for the KFP run view.
+        summary: the same in words, with warnings.
     """
     from pathlib import Path
 
-    from calrec import tracking
+    from calrec import runview, tracking
     from calrec.config import GenerateConfig
     from calrec.generate.step import generate
     from calrec.settings import from_dict
@@ -41,3 +45,4 @@ def generate(
             config=from_dict(GenerateConfig, section),
         )
         generations.metadata.update(run.record(done, generations.path))
+        runview.fill(done, generations.path, metrics, summary)

@@ -6,7 +6,16 @@ from calrec.config import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def ingest(domain: str, uri: str, snapshot: str, data: dict, interactions: dsl.Output[dsl.Dataset]) -> None:
+def ingest(
+    domain: str,
+    uri: str,
+    snapshot: str,
+    data: dict,
+    interactions: dsl.Output[dsl.Dataset],
+    metrics: dsl.Output[dsl.Metrics],
+    summary: dsl.Output[dsl.Markdown],
+    report: dsl.Output[dsl.HTML],
+) -> None:
     """Raw log of one category → interactions, items and rejects.
 
     Args:
@@ -15,10 +24,13 @@ def ingest(domain: str, uri: str, snapshot: str, data: dict, interactions: dsl.O
         snapshot: version of the data behind the URI; only there to be part of the cache key.
         data: the data section of the configuration.
         interactions: the cleaned log.
+        metrics: counts for the KFP run view.
+        summary: the same in words, with warnings.
+        report: the same as a page, with charts.
     """
     from pathlib import Path
 
-    from calrec import storage, tracking
+    from calrec import runview, storage, tracking
     from calrec.config import DataConfig
     from calrec.ingest.step import ingest
     from calrec.settings import from_dict
@@ -33,3 +45,4 @@ def ingest(domain: str, uri: str, snapshot: str, data: dict, interactions: dsl.O
             storage.cache(domain, uri),
         )
         interactions.metadata.update(run.record(done, interactions.path))
+        runview.fill(done, interactions.path, metrics, summary, report)

@@ -6,10 +6,13 @@ from typing import Any
 
 from calrec.checks import check as require
 
+ADAPTER = "adapter"
+"""Folder inside a whole model's, with what was trained as an adapter of the base; the whole model is what is loaded."""
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_PREFIX = "base_model.model."
+"""Of a weight's name in an adapter."""
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
-_ADAPTER = "adapter_config.json"
-_ADAPTER_WEIGHTS = "adapter_model.safetensors"
-_PREFIX = "base_model.model."  # of a weight's name in an adapter
 _ADAPTER_FILES = ["adapter_*", "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt"]
 
 
@@ -24,7 +27,7 @@ def load(folder: Path) -> tuple[Any, Any]:
     folder = Path(folder)
     check(folder)
     _quiet()
-    if (folder / _ADAPTER).is_file():
+    if (folder / ADAPTER_CONFIG).is_file():
         return _merged(folder)
     try:
         tokenizer = _tokenizer(folder)
@@ -62,12 +65,12 @@ def check(folder: Path) -> None:
     """Refuse a folder that is no complete model or adapter, that would run code, or whose weights are pickles."""
     if not folder.is_dir():
         raise FileNotFoundError(f"model folder {folder} does not exist")
-    adapter = (folder / _ADAPTER).is_file()
+    adapter = (folder / ADAPTER_CONFIG).is_file()
     if not adapter and not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder}: no config.json, so this is no model in Hugging Face format")
     if not adapter and "auto_map" in json.loads((folder / "config.json").read_text()):
         raise ValueError(f"{folder}: config.json names code of its own (auto_map), which is never run")
-    if not any(folder.glob(_ADAPTER_WEIGHTS if adapter else "*.safetensors")):
+    if not any(folder.glob(ADAPTER_WEIGHTS if adapter else "*.safetensors")):
         pickles = sorted(p.name for pattern in _PICKLES for p in folder.glob(pattern))
         found = (
             f"only pickle weights ({', '.join(pickles)}), which can run code when they are loaded"
@@ -147,14 +150,14 @@ def _merged(folder: Path) -> tuple[Any, Any]:
     try:
         config = PeftConfig.from_pretrained(str(folder))
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{folder}: {_ADAPTER} cannot be read ({error}); save the adapter again") from None
+        raise ValueError(f"{folder}: {ADAPTER_CONFIG} cannot be read ({error}); save the adapter again") from None
     kind = str(config.peft_type).removeprefix("PeftType.")
     require(kind == "LORA", f"{folder}: an adapter of type {kind} is not merged; only LORA is")
     network, tokenizer = _base(folder, config)
     if (folder / "tokenizer_config.json").is_file():
         tokenizer = _tokenizer(folder)
         require_end_token(tokenizer, str(folder))
-    weights = load_file(folder / _ADAPTER_WEIGHTS)
+    weights = load_file(folder / ADAPTER_WEIGHTS)
     _check_vocabulary(weights, network, folder)
     _fitting(network, tokenizer, str(folder))
     try:
@@ -170,14 +173,14 @@ def _base(folder: Path, config: Any) -> tuple[Any, Any]:
     """(model, tokenizer) that adapter_config.json names: a folder, also one beside the adapter, or a name."""
     base = str(config.base_model_name_or_path or "")
     local = [path for path in (Path(base).expanduser(), folder / base) if base and path.is_dir()]
-    if any((path / _ADAPTER).is_file() for path in local):
+    if any((path / ADAPTER_CONFIG).is_file() for path in local):
         raise ValueError(f"{folder}: its base {base} is an adapter itself; merge that one first and name the result")
     try:
         return load(local[0]) if local else load_from_hub(base, config.revision)
     except (FileNotFoundError, ValueError) as error:
         raise ValueError(
             f"{folder}: its base {base!r} cannot be loaded: {error}. Edit base_model_name_or_path in "
-            f"{folder / _ADAPTER} to a folder or a Hugging Face name that is there"
+            f"{folder / ADAPTER_CONFIG} to a folder or a Hugging Face name that is there"
         ) from None
 
 
@@ -185,11 +188,11 @@ def _check_vocabulary(weights: dict[str, Any], network: Any, folder: Path) -> No
     """Refuse whole weights with more or fewer rows than the base's: an embedding that was resized before training."""
     own = network.state_dict()
     for name, weight in weights.items():
-        theirs, ours = weight.shape, own.get(name.removeprefix(_PREFIX), weight).shape
+        theirs, ours = weight.shape, own.get(name.removeprefix(ADAPTER_PREFIX), weight).shape
         require(
             theirs == ours or theirs[1:] != ours[1:],
             f"{folder}: {name} has {theirs[0]} rows, its base {ours[0]}: the vocabulary was resized before training; "
-            f"save the base after resize_token_embeddings({theirs[0]}) and name it in {_ADAPTER}",
+            f"save the base after resize_token_embeddings({theirs[0]}) and name it in {ADAPTER_CONFIG}",
         )
 
 
@@ -198,12 +201,12 @@ def _check_names(weights: dict[str, Any], adapted: Any, folder: Path) -> None:
     from peft import get_peft_model_state_dict
 
     expected = get_peft_model_state_dict(adapted, save_embedding_layers=False).keys()
-    whole = {_PREFIX + name for name in adapted.get_base_model().state_dict()}
+    whole = {ADAPTER_PREFIX + name for name in adapted.get_base_model().state_dict()}
     differing = sorted((expected ^ weights.keys()) - whole)
     require(
         not differing,
         f"{folder}: does not fit its base: {len(differing)} adapter weights are only in one of both, such as "
-        f"{differing[:1]}; name the base that it was trained on in {_ADAPTER}",
+        f"{differing[:1]}; name the base that it was trained on in {ADAPTER_CONFIG}",
     )
 
 

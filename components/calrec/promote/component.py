@@ -17,7 +17,9 @@ def promote(
     generate: dict,
     retrieve: dict,
     decision: dsl.Output[dsl.Artifact],
+    metrics: dsl.Output[dsl.Metrics],
     reasons: dsl.Output[dsl.Markdown],
+    history: dsl.Output[dsl.HTML],
 ) -> None:
     """Metrics → the gate's decision; the model is registered, and is the champion when it passes.
 
@@ -27,30 +29,47 @@ def promote(
         index: its index.
         target: the category.
         state: which data and settings the model is made from, by the watch step.
-        champions: target → folder of the champion that the model was compared with.
+        champions: target → the champion that the model was compared with, such as models:/calrec-books/3.
         section: the gate section of the configuration.
         generate: the generate section, with which the model will recommend.
         retrieve: the retrieve section, for the same.
         decision: the decision with its manifest.
-        reasons: the decision for a person to read.
+        metrics: whether it passes, and by how much it beats the champion.
+        reasons: the decision for a person to read, and what became of the model.
+        history: the metrics over the target's versions.
     """
-    import shutil
+    import tempfile
     from pathlib import Path
 
-    from calrec import registry, tracking
+    from calrec import promotion, registry, runview, tracking
     from calrec.config import GateConfig
+    from calrec.evaluate.outcome import outcome
+    from calrec.evaluate.report.history import Version
+    from calrec.evaluate.report.history import history as versions
     from calrec.promote.step import promote
+    from calrec.promote.version import example, pack, tried
     from calrec.settings import from_dict, sections
 
-    with tracking.step("promote", target) as run:
-        done = promote(Path(evaluation.path), Path(decision.path), from_dict(GateConfig, section))
+    judged, made, catalogue = Path(evaluation.path), Path(decision.path), Path(index.path)
+    with tracking.step("promote", target) as run, tempfile.TemporaryDirectory(prefix="calrec-") as scratch:
+        done = promote(judged, made, from_dict(GateConfig, section))
         decision.metadata.update(run.record(done, decision.path))
-        shutil.copy(Path(decision.path) / "decision.md", reasons.path)
-        registry.settle(
-            target,
-            {"model": Path(model.path), "index": Path(index.path)},
-            sections(generate=generate, retrieve=retrieve),
-            state,
-            champions.get(target),
-            promote=bool(done.counts["promote"]),
+        runview.fill(done, made, metrics, reasons)
+        passed, said = bool(done.counts["promote"]), ""
+        if registry.available():
+            version, request = Path(scratch) / registry.FOLDER, example(catalogue)
+            pack(version, Path(model.path), catalogue, judged, made, **sections(generate=generate, retrieve=retrieve))
+            tried(version, request)
+            said = promotion.settle(version, request, state, champions.get(target), passed)
+            print(f"promote {target}: {said}", flush=True)
+        past = [Version(**one) for one in registry.past(target)] if said else []
+        page, words = (
+            versions(target, past) if past else ("<p>There is no registry: MLFLOW_TRACKING_URI is not set.", "")
         )
+        Path(history.path).write_text(page)
+        told = f"In the registry: {said or 'nothing, since there is none'}.\n\n{Path(reasons.path).read_text()}"
+        Path(reasons.path).write_text(told)
+        run.note(told)
+        run.text("history.html", page)
+        run.headline(target, **vars(outcome(judged, said or ("passed" if passed else "not passed"))))
+        promotion.describe(target, words)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,6 +15,7 @@ from calrec.checks import check
 from calrec.config import BatchConfig, GenerateConfig, RetrieveConfig
 from calrec.model.loading import load_users
 from calrec.progress import Progress
+from calrec.recommend import drift
 from calrec.recommend.recommender import Filters, Recommender
 from calrec.recommend.rows import History
 from calrec.recommend.step import recommend_all
@@ -35,16 +36,18 @@ class Champion:
 
 
 def opened(folder: Path) -> Champion:
-    """The folder of a version of the registry.
+    """The folder of a version of the registry, every file as it was written.
 
     Raises:
-        FileNotFoundError, ValueError: it is not complete, or settings in it are not known to this version of calrec.
+        FileNotFoundError, ValueError: it is not complete, a file was changed, or settings in it are not known to this
+            version of calrec.
     """
+    artifacts.verified(folder, "version")
     settings = sections(**json.loads((Path(folder) / "settings.json").read_text()))
     return Champion(Path(folder) / "model", Path(folder) / "index", settings["generate"], settings["retrieve"])
 
 
-def recommend(folder: Path | None, histories: Path, out: Path, batch: BatchConfig) -> Manifest:
+def recommend(folder: Path | None, histories: Path, out: Path, batch: BatchConfig, version: str = "") -> Manifest:
     """The champion's lists for every user of a log; see :func:`calrec.recommend.step.recommend_all`.
 
     Args:
@@ -52,13 +55,14 @@ def recommend(folder: Path | None, histories: Path, out: Path, batch: BatchConfi
         histories: folder of the ingest step, or a file of histories.
         out: the folder to make.
         batch: how many items, and how many of the histories' items may be unknown.
+        version: its name in the registry, for each row.
     """
     assert folder is not None, "a batch begins with finding its champions"
     champion = opened(folder)
     retrieve = replace(champion.retrieve, k=batch.k or champion.retrieve.k)
     return recommend_all(
         champion.model, champion.index, histories, out, champion.generate, retrieve, Filters(),
-        max_unknown=batch.max_unknown,
+        max_unknown=batch.max_unknown, version=version,
     )  # fmt: skip
 
 
@@ -66,7 +70,8 @@ def rank(folder: Path | None, texts: Path, generations: Path, out: Path, retriev
     """Lists of the champion as it is in use, with its own index, for the users that the challenger is judged by.
 
     An item that came after the champion's index was built cannot be in a list: that is what a new model is for.
-    A champion that cannot be ranked is no reason to stop: there are no lists then, and a note says why.
+    A champion that cannot be ranked is no reason to stop: there are no lists then, and a note says why. How far the
+    data have moved from the champion's is told beside the lists, and also when there are none.
 
     Args:
         folder: the champion's, see :func:`opened`; None: there is no champion.
@@ -81,22 +86,36 @@ def rank(folder: Path | None, texts: Path, generations: Path, out: Path, retriev
         users, note = 0, "there is no champion yet"
         with artifacts.table_writer(part, "rankings.parquet", "rankings") as writer:
             try:
-                if folder is not None and _same(opened(folder), of, retrieve):
+                champion = None if folder is None else opened(folder)
+                if champion and _same(champion, of, retrieve):
                     note = "the model is the champion"
-                elif folder is not None:
-                    for rows, count in _lists(opened(folder), texts, generations, domain, split, retrieve):
+                elif champion:
+                    for rows, count in _lists(champion, texts, generations, domain, split, retrieve):
                         writer.write_table(rows)
                         users += count
                     note = f"ranked for {users:,} users"
             except (ValueError, FileNotFoundError) as error:
                 check(users == 0, f"the champion's lists end after {users:,} users: {error}")
                 note = f"the champion cannot be ranked, so nothing is compared with it: {error}"
-        print(f"champion {domain}: {note}", flush=True)
+        notes = (note, *_drifted(folder, texts, domain, split, part))
+        print(f"champion {domain}: {'; '.join(notes)}", flush=True)
         inputs = {"generations": of.digest, "texts": artifacts.read_manifest(texts, "texts").digest}
         counts = {"users": users}
         return artifacts.finish(
-            part, Manifest("rankings", {"domain": domain}, counts=counts, notes=(note,), inputs=inputs)
+            part, Manifest("rankings", {"domain": domain}, counts=counts, notes=notes, inputs=inputs)
         )
+
+
+def _drifted(folder: Path | None, texts: Path, domain: str, split: str, out: Path) -> tuple[str, ...]:
+    """Write drift.FILE into `out`; gives a note when there is a champion and nothing can be told of its data."""
+    if folder is None:
+        return ()
+    try:
+        found = drift.drift(folder, texts, domain, split)
+    except (ValueError, FileNotFoundError) as error:
+        return (f"how far the data moved from the champion's is not known: {error}",)
+    (out / drift.FILE).write_text(json.dumps(asdict(found), indent=1, ensure_ascii=False) + "\n")
+    return ()
 
 
 def _same(champion: Champion, of_generations: Manifest, retrieve: RetrieveConfig) -> bool:

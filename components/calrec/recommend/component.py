@@ -13,6 +13,8 @@ def champion(
     champions: dict,
     section: dict,
     rankings: dsl.Output[dsl.Dataset],
+    metrics: dsl.Output[dsl.Metrics],
+    summary: dsl.Output[dsl.Markdown],
 ) -> None:
     """The model in use → its lists for the users that the new model is judged by.
 
@@ -20,13 +22,15 @@ def champion(
         texts: output of the textify step.
         generations: output of the generate step, which names the users.
         target: the category.
-        champions: target → folder of its champion in the registry; a target without one gets no lists.
+        champions: target → its champion, such as models:/calrec-books/3; a target without one gets no lists.
         section: the retrieve section of the configuration.
-        rankings: the champion's lists.
+        rankings: the champion's lists, and how far the data moved from its own.
+        metrics: counts for the KFP run view.
+        summary: the same in words.
     """
     from pathlib import Path
 
-    from calrec import registry, tracking
+    from calrec import registry, runview, tracking
     from calrec.config import RetrieveConfig
     from calrec.recommend.champion import rank
     from calrec.settings import from_dict
@@ -40,6 +44,7 @@ def champion(
             from_dict(RetrieveConfig, section),
         )
         rankings.metadata.update(run.record(done, rankings.path))
+        runview.fill(done, rankings.path, metrics, summary)
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -49,27 +54,33 @@ def recommend(
     champions: dict,
     section: dict,
     recommendations: dsl.Output[dsl.Dataset],
+    metrics: dsl.Output[dsl.Metrics],
+    summary: dsl.Output[dsl.Markdown],
 ) -> None:
     """Cleaned log → the champion's recommendations for every user in it.
 
     Args:
         interactions: output of the ingest step.
         target: the category.
-        champions: target → folder of its champion in the registry.
+        champions: target → its champion, such as models:/calrec-books/3.
         section: the batch section of the configuration.
         recommendations: parts of the lists, and what of the histories was left out.
+        metrics: counts for the KFP run view.
+        summary: the same in words.
     """
     from pathlib import Path
 
-    from calrec import exchange, registry, tracking
+    from calrec import exchange, registry, runview, tracking
     from calrec.config import BatchConfig
     from calrec.recommend.champion import recommend
     from calrec.settings import from_dict
 
     batch = from_dict(BatchConfig, section)
     with tracking.step("recommend", target) as run:
+        champion = champions[target]
         done = recommend(
-            registry.fetched(champions[target]), Path(interactions.path), Path(recommendations.path), batch
+            registry.fetched(champion), Path(interactions.path), Path(recommendations.path), batch, champion
         )
         recommendations.metadata.update(run.record(done, recommendations.path))
+        runview.fill(done, recommendations.path, metrics, summary)
         exchange.publish(Path(recommendations.path), batch.destination, target)

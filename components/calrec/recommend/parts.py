@@ -37,7 +37,7 @@ class Parts:
 
     Args:
         out: the folder; made, continued, or found finished.
-        format: parquet (the rows of artifacts.RECOMMENDATIONS), or jsonl (an object per user).
+        format: parquet (the rows of artifacts.LISTS), or jsonl (an object per user).
         fingerprint: plain values that decide the output: settings, digests of model, index and histories.
         users_per_part: a part is written once it has that many users, at the end of an `append`.
 
@@ -49,7 +49,7 @@ class Parts:
         one_of("format", format, FORMATS)
         check(users_per_part >= 1, f"users_per_part must be at least 1, got {users_per_part}")
         self.out, self.format, self._size = Path(out), format, users_per_part
-        columns = {field.name: str(field.type) for field in artifacts.RECOMMENDATIONS}
+        columns = {field.name: str(field.type) for field in artifacts.LISTS}
         self._fingerprint = _plain({**fingerprint, "format": format, "columns": columns})
         self._parts, self._ended = list[dict[str, Any]](), False
         self.manifest: Manifest | None = None
@@ -95,13 +95,13 @@ class Parts:
         """Add what a batch of the reader gave; written when a part is full.
 
         Args:
-            rows: with the schema of artifacts.RECOMMENDATIONS; all rows of a user stand together, in one batch.
+            rows: with the schema of artifacts.LISTS; all rows of a user stand together, in one batch.
             users: users of the batch, those without a row included.
             rejects: what was left out before the end of this batch.
             counts: whole numbers to sum over all batches of the output, across interruptions.
         """
         assert not self._ended, "an earlier session has written the last user"
-        assert rows.schema.equals(artifacts.RECOMMENDATIONS), f"rows have the schema {rows.schema}"
+        assert rows.schema.equals(artifacts.LISTS), f"rows have the schema {rows.schema}"
         self._waiting.append((rows, users, tuple(rejects), dict(counts or {})))
         if sum(users for _, users, _, _ in self._waiting) >= self._size:
             self._write_part()
@@ -140,7 +140,7 @@ class Parts:
         return self.out / f"rejects-{number:05}.parquet"
 
     def _write_part(self) -> None:
-        waiting, number = self._waiting or [(artifacts.RECOMMENDATIONS.empty_table(), 0, (), {})], len(self._parts)
+        waiting, number = self._waiting or [(artifacts.LISTS.empty_table(), 0, (), {})], len(self._parts)
         table = pa.concat_tables([rows for rows, _, _, _ in waiting])
         rejects = [one for _, _, some, _ in waiting for one in some]
         if rejects:

@@ -11,10 +11,10 @@ import numpy as np
 from calrec import artifacts
 from calrec.config import GenerateConfig, RetrieveConfig, TextConfig
 from calrec.generate.samples import Generation, Prompt
-from calrec.ingest.cleaning import clean_text
+from calrec.ingest.cleaning import clean_brand, clean_category, clean_price, clean_title
 from calrec.model import checkpoint
 from calrec.model.device import placed, use_threads
-from calrec.recommend.rows import History, Reject
+from calrec.recommend.rows import Described, History, Reject
 from calrec.retrieve import stored
 from calrec.retrieve.candidates import Asked, Ranked
 from calrec.retrieve.catalogue import listed
@@ -64,7 +64,6 @@ class Recommender:
         from calrec.generate.texts import Generator
 
         use_threads(generate.threads)
-        filters = filters or Filters()
         self.of_model = artifacts.read_manifest(model, "model")
         network, tokenizer = checkpoint.load(model)
         self.stored = stored.load(index, tokenizer, self.of_model)
@@ -78,36 +77,61 @@ class Recommender:
         _refuse_other_bm25(self.stored.manifest.config["retrieve"], retrieve)
         self.catalogue, self.cache, self._tokenizer = self.stored.catalogue, self.stored.cache, tokenizer
         self._text = from_dict(TextConfig, self.stored.manifest.config["text"])
-        self._exclude = retrieve.exclude_seen
+        self._retrieve, self._fused = retrieve, self._fusion(retrieve)
         network, targets = placed(network), self.cache.targets(self.catalogue.first)
         self._generator = Generator(network, tokenizer, self.cache.end, generate, targets)
-        reader = None
+        self._reader: Reader | None = None
         if retrieve.reads_model:
-            reader = Reader(network, targets, retrieve.memory_gb * 1e9, self.stored.vectors)
-        self._ranker = Ranker(
-            self.catalogue,
-            Search(self.stored.index, retrieve.threads),
-            retrieve,
-            reader,
-            self.stored.evidence,
-            self._fusion(retrieve),
-            listed(self.catalogue, filters.in_stock, filters.categories),
-        )
+            self._reader = Reader(network, targets, retrieve.memory_gb * 1e9, self.stored.vectors)
+        self._search = Search(self.stored.index, retrieve.threads)
+        self._ranker = self.ranker(filters or Filters())
         self._code_of = {item: code for code, item in enumerate(self.catalogue.item_id)}
         self._titled: dict[str, int] = {}
         for members in self.catalogue.members:  # of items with one title the most frequent one counts
             self._titled.setdefault(_plain(self.catalogue.title[members[0]]), members[0])
+        pairs = zip(self.catalogue.group_texts, self.catalogue.members, strict=True)
+        self._code_of_text = {text: members[0] for text, members in pairs}
+        # No prompt holds more texts: each has a token at least, and the phrase behind it.
+        self._read = max(RECENT, self.cache.max_tokens // (1 + len(self.cache.following)))
 
     def __call__(self, users: Sequence[History]) -> tuple[list[list[Ranked]], list[Reject]]:
         """The list of each user, and what of the histories is not known and was left out."""
+        asked, rejects = self.asked(users)
+        return list(self._ranker(asked)), rejects
+
+    def asked(self, users: Sequence[History]) -> tuple[list[Asked], list[Reject]]:
+        """What a ranker must know of each user, texts by the model among it; and what of the histories is not known."""
         rejects: list[Reject] = []
         extra: dict[str, int] = {}
         histories = [self._codes(one, extra, rejects) for one in users]
         cache = self._with(list(extra))
         prompts = [Prompt(one.user_id, ids) for one, ids in zip(users, cache.assemble(histories).rows(), strict=True)]
         of_users = zip(histories, prompts, self._generator(prompts), strict=True)
-        asked = [self._asked(codes, list(extra), prompt, its) for codes, prompt, its in of_users]
-        return list(self._ranker(asked)), rejects
+        return [self._asked(codes, list(extra), prompt, its) for codes, prompt, its in of_users], rejects
+
+    def ranker(self, filters: Filters, k: int | None = None) -> Ranker:
+        """Ranks as the settings say; it shares model and index with the others, and remembers what it has looked up.
+
+        Args:
+            filters: which items may be recommended.
+            k: how many; None: as the settings say.
+
+        Raises:
+            ValueError: a category that no item has, or filters that leave no item.
+        """
+        return Ranker(
+            self.catalogue,
+            self._search,
+            self._retrieve if k is None else dataclasses.replace(self._retrieve, k=k),
+            self._reader,
+            self.stored.evidence,
+            self._fused,
+            listed(self.catalogue, filters.in_stock, filters.categories),
+        )
+
+    def unknown(self, items: Sequence[str]) -> list[str]:
+        """The ids that the index does not hold, each once."""
+        return [item for item in dict.fromkeys(items) if item not in self._code_of]
 
     def _fusion(self, retrieve: RetrieveConfig) -> Fusion | None:
         """The index's weights, where they are asked for."""
@@ -124,7 +148,7 @@ class Recommender:
         """What the ranker must know; codes behind the catalogue's are those of `extra`."""
         known = [code for code in codes if code < len(self._code_of)]
         newest = [self._text_of(code, extra) for code in codes[-RECENT:]]
-        banned = frozenset(known) if self._exclude else frozenset[int]()
+        banned = frozenset(known) if self._retrieve.exclude_seen else frozenset[int]()
         return Asked.of(prompt.user, known, newest, prompt, generations, banned)
 
     def _text_of(self, code: int, extra: list[str]) -> str:
@@ -132,21 +156,38 @@ class Recommender:
         return extra[behind] if behind >= 0 else self.catalogue.text(code)
 
     def _codes(self, one: History, extra: dict[str, int], rejects: list[Reject]) -> list[int]:
-        """Codes of a history; a title that no item has becomes a text of its own behind the catalogue's."""
+        """Codes of a history; what no item is becomes a text of its own behind the catalogue's."""
         codes = []
         for item in one.items:
             if item in self._code_of:
                 codes.append(self._code_of[item])
             else:
                 rejects.append(Reject(f"user {one.user_id}", "an item that the index does not hold", item))
-        for title in one.titles:
-            known = self._code_of.get(title, self._titled.get(_plain(title)))
-            if known is None:
-                fields = dict.fromkeys(self._text.attributes, "") | {"title": clean_text(title)}
-                text = item_text(fields, self._text.attributes)
-                known = extra.setdefault(text, len(self._code_of) + len(extra))
-            codes.append(known)
+        described = (*map(Described, one.titles), *one.attributes)
+        for newer, each in zip(reversed(range(len(described))), described, strict=True):
+            known = self._known(each)
+            if known is None and newer < self._read:  # an older text is in no prompt
+                known = extra.setdefault(self._described(each), len(self._code_of) + len(extra))
+            if known is not None:
+                codes.append(known)
         return codes
+
+    def _known(self, item: Described) -> int | None:
+        """The item with this id or title, or, where more is said of it, with this text."""
+        if item == Described(item.title):
+            return self._code_of.get(item.title, self._titled.get(_plain(item.title)))
+        return self._code_of_text.get(self._described(item))
+
+    def _described(self, item: Described) -> str:
+        """The item's text, cleaned as a catalogue's."""
+        category = clean_category(item.category)
+        fields = {
+            "title": clean_title(item.title, category),
+            "category": category,
+            "brand": clean_brand(item.brand),
+            "price": clean_price(item.price),
+        }
+        return item_text(fields, self._text.attributes)
 
     def _with(self, texts: list[str]) -> TokenCache:
         """The token cache with further texts behind the catalogue's."""

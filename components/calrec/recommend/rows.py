@@ -21,12 +21,23 @@ _RAW = 500  # characters of a bad row that are kept
 
 
 @dataclass(frozen=True)
+class Described:
+    """An item by what is known of it; what is not known is empty."""
+
+    title: str
+    category: str = ""
+    brand: str = ""
+    price: str = ""
+
+
+@dataclass(frozen=True)
 class History:
-    """What one user bought, oldest first: ids or titles, never both; with neither the user is new."""
+    """What one user bought, oldest first: ids, titles or attributes, one of them; with none the user is new."""
 
     user_id: str
     items: tuple[str, ...] = ()
     titles: tuple[str, ...] = ()
+    attributes: tuple[Described, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,7 +102,7 @@ def _history(record: Mapping[str, Any] | str) -> tuple[History, str]:
     name, entries = given[0], record[given[0]]
     if not isinstance(entries, list):
         raise ValueError(f"{name} is a {type(entries).__name__}, not a list")
-    kept = tuple(_id(f"{name}[{at}]", entry) for at, entry in enumerate(entries) if not _missing(entry))
+    kept: Any = tuple(_id(f"{name}[{at}]", entry) for at, entry in enumerate(entries) if not _missing(entry))
     lacking = len(entries) - len(kept)
     return History(user, **{name: kept}), f"{lacking} of {len(entries)} {name} missing; left out" if lacking else ""
 
@@ -169,7 +180,8 @@ def _event(record: Any, layout: Layout) -> tuple[int, str]:
 
 def _sorted(user: str, field: str, events: list[tuple[int, str]]) -> History:
     events.sort(key=lambda event: event[0])
-    return History(user, **{field: tuple(item for _, item in events)})
+    items: Any = tuple(item for _, item in events)
+    return History(user, **{field: items})
 
 
 class _Seen:

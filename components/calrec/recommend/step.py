@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from calrec import artifacts
+import pyarrow as pa
+
+from calrec import artifacts, draw
 from calrec.artifacts import Manifest
 from calrec.config import GenerateConfig, RetrieveConfig
 from calrec.progress import Progress
@@ -30,6 +32,7 @@ def recommend_all(
     filters: Filters,
     format: str = "parquet",  # noqa: A002
     max_unknown: float = 0.01,
+    version: str = "",
 ) -> Manifest:
     """Recommend for every user of a file of histories, in bounded memory; goes on where an earlier call stopped.
 
@@ -43,6 +46,7 @@ def recommend_all(
         filters: which items may be recommended.
         format: parquet or jsonl.
         max_unknown: highest share of the histories' items that the index may not hold.
+        version: name of the model in each row; empty: the content of its folder.
 
     Raises:
         ValueError: too many unknown items; `out` is of other settings; and what the recommender refuses.
@@ -54,8 +58,10 @@ def recommend_all(
     for section in settings.values():
         for name in _SPEED:
             section.pop(name, None)
+    version = version or recommender.of_model.digest
     fingerprint = {
         "domain": domain,
+        "version": version,
         **recommender.fingerprint(),
         "histories": histories.digest(source),
         **settings,
@@ -74,6 +80,7 @@ def recommend_all(
             events, bad = events + its_events, bad + len(unknown)
             _refuse_unknown(events, bad, unknown, max_unknown)
             rows = table([one.user_id for one in users], lists, recommender.catalogue)
+            rows = rows.append_column(artifacts.LISTS.field("model_version"), pa.repeat(version, len(rows)))
             parts.append(rows, len(users), [*rejects, *unknown], {"events": its_events, "unknown_items": len(unknown)})
             rejects.clear()
             progress.add(len(users))
@@ -104,7 +111,7 @@ def recommend_one(recommender: Recommender, history: History) -> list[Ranked]:
     return ranked
 
 
-def lines(recommender: Recommender, ranked: Sequence[Ranked]) -> list[str]:
+def shown(recommender: Recommender, ranked: Sequence[Ranked]) -> str:
     """A list as a table for a terminal: place, id, title, score, and why the item is there."""
     catalogue = recommender.catalogue
     rows = []
@@ -112,9 +119,7 @@ def lines(recommender: Recommender, ranked: Sequence[Ranked]) -> list[str]:
         at = catalogue.at(one.item)
         score = "" if one.score is None else f"{one.score:.4f}"
         rows.append((str(place), catalogue.item_id[at], catalogue.title[at][:48], score, why(one)))
-    rows.insert(0, ("", "item", "title", "score", "why"))
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    return ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[4]]) for row in rows]
+    return draw.text([("", "item", "title", "score", "why"), *rows])
 
 
 def why(one: Ranked) -> str:

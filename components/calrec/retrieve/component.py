@@ -15,6 +15,8 @@ def retrieve(
     target: str,
     section: dict,
     recommendations: dsl.Output[dsl.Dataset],
+    metrics: dsl.Output[dsl.Metrics],
+    summary: dsl.Output[dsl.Markdown],
 ) -> None:
     """Generated texts → ranked real items.
 
@@ -27,10 +29,12 @@ def retrieve(
         target: the category.
         section: the retrieve section of the configuration.
         recommendations: the top items of each user.
+        metrics: counts for the KFP run view.
+        summary: the same in words, with warnings.
     """
     from pathlib import Path
 
-    from calrec import tracking
+    from calrec import runview, tracking
     from calrec.config import RetrieveConfig
     from calrec.retrieve.step import retrieve
     from calrec.settings import from_dict
@@ -46,6 +50,7 @@ def retrieve(
             learner=Path(learner.path),
         )
         recommendations.metadata.update(run.record(done, recommendations.path))
+        runview.fill(done, recommendations.path, metrics, summary)
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -58,6 +63,8 @@ def index(
     section: dict,
     sampling: dict,
     catalogue: dsl.Output[dsl.Dataset],
+    metrics: dsl.Output[dsl.Metrics],
+    summary: dsl.Output[dsl.Markdown],
 ) -> None:
     """Texts and a model → the catalogue that recommendations are looked up in.
 
@@ -70,10 +77,12 @@ def index(
         section: the retrieve section of the configuration.
         sampling: the generate section, for the users that learned fusion learns from.
         catalogue: the index, as `calrec recommend` takes it.
+        metrics: counts for the KFP run view.
+        summary: the same in words, with warnings.
     """
     from pathlib import Path
 
-    from calrec import tracking
+    from calrec import runview, tracking
     from calrec.config import GenerateConfig, RetrieveConfig
     from calrec.retrieve.stored import build
     from calrec.settings import from_dict
@@ -90,3 +99,4 @@ def index(
             learner=Path(learner.path),
         )
         catalogue.metadata.update(run.record(done, catalogue.path))
+        runview.fill(done, catalogue.path, metrics, summary)

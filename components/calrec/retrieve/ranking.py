@@ -79,7 +79,7 @@ class Ranker:
         matches = self._matches_of(users, max(self.config.k, self.config.rerank) + banned)
         orders = [self._fused(one, matches) for one in users]
         if self.config.dense:
-            orders = self._with_dense(users, orders, self.config.dense + banned)
+            orders = self._with_dense(users, orders)
         if self.config.rerank:
             orders = [self._reranked(pool) for pool in self._pools(users, orders, matches)]
         return (self._list(one, order) for one, order in zip(users, orders, strict=True))
@@ -134,22 +134,25 @@ class Ranker:
         if self.config.last_title and one.last:
             reasons.append((LAST_TITLE, one.last, None))
             weights.append(self.config.last_title)
-        fused = _columns(fuse(matches.take([self._rows[text] for _, text, _ in reasons]), np.array(weights)))
-        # Every group can be listed unless all its items are banned, so more than these are only wanted to be joined.
-        most = None if self.config.dense else max(self.config.k, self.config.rerank) + len(one.banned)
+        # Every group can be listed unless all its items are banned, so more than these are only wanted to be joined;
+        # and of each text no more, however deep was searched for the others of the batch.
+        depth = max(self.config.k, self.config.rerank) + len(one.banned)
+        found = matches.take([self._rows[text] for _, text, _ in reasons]).best(depth)
+        fused = _columns(fuse(found, np.array(weights)))
+        most = None if self.config.dense else depth
         return [
             Candidate(group, score, Reason(*reasons[at], match))
             for group, score, at, match in itertools.islice(fused, most)
         ]
 
-    def _with_dense(
-        self, users: Sequence[Asked], orders: Sequence[list[Candidate]], depth: int
-    ) -> list[list[Candidate]]:
+    def _with_dense(self, users: Sequence[Asked], orders: Sequence[list[Candidate]]) -> list[list[Candidate]]:
         """The nearest groups join by reciprocal ranks."""
         assert self._reader is not None
-        nearest = self._reader.nearest(_prompts(users), depth, self._allowed)
+        depths = [self.config.dense + len(one.banned) for one in users]
+        nearest = self._reader.nearest(_prompts(users), max(depths, default=0), self._allowed)
         joined = []
-        for order, near in zip(orders, nearest, strict=True):
+        for order, all_near, depth in zip(orders, nearest, depths, strict=True):
+            near = all_near[:depth]
             reasons = {one.group: one.reason for one in order}
             groups, sums = reciprocal([np.array([one.group for one in order], dtype=np.int64), near])
             pairs = zip(groups.tolist(), sums.tolist(), strict=True)

@@ -40,6 +40,10 @@ class Matches:
         """The matches of some texts, by row."""
         return Matches(self.groups[rows], self.scores[rows], self.highest[rows], self.lowest[rows])
 
+    def best(self, depth: int) -> "Matches":
+        """No more than so many groups of each text."""
+        return Matches(self.groups[:, :depth], self.scores[:, :depth], self.highest, self.lowest)
+
     def joined(self, other: "Matches") -> "Matches":
         """These and the other ones behind them, of one depth."""
         pairs = zip(vars(self).values(), vars(other).values(), strict=True)

@@ -6,7 +6,15 @@ from calrec.config import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def textify(data: dsl.Input[list[dsl.Dataset]], text: dict, split: dict, texts: dsl.Output[dsl.Dataset]) -> None:
+def textify(
+    data: dsl.Input[list[dsl.Dataset]],
+    text: dict,
+    split: dict,
+    texts: dsl.Output[dsl.Dataset],
+    metrics: dsl.Output[dsl.Metrics],
+    summary: dsl.Output[dsl.Markdown],
+    report: dsl.Output[dsl.HTML],
+) -> None:
     """Cleaned logs of all categories → item texts and split sequences.
 
     Args:
@@ -14,10 +22,13 @@ def textify(data: dsl.Input[list[dsl.Dataset]], text: dict, split: dict, texts: 
         text: the text section of the configuration.
         split: the split section.
         texts: item texts and sequences.
+        metrics: counts for the KFP run view.
+        summary: the same in words, with warnings.
+        report: the same as a page, with charts.
     """
     from pathlib import Path
 
-    from calrec import tracking
+    from calrec import runview, tracking
     from calrec.config import SplitConfig, TextConfig
     from calrec.settings import from_dict
     from calrec.textify.step import textify
@@ -26,3 +37,4 @@ def textify(data: dsl.Input[list[dsl.Dataset]], text: dict, split: dict, texts: 
         folders = [Path(one.path) for one in data]
         done = textify(folders, Path(texts.path), from_dict(TextConfig, text), from_dict(SplitConfig, split))
         texts.metadata.update(run.record(done, texts.path))
+        runview.fill(done, texts.path, metrics, summary, report)

@@ -32,7 +32,7 @@ def watch(
 
     Returns:
         Output: train or "no new data", under the only name that the condition of a local run can read; state: a hash of
-        what the models are made from; sources with their snapshots; champions: target → its folder in the registry.
+        what the models are made from; sources with their snapshots; champions: target → such as models:/calrec-books/3.
     """
     from pathlib import Path
 
@@ -48,6 +48,7 @@ def watch(
         seen = lookout.look(sources, targets, shaping, only_new)
         Path(report.path).write_text(words(seen.decision))
         run.note(words(seen.decision))
+        run.asked(targets, seen.sources, shaping, words(seen.decision))
     return seen.decision.decision, seen.decision.state, seen.sources, seen.champions
 
 
@@ -59,10 +60,13 @@ def find_champions(sources: list) -> NamedTuple("Found", [("sources", list), ("c
         sources: categories as {domain, uri, snapshot}; an empty snapshot is found out.
 
     Returns:
-        the sources with their snapshots; category → the folder of its champion in the registry.
+        the sources with their snapshots; category → its champion, such as models:/calrec-books/3.
     """
     from calrec import lookout, tracking
 
-    with tracking.step("find_champions"):
+    with tracking.step("find_champions") as run:
         found = lookout.find(sources)
+        why = "\n".join(f"- {target}: {uri}" for target, uri in found.champions.items())
+        run.note(why)
+        run.asked(list(found.champions), found.sources, {}, f"Recommendations for everybody with\n\n{why}")
     return found.sources, found.champions

@@ -5,16 +5,19 @@ Colours are those of Okabe and Ito, which the colour-blind can tell apart; label
 
 import html
 import math
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from calrec.evaluate.results import Figure
 
-STYLE = """
-:root{--ours:#0072b2;--theirs:#a3acb6;--s1:#d55e00;--s2:#009e73;--s3:#b8558f;--grid:#8884}
+_LIGHT = ":root{--ours:#0072b2;--theirs:#a3acb6;--s1:#d55e00;--s2:#009e73;--s3:#b8558f;--grid:#8884}"
+_DARK = """
 @media(prefers-color-scheme:dark){:root{--ours:#56b4e9;--theirs:#6f7985;--s1:#e69f00;--s2:#2fc59a;--s3:#e3a3c8}}
+"""
+_SHAPES = """
 svg{display:block;font-size:13px;fill:currentColor}
 .chart{width:100%;max-width:30rem}
 .ours{fill:var(--ours)}.theirs{fill:var(--theirs)}
@@ -25,6 +28,8 @@ svg{display:block;font-size:13px;fill:currentColor}
 .d0{fill:var(--ours)}.d1{fill:var(--s1)}.d2{fill:var(--s2)}.d3{fill:var(--s3)}
 .tick{font-size:11px;opacity:.75}
 """
+STYLE = _LIGHT + _DARK + _SHAPES
+_ALONE = f"{_LIGHT}{_SHAPES}svg{{background:#fff;color:#1f2328;font-family:system-ui,sans-serif}}"
 
 _WIDTH = 360  # px: a phone without its margins, so that letters there have the size that they say
 _LABEL, _CHAR = 38, 7.5  # characters of a label, the rest is in its tooltip; px of a character
@@ -52,6 +57,10 @@ class Line:
 
     label: str
     points: Sequence[Point]
+    intervals: Sequence[tuple[float, float, float]] = ()
+    """(step, lower end, upper end), drawn as whiskers."""
+    radius: float = 2.5
+    """Of the dots, when the points are few, in px."""
 
 
 # --- bars -------------------------------------------------------------------------------------------------------
@@ -98,14 +107,23 @@ def pair(ours: Figure, theirs: Figure | None, top: float) -> str:
 # --- curves -----------------------------------------------------------------------------------------------------
 
 
-def curves(title: str, lines: Sequence[Line]) -> str:
-    """Curves over steps; the axis of values is logarithmic where they are positive and spread over a decade or more."""
-    shown = [Line(line.label, thinned([p for p in line.points if math.isfinite(p[1])])) for line in lines]
+def curves(title: str, lines: Sequence[Line], across: str = "steps", span: tuple[float, float] | None = None) -> str:
+    """Curves over steps; the axis of values is logarithmic where they are positive and spread over a decade or more.
+
+    Args:
+        title: above the drawing, and its name for a screen reader.
+        lines: at least one.
+        across: what the steps are, below their axis.
+        span: where that axis begins and ends; None: at 0, and at the last step.
+    """
+    shown = [replace(line, points=thinned([p for p in line.points if math.isfinite(p[1])])) for line in lines]
     shown = [line for line in shown if line.points]
     if not shown:
         return _chart(f"{title}: nothing to show", 50, f"{_title(title)}<text x='0' y='40'>nothing to show</text>")
-    last = max(line.points[-1][0] for line in lines if line.points)
-    axes = _Axes([point for line in shown for point in line.points], last, 40 + 18 * _legend(shown)[1])
+    span = span or (0.0, max(line.points[-1][0] for line in lines if line.points))
+    values = [value for line in shown for _, value in line.points]
+    values += [end for line in shown for _, *ends in line.intervals for end in ends]
+    axes = _Axes(values, span, 40 + 18 * _legend(shown)[1], across)
     said = "; ".join(f"{line.label} from {line.points[0][1]:.4g} to {line.points[-1][1]:.4g}" for line in shown)
     drawn = "".join(_line(line, at, axes) for at, line in enumerate(shown))
     return _chart(f"{title}: {said}", axes.bottom + 36, f"{_title(title)}{_legend(shown)[0]}{axes.drawn()}{drawn}")
@@ -124,8 +142,7 @@ def thinned(points: Sequence[Point]) -> list[Point]:
 class _Axes:
     """From steps and values to px."""
 
-    def __init__(self, points: Sequence[Point], last: float, top: float):
-        ys = [value for _, value in points]
+    def __init__(self, ys: Sequence[float], span: tuple[float, float], top: float, across: str):
         self.top, self.bottom = top, top + _HEIGHT
         self.log = min(ys) > 0 and max(ys) >= _DECADES * min(ys)
         low, high = min(ys), max(ys)
@@ -133,11 +150,11 @@ class _Axes:
             low, high = low - (abs(low) / 2 or 1), high + (abs(high) / 2 or 1)
         self.y_ticks = log_ticks(low, high) if self.log else ticks(low, high)
         self.low, self.high = min(low, self.y_ticks[0]), max(high, self.y_ticks[-1])
-        self.last = max(last, 1.0)
-        self.x_ticks = [tick for tick in ticks(0, self.last) if tick <= self.last]
+        self.first, self.last, self.across = span[0], max(span[1], span[0] + 1.0), across
+        self.x_ticks = [t for t in ticks(self.first, self.last) if self.first <= t <= self.last and t == round(t)]
 
     def x(self, step: float) -> float:
-        return _LEFT + step / self.last * (_WIDTH - _LEFT - _RIGHT)
+        return _LEFT + (step - self.first) / (self.last - self.first) * (_WIDTH - _LEFT - _RIGHT)
 
     def y(self, value: float) -> float:
         low, high, at = (math.log(v) if self.log else v for v in (self.low, self.high, value))
@@ -154,7 +171,7 @@ class _Axes:
             f"<text class='tick' x='{self.x(tick):.1f}' y='{y}' text-anchor='middle'>{_number(tick)}</text>"
             for tick in self.x_ticks
         )
-        what = "steps" + (", logarithmic scale of values" if self.log else "")
+        what = self.across + (", logarithmic scale of values" if self.log else "")
         middle = (_LEFT + _WIDTH - _RIGHT) / 2
         under = f"<text class='tick' x='{middle}' y='{self.bottom + 31}' text-anchor='middle'>{what}</text>"
         return across + below + under
@@ -182,10 +199,15 @@ def log_ticks(low: float, high: float) -> list[float]:
 def _line(line: Line, at: int, axes: _Axes) -> str:
     places = [f"{axes.x(step):.1f},{axes.y(value):.1f}" for step, value in line.points]
     dots = "".join(
-        f"<circle class='d{at % 4}' cx='{place.split(',')[0]}' cy='{place.split(',')[1]}' r='2.5'/>" for place in places
+        f"<circle class='d{at % 4}' cx='{place.split(',')[0]}' cy='{place.split(',')[1]}' r='{line.radius:g}'/>"
+        for place in places
+    )
+    whiskers = "".join(
+        f"<path class='whisker' opacity='.4' d='M{axes.x(step):.1f} {axes.y(low):.1f}V{axes.y(high):.1f}'/>"
+        for step, low, high in line.intervals
     )
     return (
-        f"<polyline class='line l{at % 4}' stroke-dasharray='{_DASHES[at % 4]}' points='{' '.join(places)}'/>"
+        f"{whiskers}<polyline class='line l{at % 4}' stroke-dasharray='{_DASHES[at % 4]}' points='{' '.join(places)}'/>"
         f"{dots if len(places) <= _MARKED else ''}"
     )
 
@@ -199,10 +221,9 @@ def _legend(lines: Sequence[Line]) -> tuple[str, int]:
         if x and x + width > _WIDTH:
             x, row = 0.0, row + 1
         y = 18 + 18 * row
-        drawn += (
-            f"<path class='line l{at % 4}' stroke-dasharray='{_DASHES[at % 4]}' d='M{x:.0f} {y - 4}h24'/>"
-            f"<text x='{x + 30:.0f}' y='{y}'>{_text(label)}</text>"
-        )
+        stroke = f"<path class='line l{at % 4}' stroke-dasharray='{_DASHES[at % 4]}' d='M{x:.0f} {y - 4}h24'/>"
+        dot = f"<circle class='d{at % 4}' cx='{x + 12:.0f}' cy='{y - 4}' r='{line.radius:g}'/>"
+        drawn += f"{dot if len(line.points) == 1 else stroke}<text x='{x + 30:.0f}' y='{y}'>{_text(label)}</text>"
         x += width
     return drawn, row
 
@@ -213,6 +234,15 @@ def _legend(lines: Sequence[Line]) -> tuple[str, int]:
 def _chart(said: str, height: float, inner: str) -> str:
     label = html.escape(said, quote=True)
     return f"<svg class='chart' viewBox='0 0 {_WIDTH} {height:.0f}' role='img' aria-label='{label}'>{inner}</svg>"
+
+
+def standalone(drawing: str) -> str:
+    """A drawing as a file of its own: on white, since its colours cannot follow a page that it does not stand in."""
+    width, height = map(int, re.search(r"viewBox='0 0 (\d+) (\d+)'", drawing).groups())  # type: ignore[union-attr]
+    size = f"width='{width + 24}' height='{height + 20}'"  # MLflow shows an image without a size as nothing
+    box = f"viewBox='-12 -10 {width + 24} {height + 20}' {size} xmlns='http://www.w3.org/2000/svg'"
+    framed = re.sub(r"viewBox='[^']*'", box, drawing, count=1)
+    return framed.replace(">", f"><style>{_ALONE}</style>", 1) + "\n"
 
 
 def _title(title: str) -> str:

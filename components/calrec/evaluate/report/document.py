@@ -135,7 +135,7 @@ def _plain(text: str) -> str:
 def sections_html(sections: Sequence[Section]) -> list[str]:
     """The document as HTML below its title, with a list of its sections; each part is whole."""
     named = [section for section in sections if section.title]
-    links = "".join(f"<a href='#{_anchor(s.title)}'>{html.escape(s.title)}</a>" for s in named)
+    links = "".join(f"<a href='#{anchor(s.title)}'>{html.escape(s.title)}</a>" for s in named)
     first, *rest = [_section_html(section) for section in sections]
     return [first, f"<nav aria-label='Sections'>{links}</nav>", *rest]
 
@@ -148,7 +148,7 @@ def _section_html(section: Section) -> str:
         else:
             inner += _html(block)
     inner += f"<div class=cases>{cases}</div>" if cases else ""
-    head = f"<h2 id='{_anchor(section.title)}'>{html.escape(section.title)}</h2>" if section.title else ""
+    head = f"<h2 id='{anchor(section.title)}'>{html.escape(section.title)}</h2>" if section.title else ""
     if section.closed:
         return f"<section><details><summary>{head}</summary>{inner}</details></section>"
     return f"<section>{head}{inner}</section>"
@@ -202,5 +202,6 @@ def _cell_html(cell: Cell) -> str:
     return " ".join(part for part in (text, below, cell.chart) if part)
 
 
-def _anchor(title: str) -> str:
+def anchor(title: str) -> str:
+    """A title as a name of a place or a file."""
     return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 from calrec import draw
-from calrec.evaluate.report import charts, document, tables, words
+from calrec.evaluate.report import charts, document, drift, tables, words
 from calrec.evaluate.report.charts import Bar, Line
-from calrec.evaluate.report.document import Block, Case, Cell, Charts, Section, Text, shortened
+from calrec.evaluate.report.document import Block, Case, Cell, Charts, Section, Text, anchor, shortened
 from calrec.evaluate.results import METHOD, Evaluation, Example
 
 _EXAMPLES, _LISTED, _HISTORY, _TEXTS = 10, 10, 8, 5  # shown
@@ -63,6 +63,11 @@ def page(evaluation: Evaluation) -> str:
     return draw.page(_title(evaluation), parts, charts.STYLE + STYLE)
 
 
+def drawings(evaluation: Evaluation) -> dict[str, str]:
+    """The drawings of the page as SVG, by names that can be those of files: metrics with intervals, learning curves."""
+    return _bars(evaluation) | _curves_drawn(evaluation)
+
+
 def _title(evaluation: Evaluation) -> str:
     return f"Next items in {shortened(evaluation.domain)}"
 
@@ -78,6 +83,7 @@ def _sections(evaluation: Evaluation) -> list[Section]:
         Section("Learning curves", _curves(evaluation)),
         Section("Worked examples", _examples(evaluation.examples)),
         Section("What explains the figures", [tables.explanations(evaluation.explanations)]),
+        Section("Drift", drift.blocks(evaluation.drift)),
         Section("Cost", _cost(evaluation)),
         Section("Data", [tables.settings("Data", evaluation.data, exact=False)]),
         Section("Settings", [tables.settings("Setting", evaluation.config)], closed=True),
@@ -86,15 +92,18 @@ def _sections(evaluation: Evaluation) -> list[Section]:
 
 
 def _result(evaluation: Evaluation) -> list[Block]:
-    drawn = [
-        charts.bars(
+    marks = [Text(words.MARKS, "note")] if len(evaluation.methods) > 1 else []
+    return [tables.headline(evaluation), *marks, Charts(list(_bars(evaluation).values()))]
+
+
+def _bars(evaluation: Evaluation) -> dict[str, str]:
+    return {
+        metric: charts.bars(
             words.metric_title(metric),
             [Bar(words.name(m), its.figures[metric], m == METHOD) for m, its in evaluation.methods.items()],
         )
         for metric in words.main_metrics(evaluation)
-    ]
-    marks = [Text(words.MARKS, "note")] if len(evaluation.methods) > 1 else []
-    return [tables.headline(evaluation), *marks, Charts(drawn)]
+    }
 
 
 def _against(evaluation: Evaluation) -> list[Block]:
@@ -119,30 +128,30 @@ def _slices(evaluation: Evaluation) -> list[Block]:
 def _curves(evaluation: Evaluation) -> list[Block]:
     if not evaluation.curves:
         return [Text(_NO_CURVES)]
-    drawn: list[str] = []
-    notes: list[Block] = []
-    for stage, rows in evaluation.curves.items():
-        title = words.step(stage)
-        drawn += _panels(title, rows)
-        notes += [] if rows else [Text(f"{title}: {_UNTRAINED}")]
-    table = tables.learned(evaluation.curves)
+    notes: list[Block] = [
+        Text(f"{words.step(stage)}: {_UNTRAINED}") for stage, rows in evaluation.curves.items() if not rows
+    ]
+    table, drawn = tables.learned(evaluation.curves), list(_curves_drawn(evaluation).values())
     return [Charts(drawn), table, Text(words.CURVES, "note"), *notes] if table.rows else notes
 
 
-def _panels(title: str, rows: Sequence[Mapping[str, float]]) -> list[str]:
+def _curves_drawn(evaluation: Evaluation) -> dict[str, str]:
     """The loss terms in one drawing; each validation in one of its own, beside the same term in training."""
-    names = tables.terms(rows)
+    found: dict[str, list[Line]] = {}
+    for stage, rows in evaluation.curves.items():
+        title, names = words.step(stage), tables.terms(rows)
+        trained = [name for name in names if not name.startswith("valid_")]
+        if trained:
+            found[f"{title}: training"] = [_line(rows, words.term(name), name) for name in trained]
+        for name in names[len(trained) :]:
+            plain = name.removeprefix("valid_")
+            beside = [_line(rows, "training", plain)] if plain in trained else []
+            found[f"{title}: {words.term(plain)}"] = [_line(rows, "validation", name), *beside]
+    return {anchor(title): charts.curves(title, lines) for title, lines in found.items()}
 
-    def line(label: str, name: str) -> Line:
-        return Line(label, [(row["step"], row[name]) for row in rows if name in row])
 
-    trained = [name for name in names if not name.startswith("valid_")]
-    drawn = [charts.curves(f"{title}: training", [line(words.term(name), name) for name in trained])] if trained else []
-    for name in names[len(trained) :]:
-        plain = name.removeprefix("valid_")
-        lines = [line("validation", name), *([line("training", plain)] if plain in trained else [])]
-        drawn.append(charts.curves(f"{title}: {words.term(plain)}", lines))
-    return drawn
+def _line(rows: Sequence[Mapping[str, float]], label: str, name: str) -> Line:
+    return Line(label, [(row["step"], row[name]) for row in rows if name in row])
 
 
 def _examples(examples: Sequence[Example]) -> list[Block]:

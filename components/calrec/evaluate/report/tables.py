@@ -55,7 +55,7 @@ def beyond(evaluation: Evaluation, metrics: Sequence[str]) -> Table:
     header += [f"{title} {what}" for title in titles for what in ("on texts", "ties at best", "ties at worst")]
     rows = []
     for method, its in evaluation.methods.items():
-        row = [Cell(words.name(method)), Cell(_share(its.coverage)), Cell(f"{its.novelty:.2f}")]
+        row = [Cell(words.name(method)), Cell(words.share(its.coverage)), Cell(f"{its.novelty:.2f}")]
         for one in metrics:
             ties: Ties | None = its.ties.get(one)
             values = (its.on_texts.get(one), ties and ties.best, ties and ties.worst)
@@ -128,7 +128,7 @@ def explanations(found: Mapping[str, float]) -> Table:
     rows = []
     for name, value in found.items():
         title, sentence = words.EXPLANATIONS.get(name, (shortened(name.replace("_", " ")), ""))
-        number = _share(value) if name in words.EXPLANATIONS else f"{value:.4g}"
+        number = words.share(value) if name in words.EXPLANATIONS else f"{value:.4g}"
         rows.append([Cell(title), Cell(number), Cell(sentence)])
     return Table(["Fact", "Value", "What it says"], rows, frozenset({0, 2}))
 
@@ -148,7 +148,3 @@ def _flat(values: Mapping[str, Any], before: str = "") -> list[tuple[str, Any]]:
             joined = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
             found.append((f"{before}{name}", joined))
     return found
-
-
-def _share(value: float) -> str:
-    return f"{100 * value:.1f} %"

@@ -77,6 +77,26 @@ EXAMPLES = (
     "Users whose target is in the list and users whose target is not, in turns: chosen to show both, so their number "
     "says nothing about how often CALRec is right."
 )
+DRIFT: Mapping[str, tuple[str, str]] = {
+    "new_items_share": ("New items in the catalogue", "The champion's index lacks them, so it cannot recommend them."),
+    "new_items_event_share": ("Events with new items", "So many of all events are with such items."),
+    "new_items_target_share": (
+        "Held-out items that are new",
+        "For so many users the champion cannot find what is next.",
+    ),
+    "new_words_share": (
+        "New words",
+        "So many of the words in the events' item texts are in no text of the champion's.",
+    ),
+    "category_shift": (
+        "Category mix",
+        "So many of the events lie in other categories than before (total variation distance); 0 %: the same mix.",
+    ),
+    "length_shift": (
+        "History length",
+        "The largest difference of the shares of users with at most so many events (Kolmogorov–Smirnov distance).",
+    ),
+}
 COST = (
     "Time without loading of models. Tokens: read in training by all processes, or written in generation. Memory: of "
     "the GPU when one is used, else of the process; of the first process when there are several."
@@ -96,13 +116,18 @@ def metric_title(metric: str) -> str:
 
 
 def main_metrics(evaluation: Evaluation) -> list[str]:
+    """The metrics that the report speaks of, see :func:`main_of`."""
+    return main_of(evaluation.metrics)
+
+
+def main_of(metrics: Sequence[str]) -> list[str]:
     """Recall@10 and NDCG@10, or the deepest of a kind where 10 is not among the cut-offs."""
     found = []
     for kind in ("recall", "ndcg"):
-        cuts = [int(m.group(1)) for m in (re.fullmatch(rf"{kind}_at_(\d+)", one) for one in evaluation.metrics) if m]
+        cuts = [int(m.group(1)) for m in (re.fullmatch(rf"{kind}_at_(\d+)", one) for one in metrics) if m]
         if cuts:
             found.append(f"{kind}_at_{10 if 10 in cuts else max(cuts)}")
-    return found or evaluation.metrics[:1]
+    return found or list(metrics[:1])
 
 
 def rival(evaluation: Evaluation) -> str | None:
@@ -118,6 +143,11 @@ def slicing(rival: str | None, metric: str, few: bool) -> str:
     grey = f" Grey rows have fewer than {FEW} users: their figures are hardly more than chance." if few else ""
     bars = " Of the two bars the upper is CALRec's." if rival else ""
     return f"{beside}, in {metric_title(metric)}.{bars} No test is made within a slice; look at the intervals.{grey}"
+
+
+def share(value: float) -> str:
+    """0.125 → 12.5 %."""
+    return f"{100 * value:.1f} %"
 
 
 def step(name: str) -> str:
@@ -136,9 +166,9 @@ def verdict(evaluation: Evaluation) -> str:
     metric = main_metrics(evaluation)[0]
     figure = evaluation.methods[METHOD].figures[metric]
     better, worse, open_ = compared(evaluation, metric)
-    parts = [f"better than {_list(better)}"] if better else []
-    parts += [f"worse than {_list(worse)}"] if worse else []
-    parts += [f"no difference shown to {_list(open_)}"] if open_ else []
+    parts = [f"better than {listed(better)}"] if better else []
+    parts += [f"worse than {listed(worse)}"] if worse else []
+    parts += [f"no difference shown to {listed(open_)}"] if open_ else []
     return f"{_finding(metric, figure)}; {'; '.join(parts) or 'it was compared with nothing'}."
 
 
@@ -230,5 +260,6 @@ def _points(metric: str, difference: Difference) -> str:
     return f"{mean}{' points' if share else ''}, {low} to {high}"
 
 
-def _list(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """a, b and c."""
     return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)

@@ -1,0 +1,64 @@
+"""The one line that says how a target did: the same at the MLflow run of a pipeline and in KFP's run view."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from calrec import draw
+from calrec.evaluate.report import words
+from calrec.evaluate.results import CHAMPION, METHOD, means
+
+_MAIN = ("recall_at_10", "ndcg_at_10")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What :meth:`calrec.tracking.Run.headline` takes."""
+
+    metrics: Mapping[str, float]
+    """The model's that matter most."""
+    table: str
+    """Markdown of a table of one row."""
+    data: Mapping[str, str]
+    """Category → content hash of its log."""
+
+
+def outcome(folder: Path, decision: str = "–") -> Outcome:
+    """The model with its interval, the champion, the best baseline, and the decision once there is one.
+
+    Args:
+        folder: of the evaluate step.
+        decision: what became of the model.
+    """
+    document = json.loads((Path(folder) / "metrics.json").read_text())
+    found = means(document)
+    ours = {name: found[METHOD][name] for name in _MAIN if name in found[METHOD]} or found[METHOD]
+    main = next(iter(ours))
+    row = {
+        "target": _cell(document["domain"]),
+        "users": document["users"],
+        **{words.metric_title(name): f"{mean:.4f}" for name, mean in ours.items()},
+        f"{words.metric_title(main)}: 95 % interval": _interval(document["methods"][METHOD]["figures"][main]),
+        "champion": f"{found[CHAMPION][main]:.4f}" if CHAMPION in found else "none yet",
+        "best other method": _best({name: of[main] for name, of in found.items() if name not in (METHOD, CHAMPION)}),
+        "decision": _cell(decision),
+    }
+    return Outcome(ours, draw.markdown(list(row), [list(row.values())]), document["data"]["logs"])
+
+
+def _interval(figure: Mapping[str, Any]) -> str:
+    return f"{figure['low']:.4f} to {figure['high']:.4f}"
+
+
+def _best(others: Mapping[str, float]) -> str:
+    if not others:
+        return "–"
+    best = max(others, key=lambda name: others[name])
+    return f"{others[best]:.4f} {_cell(words.name(best))}"
+
+
+def _cell(text: str) -> str:
+    """Text that a table of Markdown can hold."""
+    return " ".join(text.replace("|", "/").split())

@@ -1,0 +1,1 @@
+"""A version of the registry behind HTTP: queries in, ranked items with reasons out."""
