@@ -67,7 +67,7 @@ def champion(target: str) -> Version | None:
     client = tracking.client()
     found = client.search_registered_models(f"name = '{name(target)}'")
     number = found[0].aliases.get(CHAMPION) if found else None
-    return version_of(target, client.get_modelversion_of(name(target), number)) if number else None
+    return version_of(target, client.get_model_version(name(target), number)) if number else None
 
 
 def newest(target: str) -> Version | None:
@@ -159,7 +159,7 @@ def resolved(uri: str) -> Version:
     try:
         if alias:
             number = client.get_model_version_by_alias(name(target), alias).version
-        return version_of(target, client.get_modelversion_of(name(target), str(number)))
+        return version_of(target, client.get_model_version(name(target), str(number)))
     except MlflowException as error:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
