@@ -61,8 +61,9 @@ def summary(result: Result) -> str:
     lines += [f"report:     {folders['evaluation'] / 'report.html'}" for folders in result.targets.values()]
     local = result.tracking_uri.startswith("sqlite")
     server = "http://127.0.0.1:5000" if local else result.tracking_uri.rstrip("/")
-    first = f"make ui STORE={result.tracking_uri}, then open " if local else ""
-    lines += [f"MLflow UI:  {first}{server}{result.page}"]
+    start = f"make ui STORE={result.tracking_uri}, then open " if local else ""
+    lines += [f"MLflow UI:  {start}{server}{result.page}"]
+    lines += [f"by HTTP:    {_serve(first, result.tracking_uri, local)}"]
     memory = f", at most {result.memory / 2**30:.1f} GiB of memory in all processes together" if result.memory else ""
     lines += [f"took {result.seconds:.0f} s{memory}"]
     return "\n".join(lines)
@@ -76,6 +77,13 @@ def _try_it(target: str, example: Mapping[str, Any], folders: Mapping[str, Path]
         f"  .venv/bin/calrec recommend --model {_shown(folders['model'])} --index {_shown(folders['index'])} \\",
         f'    --history "{history}" -k 5',
     ]
+
+
+def _serve(target: str, tracking_uri: str, local: bool) -> str:
+    """A command that serves the champion."""
+    if local:
+        return f"make serve TARGET={target} STORE={tracking_uri}"
+    return f"MLFLOW_TRACKING_URI={tracking_uri} .venv/bin/calrec serve models:/calrec-{target}@champion"
 
 
 def _shown(path: Path) -> Path:

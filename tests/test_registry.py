@@ -96,7 +96,9 @@ def test_a_version_says_what_it_was_made_from_and_judged_by(
 ):
     monkeypatch.setenv("CALREC_COMMIT", "0123abc")
     monkeypatch.setenv("KFP_RUN_ID", f"run-of-{target}")
-    versions.settle()
+    with tracking.step("promote", target) as run:
+        run.metrics(0, {"promoted": 1.0})
+        promotion.settle(versions.folder(), example(versions.made.index), "s", None, True)
     version = registry.champion(target)
     assert version
     judged = read_manifest(versions.made.evaluation)
@@ -112,6 +114,7 @@ def test_a_version_says_what_it_was_made_from_and_judged_by(
     assert {name: version.tags.get(name) for name in expected} == expected
     assert len(version.tags["calrec.config"]) == 16
     metrics = registry.metrics(version)
+    assert "promoted" not in metrics  # of the run, not of the model
     assert {name: judged.counts[name] for name in ("recall_at_5", "mrr")}.items() <= metrics.items()
     assert metrics["recall_at_5_low"] <= metrics["recall_at_5"] <= metrics["recall_at_5_high"]
     entry = tracking.client().get_model_version(f"calrec-{target}", "1")

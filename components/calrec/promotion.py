@@ -82,7 +82,8 @@ def _enter(folder: Path, example: Sequence[Mapping[str, Any]]) -> Version:
     tags = {f"calrec.{key}": str(value) for key, value in manifest.config.items() if key != "target"}
     origin = {"calrec.commit": tracking.commit(), "calrec.pipeline_run": tracking.pipeline_run()}
     tags |= {key: value for key, value in origin.items() if value}
-    logged = _log(folder, registry.name(target), example, {registry.CONTENT: manifest.digest}, manifest.counts)
+    of_files = {registry.CONTENT: manifest.digest, registry.METRICS: ",".join(manifest.counts)}
+    logged = _log(folder, registry.name(target), example, of_files, manifest.counts)
     return registry.version_of(
         target,
         client.create_model_version(

@@ -5,6 +5,7 @@ calrec.promote.version. What it was judged by and why it is, or is no longer, th
 Without a server (MLFLOW_TRACKING_URI) there is no registry, and no champion. Only calrec.promotion writes to it.
 """
 
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ CHAMPION, CHALLENGER = "champion", "challenger"
 STATE, MODEL = "calrec.state", "calrec.model"
 _PREFIX = "calrec-"
 CONTENT = "calrec.content"  # digest of the folder, at the logged model
+METRICS = "calrec.metrics"  # names of its own metrics there, beside which MLflow puts those of the run
 DECISION = "calrec.decision"
 REPLACED = "calrec.replaced"  # the champion before
 WITHDRAWN = "calrec.withdrawn"  # why a person took it back
@@ -90,7 +92,8 @@ def versions(target: str, most: int = 50) -> list[Version]:
 def metrics(version: Version) -> dict[str, float]:
     """What a version was judged by."""
     logged = tracking.client().get_logged_model(_id(version))
-    return {metric.key: float(metric.value) for metric in logged.metrics or ()}
+    own = logged.tags.get(METRICS, "").split(",")
+    return {metric.key: float(metric.value) for metric in logged.metrics or () if metric.key in own}
 
 
 def past(target: str) -> list[dict[str, Any]]:
@@ -132,11 +135,11 @@ def targets() -> list[str]:
 
 
 def request(version: Version) -> str:
-    """A request that the served version answers, as JSON."""
+    """A request that the served version answers, as JSON in one line."""
     import mlflow
 
     where = tracking.client().get_logged_model(_id(version)).artifact_location
-    return str(mlflow.artifacts.load_text(f"{where}/serving_input_example.json")).strip()
+    return json.dumps(mlflow.artifacts.load_dict(f"{where}/serving_input_example.json"))
 
 
 def resolved(uri: str) -> Version:

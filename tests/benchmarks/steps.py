@@ -10,6 +10,7 @@ from tests.benchmarks.gradcache import gradcache
 from tests.benchmarks.ingest import ingest
 from tests.benchmarks.kcore import kcore
 from tests.benchmarks.pipeline import pipeline
+from tests.benchmarks.serve import serve
 from tests.benchmarks.tokens import tokens
 from tests.benchmarks.train import train
 from tests.benchmarks.trie import trie
@@ -27,5 +28,6 @@ STEPS: dict[str, Callable[[], Benchmark | dict[str, Any]]] = {
     "trie": trie,
     "evaluate": evaluate,
     "pipeline": pipeline,
+    "serve": serve,
 }
 """Step → its paths to be timed in turns, or a function that measures by itself and gives the figures."""

@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -13,15 +14,18 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import mlflow
 import psutil
+import pyarrow.parquet as pq
 import pytest
 
 from calrec import promotion, tracking
+from calrec.cli import main
 from calrec.promote.version import example
 from calrec.recommend.champion import opened
 from calrec.recommend.recommender import Recommender
@@ -83,16 +87,23 @@ class Served:
 
 @pytest.fixture(scope="module")
 def served(model: Path, mlflow_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # where mlflow finds uvicorn
+    command = ["-m", "mlflow", "models", "serve", "-m", "models:/calrec-served@champion", "--env-manager", "local"]
+    log = tmp_path_factory.mktemp("log") / "served.log"
+    with serving(command, {"PATH": path, "MLFLOW_TRACKING_URI": mlflow_server}, log) as server:
+        yield server
+
+
+@contextmanager
+def serving(command: list[str], variables: dict[str, str], log: Path) -> Iterator[Served]:
+    """A server in a process of its own, once it answers."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    log = tmp_path_factory.mktemp("log") / "served.log"
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/calrec-served@champion"]
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # where mlflow finds uvicorn
     with log.open("w") as stream:
         server = subprocess.Popen(
-            [*command, "--env-manager", "local", "--port", str(port)], stdout=stream, stderr=stream,
-            start_new_session=True, env={**os.environ, "PATH": path, "MLFLOW_TRACKING_URI": mlflow_server},
+            [sys.executable, *command, "--port", str(port)], stdout=stream, stderr=stream,
+            start_new_session=True, env={**os.environ, **variables},
         )  # fmt: skip
         try:
             for _ in range(600):
@@ -129,6 +140,40 @@ def test_a_history_is_answered_as_the_command_does(served: Served, folder: Path)
     assert first["rank"] == 1 and first["title"] == catalogue.title[expected[0].item]
     assert first["source"] == "generation" and first["reason"].startswith('wrote "')
     assert answer["user_id"] == "1" and answer["unknown"] == []
+
+
+def test_the_command_line_takes_the_registered_model(
+    served: Served,
+    mlflow_server: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server)
+    named = ["recommend", "--model", "models:/calrec-served@champion"]
+    assert main([*named, "--history", "i0; i1", "-k", "3"]) == 0
+    shown = [line.split()[1] for line in capsys.readouterr().out.splitlines()[1:]]
+    (answer,) = served.ask({"items": ["i0", "i1"], "k": 3})
+    assert shown == ids(answer)
+    (tmp_path / "all.jsonl").write_text('{"user_id": "u1", "items": ["i0", "i1"]}\n{"user_id": "u2", "items": []}\n')
+    assert main([*named, "--histories", str(tmp_path / "all.jsonl"), "--out", str(tmp_path / "out")]) == 0
+    rows = pq.read_table(tmp_path / "out" / "part-00000.parquet").to_pylist()
+    first, new = served.ask({"user_id": "u1", "items": ["i0", "i1"]}, {"user_id": "u2"})
+    assert [row["item_id"] for row in rows] == [*ids(first), *ids(new)]
+    assert {row["model_version"] for row in rows} == {"models:/calrec-served/1"}
+    for flag in (["--index", "x"], ["--set", "retrieve.k=3"]):
+        assert main([*named, "--history", "i0", *flag]) == 2
+        assert f"recommends with its own index and settings; leave out {flag[0]}" in capsys.readouterr().err
+
+
+def test_calrec_serve_prints_a_request_that_it_answers(served: Served, mlflow_server: str, tmp_path: Path):
+    command, log = ["-m", "calrec.cli", "serve", "models:/calrec-served@champion"], tmp_path / "log"
+    with serving(command, {"MLFLOW_TRACKING_URI": mlflow_server}, log) as server:
+        (line,) = [line for line in log.read_text().splitlines() if line.strip().startswith("curl ")]
+        _, url, _, kind, _, body = shlex.split(line)
+        assert (url, kind) == (f"{server.url}/invocations", "Content-Type: application/json")
+        status, answer = server.post(body.encode())
+        assert status == 200 and same(answer["predictions"][0], served.ask(*json.loads(body)["inputs"])[0])
 
 
 def test_ids_titles_and_attributes_of_the_same_items_have_the_same_answer(served: Served):
