@@ -255,6 +255,7 @@ def test_a_version_can_be_chosen_and_each_change_stands_in_a_run(
         [experiment], f"tags.`calrec.domain` = '{target}'", order_by=["attributes.start_time DESC"], max_results=1
     )
     assert run.data.tags["mlflow.note.content"] == f"**{target}**, by hand: {said}"
+    assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["decision.md"]
     assert promote("--target", target, "--version", "1", "--reason", "again") == 0
     assert "version 1 is the champion already" in capsys.readouterr().out
 

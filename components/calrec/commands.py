@@ -226,6 +226,7 @@ def _choose(options: argparse.Namespace) -> None:
         else:
             said = promotion.appoint(target, options.version, options.reason)
         run.note(f"**{target}**, by hand: {said}")
+        run.text("decision.md", f"# Decision on {target}, by hand\n\n{said}\n")
     print(said)
 
 

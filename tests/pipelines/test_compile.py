@@ -121,7 +121,7 @@ def test_every_pod_has_limits_a_time_and_retries(folder: Path, name: str):
 def test_gpus_and_their_nodes_are_parameters_of_what_uses_a_model(compiled: Path):
     pods = pods_of(compiled)
     on_gpus = {step for step, (container, _) in pods.items() if "accelerator" in container["resources"]}
-    assert on_gpus == {"stage-1", "stage-2", "refit", "index", "generate", "retrieve", "champion"}
+    assert on_gpus == {"stage-1", "stage-2", "refit", "index", "generate", "retrieve", "champion", "promote"}
     for step in on_gpus:
         container, told = pods[step]
         kind = "train" if step in ("stage-1", "stage-2", "refit") else "infer"

@@ -161,7 +161,7 @@ def test_the_command_line_takes_the_registered_model(
     first, new = served.ask({"user_id": "u1", "items": ["i0", "i1"]}, {"user_id": "u2"})
     assert [row["item_id"] for row in rows] == [*ids(first), *ids(new)]
     assert {row["model_version"] for row in rows} == {"models:/calrec-served/1"}
-    for flag in (["--index", "x"], ["--set", "retrieve.k=3"]):
+    for flag in (["--index", "x"], ["--set", "retrieve.k=30"]):
         assert main([*named, "--history", "i0", *flag]) == 2
         assert f"recommends with its own index and settings; leave out {flag[0]}" in capsys.readouterr().err
 
