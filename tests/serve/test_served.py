@@ -50,6 +50,7 @@ def model(folder: Path, mlflow_server: str, tmp_path_factory: pytest.TempPathFac
     with pytest.MonkeyPatch.context() as here:
         here.setenv("MLFLOW_TRACKING_URI", mlflow_server)
         here.setenv("CALREC_TRACKING", "required")
+        here.delenv("MLFLOW_EXPERIMENT_ID", raising=False)  # MLflow sets it, perhaps for another test's server
         mlflow.set_tracking_uri(mlflow_server)
         with tracking.step("promote", "served"):
             promotion.settle(folder, example(folder / "index"), "s", None, True)
