@@ -80,7 +80,7 @@ def test_nothing_is_registered_at_first(target: str):
 
 
 def test_a_version_is_whole_and_opens_on_another_machine(versions: Versions, target: str):
-    assert versions.settle() == f"calrec-{target} version 1, the champion, the first one"
+    assert versions.settle() == f"calrec-{target} version 1 is the champion, the first one"
     version = registry.champion(target)
     assert version and version.number == 1 and version.aliases == ("challenger", "champion")
     folder = registry.fetched(version.uri)
@@ -109,7 +109,7 @@ def test_a_version_says_what_it_was_made_from_and_judged_by(
         "calrec.pipeline_run": f"run-of-{target}",
         "calrec.base_model": "scratch",
         "calrec.tuning": "none",
-        "calrec.decision": "the champion, the first one",
+        "calrec.decision": "is the champion, the first one",
     }
     assert {name: version.tags.get(name) for name in expected} == expected
     assert len(version.tags["calrec.config"]) == 16
@@ -171,16 +171,16 @@ def test_one_that_fails_the_gate_leaves_the_champion(versions: Versions, target:
     versions.settle()
     first = registry.champion(target).uri
     said = versions.settle(4, promote=False, rival=first)
-    assert said.endswith("version 2, which stays the challenger: it did not pass the gate")
+    assert said.endswith("version 2 stays the challenger: it did not pass the gate")
     assert numbers(target) == (1, 2)
-    assert versions.settle(3, rival=first).endswith("version 3, the champion, in the place of version 1")
+    assert versions.settle(3, rival=first).endswith("version 3 is the champion, in the place of version 1")
     assert numbers(target) == (3, 3)
 
 
 def test_a_champion_that_it_was_not_compared_with_stays(versions: Versions, target: str):
     versions.settle()
     said = versions.settle(4, rival=None)
-    assert said.endswith("which stays the challenger: another champion was named while this run went on")
+    assert said.endswith(" stays the challenger: another champion was named while this run went on")
     assert numbers(target) == (1, 2)
 
 
@@ -203,7 +203,7 @@ def test_two_runs_that_finish_at_once_leave_one_champion_and_both_decisions(vers
         one.join()
     champion = registry.champion(target)
     assert champion and champion.number in (2, 3)
-    assert said[champion.number].startswith("the champion, in the place of version")
+    assert said[champion.number].startswith("is the champion, in the place of version")
     assert promotion.roll_back(target, "a try")  # there is a way back from what came of it
     assert registry.champion(target).number != champion.number
 
@@ -220,7 +220,7 @@ def test_a_rollback_is_one_command(versions: Versions, target: str, capsys: pyte
     versions.settle(4, rival=registry.champion(target).uri)
     versions.settle(3, rival=registry.champion(target).uri)
     assert promote("--target", target, "--rollback", "--reason", "too many rugs") == 0
-    assert "version 2, the champion again, in the place of version 3: too many rugs" in capsys.readouterr().out
+    assert "version 2 is the champion again, in the place of version 3: too many rugs" in capsys.readouterr().out
     assert numbers(target) == (2, 3)
     assert promote("--target", target, "--rollback", "--reason", "still") == 0
     assert numbers(target) == (1, 3)
@@ -233,7 +233,7 @@ def test_what_was_taken_back_is_not_promoted_again_by_itself(versions: Versions,
     first = registry.champion(target).uri
     versions.settle(4, rival=first)
     promotion.roll_back(target, "too many rugs")
-    assert versions.settle(4, rival=first).endswith("which stays the challenger: it was taken back, too many rugs")
+    assert versions.settle(4, rival=first).endswith(" stays the challenger: it was taken back, too many rugs")
     assert numbers(target) == (1, 2)
     promotion.appoint(target, 2, "rugs are in fashion")
     assert numbers(target) == (2, 2)
@@ -246,7 +246,7 @@ def test_a_version_can_be_chosen_and_each_change_stands_in_a_run(
 ):
     versions.settle(promote=False)
     assert promote("--target", target, "--version", "1", "--reason", "a person looked at it") == 0
-    said = f"calrec-{target} version 1, the champion by hand: a person looked at it"
+    said = f"calrec-{target} version 1 is the champion by hand: a person looked at it"
     assert said in capsys.readouterr().out.splitlines()
     assert numbers(target) == (1, 1)
     client = tracking.client()
@@ -268,7 +268,7 @@ def test_the_versions_are_listed(versions: Versions, target: str, capsys: pytest
     header, second, first = capsys.readouterr().out.splitlines()
     assert header.split()[:1] == ["version"]
     assert second.startswith("2 ") and " challenger " in second and second.endswith("it did not pass the gate")
-    assert first.startswith("1 ") and " champion " in first and first.endswith("the champion, the first one")
+    assert first.startswith("1 ") and " champion " in first and first.endswith("is the champion, the first one")
     assert "recall_at_5 " in first and read_manifest(versions.made.evaluation).inputs["texts"] in first
 
 

@@ -40,11 +40,11 @@ def settle(folder: Path, example: Sequence[Mapping[str, Any]], state: str, rival
         version = _enter(folder, example)
         client, model, number = tracking.client(), registry.name(version.target), str(version.number)
         client.set_registered_model_alias(model, registry.CHALLENGER, number)
-        said = _crown(version, rival) if promote else "which stays the challenger: it did not pass the gate"
+        said = _crown(version, rival) if promote else "stays the challenger: it did not pass the gate"
         client.set_model_version_tag(model, number, registry.DECISION, said)
         # Last: a run that is cut off before is not taken for done by the next one.
         client.set_model_version_tag(model, number, registry.STATE, state)
-        return f"{model} version {number}, {said}"
+        return f"{model} version {number} {said}"
     except Exception as error:
         tracking.warn(error)
         return ""
@@ -53,13 +53,13 @@ def settle(folder: Path, example: Sequence[Mapping[str, Any]], state: str, rival
 def _crown(version: Version, rival: str | None) -> str:
     now = registry.champion(version.target)
     if now and now.number == version.number:
-        return "which is the champion already"
+        return "is the champion already"
     if registry.WITHDRAWN in version.tags:
-        return f"which stays the challenger: it was taken back, {version.tags[registry.WITHDRAWN]}"
+        return f"stays the challenger: it was taken back, {version.tags[registry.WITHDRAWN]}"
     if (now.uri if now else None) != rival:
-        return "which stays the challenger: another champion was named while this run went on"
+        return "stays the challenger: another champion was named while this run went on"
     _replace(now, version)
-    return f"the champion, in the place of version {now.number}" if now else "the champion, the first one"
+    return f"is the champion, in the place of version {now.number}" if now else "is the champion, the first one"
 
 
 def _replace(old: Version | None, new: Version) -> None:
@@ -163,9 +163,9 @@ def appoint(target: str, number: int, reason: str) -> str:
         return f"{model} version {number} is the champion already"
     _forgive(version)
     _replace(now, version)
-    said = f"the champion by hand{f', in the place of version {now.number}' if now else ''}: {reason}"
+    said = f"is the champion by hand{f', in the place of version {now.number}' if now else ''}: {reason}"
     client.set_model_version_tag(model, str(number), registry.DECISION, said)
-    return f"{model} version {number}, {said}"
+    return f"{model} version {number} {said}"
 
 
 def roll_back(target: str, reason: str) -> str:
@@ -191,9 +191,9 @@ def roll_back(target: str, reason: str) -> str:
     _forgive(version)
     client.set_model_version_tag(model, str(now.number), registry.WITHDRAWN, reason)
     client.set_registered_model_alias(model, registry.CHAMPION, str(version.number))
-    said = f"the champion again, in the place of version {now.number}: {reason}"
+    said = f"is the champion again, in the place of version {now.number}: {reason}"
     client.set_model_version_tag(model, str(version.number), registry.DECISION, said)
-    return f"{model} version {version.number}, {said}"
+    return f"{model} version {version.number} {said}"
 
 
 def _forgive(version: Version) -> None:

@@ -260,11 +260,11 @@ def test_a_step_logs_a_run_and_a_champion_that_comes_back_whole(
         run.metrics(1, {"recall_at_10": 0.25})
         own = tracking.active()
         first = made.version(tmp_path / "first" / "version")
-        assert promotion.settle(first, request, "s", None, True) == "calrec-home version 1, the champion, the first one"
+        assert promotion.settle(first, request, "s", None, True) == "calrec-home version 1 is the champion, the first one"
         rival = registry.champion("home").uri
         second = made.version(tmp_path / "second" / "version", retrieve=replace(RETRIEVE, k=4))
         assert promotion.settle(second, request, "s", rival, True).endswith("in the place of version 1")
-        assert promotion.roll_back("home", "a try").startswith("calrec-home version 1, the champion again")
+        assert promotion.roll_back("home", "a try").startswith("calrec-home version 1 is the champion again")
     champion = registry.champion("home")
     assert champion.number == 1 and champion.tags["calrec.pipeline_run"] == "0b1c2d3e"
     assert {one.number: one.aliases for one in registry.versions("home")} == {1: ("champion",), 2: ("challenger",)}
