@@ -7,12 +7,21 @@ import subprocess
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import mlflow
 import pytest
 
+from calrec import promotion, tracking
 from calrec.config import IMAGE
+from calrec.promote.version import example
+from calrec.recommend.champion import opened
+from calrec.recommend.recommender import Recommender
+from calrec.recommend.rows import History
+from calrec.recommend.step import recommend_one
 from tests.conftest import REPO
+from tests.versions import judged
 
 IMAGES = REPO / "images"
 HADOLINT = Path(sys.executable).with_name("hadolint")
@@ -142,6 +151,45 @@ def test_compiled_code_is_brought_and_not_made_again(image: str):
     done = in_pod(image, *step, options=("--env", "NUMBA_DEBUG_CACHE=1"))
     assert "[cache] data loaded from '/tmp/numba/" in done.stdout
     assert "[cache] data saved" not in done.stdout
+
+
+SERVE = """
+import json, sys, time, urllib.request as web
+from subprocess import Popen
+server = Popen(["calrec", "serve", "models:/calrec-home@champion", "--port", "5001"], stdout=sys.stderr)
+for _ in range(120):
+    try:
+        web.urlopen("http://127.0.0.1:5001/health")
+        break
+    except OSError:
+        time.sleep(0.5)
+body = json.dumps({"inputs": [{"items": ["i0", "i1"]}]}).encode()
+request = web.Request("http://127.0.0.1:5001/invocations", body, {"Content-Type": "application/json"})
+print(json.load(web.urlopen(request))["predictions"][0]["items"][0])
+"""
+
+
+def test_it_serves_a_registered_version_without_a_network(
+    image: str, small: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A clean machine: nothing but the image and the store, and code that is compiled for the version's own copy."""
+    store = tmp_path / "store"
+    made = judged(tmp_path, small)
+    version = made.version(tmp_path / "version")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}/mlflow.db")
+    monkeypatch.setenv("CALREC_TRACKING", "required")
+    mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
+    store.mkdir()
+    mlflow.MlflowClient().create_experiment("calrec", (store / "files").as_uri())
+    with tracking.step("promote", "home"):
+        promotion.settle(version, example(made.index), "s", None, True)
+    champion = opened(version)
+    known = Recommender(champion.model, champion.index, champion.generate, champion.retrieve)
+    expected = recommend_one(known, History("1", ("i0", "i1")))[0]
+    mounted = ("--volume", f"{store}:{store}", "--env", "MLFLOW_TRACKING_URI", "--user", f"{os.getuid()}:0")
+    done = in_pod(image, "python3", "-c", SERVE, options=mounted)
+    assert done.returncode == 0, done.stderr
+    assert f"'item_id': '{known.catalogue.item_id[expected.item]}'" in done.stdout
 
 
 # --- the runner ---------------------------------------------------------------------------------------------------
