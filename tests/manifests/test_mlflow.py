@@ -260,7 +260,8 @@ def test_a_step_logs_a_run_and_a_champion_that_comes_back_whole(
         run.metrics(1, {"recall_at_10": 0.25})
         own = tracking.active()
         first = made.version(tmp_path / "first" / "version")
-        assert promotion.settle(first, request, "s", None, True) == "calrec-home version 1 is the champion, the first one"
+        said = promotion.settle(first, request, "s", None, True)
+        assert said == "calrec-home version 1 is the champion, the first one"
         rival = registry.champion("home").uri
         second = made.version(tmp_path / "second" / "version", retrieve=replace(RETRIEVE, k=4))
         assert promotion.settle(second, request, "s", rival, True).endswith("in the place of version 1")
