@@ -23,7 +23,7 @@ import pytest
 from calrec.artifacts import read_manifest, verified
 from calrec.promote.version import example
 from tests.manifests.rendering import Object, render
-from tests.versions import RETRIEVE, Judged, judged
+from tests.versions import GATE, RETRIEVE, Judged, judged
 
 ENVIRONMENT = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONUNBUFFERED": "1"}
 POSTGRES = max(Path("/usr/lib/postgresql").glob("*/bin"), default=Path())
@@ -258,6 +258,9 @@ def test_a_step_logs_a_run_and_a_champion_that_comes_back_whole(
     request = example(made.index)
     with tracking.step("promote", "home") as run:
         run.metrics(1, {"recall_at_10": 0.25})
+        run.asked(["home"], [{"domain": "home", "uri": "gs://shop/home", "snapshot": "7"}], {"gate": GATE}, "**train**")
+        run.table("examples", [{"user_id": "u1", "rank": 2}])
+        run.headline("home", {"recall_at_10": 0.25}, "| target |\n| --- |\n| home |", {"home": "0123"})
         own = tracking.active()
         first = made.version(tmp_path / "first" / "version")
         said = promotion.settle(first, request, "s", None, True)
@@ -272,7 +275,15 @@ def test_a_step_logs_a_run_and_a_champion_that_comes_back_whole(
     assert registry.metrics(champion).items() >= {"mrr": read_manifest(made.evaluation).counts["mrr"]}.items()
     there = registry.fetched(champion.uri)
     assert verified(there, "version") == read_manifest(first)
-    assert tracking.client().get_run(own).data.metrics["recall_at_10"] == 0.25
+    client = tracking.client()
+    step = client.get_run(own)
+    assert step.data.metrics["recall_at_10"] == 0.25
+    assert "examples.json" in [file.path for file in client.list_artifacts(own)]
+    parent = client.get_run(step.data.tags["mlflow.parentRunId"])
+    assert (parent.info.run_name, parent.info.status) == ("home", "FINISHED")
+    assert parent.data.metrics == {"home/recall_at_10": 0.25}
+    assert parent.data.tags["mlflow.note.content"] == "| target |\n| --- |\n| home |\n\n**train**"
+    assert [one.dataset.digest for one in parent.inputs.dataset_inputs] == ["0123"]
     folders = [path.as_posix() for path in (cluster.folder / "artifacts").rglob("*") if path.is_file()]
     blobs = [blob.name for blob in bucket.list_blobs(prefix="mlflow/")]
     assert not folders or not blobs  # where the overlay says, and nowhere else
