@@ -97,17 +97,24 @@ def metrics(version: Version) -> dict[str, float]:
 
 
 def past(target: str) -> list[dict[str, Any]]:
-    """The newest versions as :class:`calrec.evaluate.report.history.Version` takes them."""
-    return [
-        {
-            "number": one.number,
-            "date": f"{one.created:%Y-%m-%d}",
-            "metrics": metrics(one),
-            "champion": CHAMPION in one.aliases,
-            "data": one.tags.get("calrec.data", ""),
-        }
-        for one in versions(target)
-    ]
+    """The newest versions as :class:`calrec.evaluate.report.history.Version` takes them.
+
+    A server that fails gives none, and is an error only when tracking is required.
+    """
+    try:
+        return [
+            {
+                "number": one.number,
+                "date": f"{one.created:%Y-%m-%d}",
+                "metrics": metrics(one),
+                "champion": CHAMPION in one.aliases,
+                "data": one.tags.get("calrec.data", ""),
+            }
+            for one in versions(target)
+        ]
+    except Exception as error:
+        tracking.warn(error)
+        return []
 
 
 def table(target: str) -> str:
@@ -123,7 +130,8 @@ def table(target: str) -> str:
         judged = metrics(one)
         main = next((key.removesuffix("_low") for key in judged if key.endswith("_low")), "")
         shown = f"{main} {judged[main]:.4f}" if main else ""
-        data, said = one.tags.get("calrec.data", ""), one.tags.get(WITHDRAWN) or one.tags.get(DECISION, "")
+        data, back = one.tags.get("calrec.data", ""), one.tags.get(WITHDRAWN)
+        said = f"taken back: {back}" if back else one.tags.get(DECISION, "")
         rows.append((str(one.number), " ".join(one.aliases), f"{one.created:%Y-%m-%d %H:%M}", shown, data, said))
     return draw.text(rows)
 

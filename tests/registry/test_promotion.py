@@ -80,6 +80,8 @@ def test_a_rollback_is_one_command(versions: Versions, target: str, capsys: pyte
     assert promote("--target", target, "--rollback", "--reason", "too many rugs") == 0
     assert "version 2 is the champion again, in the place of version 3: too many rugs" in capsys.readouterr().out
     assert numbers(target) == (2, 3)
+    assert promote("--target", target) == 0
+    assert " taken back: too many rugs" in capsys.readouterr().out
     assert promote("--target", target, "--rollback", "--reason", "still") == 0
     assert numbers(target) == (1, 3)
     assert promote("--target", target, "--rollback", "--reason", "no way") == 2

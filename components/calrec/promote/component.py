@@ -61,13 +61,11 @@ def promote(
             pack(version, Path(model.path), catalogue, judged, made, **sections(generate=generate, retrieve=retrieve))
             tried(version, request)
             said = promotion.settle(version, request, state, champions.get(target), passed)
-            print(f"promote {target}: {said}", flush=True)
+            print(f"promote {target}: {said or 'not registered'}", flush=True)
         past = [Version(**one) for one in registry.past(target)] if said else []
-        page, words = (
-            versions(target, past) if past else ("<p>There is no registry: MLFLOW_TRACKING_URI is not set.", "")
-        )
+        page, words = versions(target, past) if past else ("<p>There is no registry that answers.", "")
         Path(history.path).write_text(page)
-        told = f"In the registry: {said or 'nothing, since there is none'}.\n\n{Path(reasons.path).read_text()}"
+        told = f"In the registry: {said or 'nothing, since none answers'}.\n\n{Path(reasons.path).read_text()}"
         Path(reasons.path).write_text(told)
         run.note(told)
         run.text("history.html", page)
