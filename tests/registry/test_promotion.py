@@ -62,8 +62,13 @@ def test_two_runs_that_finish_at_once_leave_one_champion_and_both_decisions(vers
     champion = registry.champion(target)
     assert champion and champion.number in (2, 3)
     assert said[champion.number].startswith("is the champion, in the place of version")
-    assert promotion.roll_back(target, "a try")  # there is a way back from what came of it
-    assert registry.champion(target).number != champion.number
+    back = promotion.roll_back(target, "a try")  # there is a way back from what came of it
+    before = int(champion.tags["calrec.replaced"])
+    assert (
+        back
+        == f"calrec-{target} version {before} is the champion again, in the place of version {champion.number}: a try"
+    )
+    assert registry.champion(target).number == before != champion.number
 
 
 # --- by hand --------------------------------------------------------------------------------------------------------
