@@ -230,6 +230,10 @@ def _choose(options: argparse.Namespace) -> None:
     print(said)
 
 
+LARGE_BLOCKS = {"MALLOC_MMAP_THRESHOLD_": "4194304"}
+"""For glibc: blocks of 4 MiB and more go back to the system at once. Else each thread keeps some that it has freed."""
+
+
 def serve(options: argparse.Namespace, config: Config) -> None:
     """Serve a registered model by HTTP, in the place of this process."""
     version = registry.resolved(options.model)
@@ -238,8 +242,9 @@ def serve(options: argparse.Namespace, config: Config) -> None:
     print(f"  curl {address} -H 'Content-Type: application/json' -d '{registry.request(version)}'\n", flush=True)
     where = ["--host", options.host, "--port", str(options.port), "--env-manager", "local"]
     # MLflow starts a server by its name.
-    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "models", "serve", "-m", version.uri, *where])
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", version.uri, *where]
+    os.execve(sys.executable, command, {**LARGE_BLOCKS, **os.environ, "PATH": path})
 
 
 def _domain(folder: Path) -> str:

@@ -1,8 +1,12 @@
 """The model that MLflow logs and serves: code that opens a version's folder and answers; a script, run by MLflow."""
 
+import gc
 import json
 import logging
+import os
+import time
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from mlflow.exceptions import MlflowException
@@ -16,6 +20,8 @@ from calrec.serve.answers import Answer, Answers, QueryError
 from calrec.serve.query import Query, Sent
 
 _QUERIES = 256  # of a request
+_SERVED = "__pyfunc_model_path__"  # set where MLflow's server loads a model
+_COLLECTED_EVERY = 0.5  # seconds
 _log = logging.getLogger("calrec.serve")
 
 
@@ -36,6 +42,9 @@ class Model(PythonModel):
         recommender = Recommender(champion.model, champion.index, champion.generate, champion.retrieve)
         self._answers = Answers(recommender)
         self._answers([Query(titles=["warm up"])])
+        if _SERVED in os.environ:
+            gc.freeze()  # what is loaded stays, so that to collect takes milliseconds
+            Thread(target=_collect, name="collect", daemon=True).start()
 
     def predict(  # type: ignore[override]  # MLflow takes both forms
         self, model_input: list[Sent], params: dict[str, Any] | None = None
@@ -59,6 +68,17 @@ class Model(PythonModel):
         except Exception:
             _log.exception("a request was not answered")
             raise Refused("the model failed; the server's log says why", INTERNAL_ERROR) from None
+
+
+def _collect() -> None:
+    """Free what failed requests leave behind.
+
+    MLflow's server keeps the body of a request that it fails on in a reference cycle, 10 MB of it perhaps, and Python
+    looks for old cycles the more seldom the more objects live.
+    """
+    while True:
+        time.sleep(_COLLECTED_EVERY)
+        gc.collect()
 
 
 set_model(Model())
