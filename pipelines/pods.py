@@ -6,7 +6,7 @@ from kfp import dsl, kubernetes
 
 from calrec.config import IMAGE
 
-# Where the tracking server is, and its credentials, the cache of raw files, the mirror of checkpoints, and whether a
+# Where the tracking server is, and its credentials, the cache of raw files, the place of checkpoints, and whether a
 # model hub may be asked: all optional, and none in the YAML.
 SETTINGS = "calrec"
 _CONFIG = (
@@ -15,7 +15,7 @@ _CONFIG = (
 )  # fmt: skip
 _SECRET = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 _PART_OF = "app.kubernetes.io/part-of"  # what the network policy of the steps knows them by
-_RETRIES = 2  # attempts after the first; a training goes on from the last checkpoint in CALREC_CHECKPOINTS
+_RETRIES = 2  # attempts after the first; trainings and batches go on from what is in CALREC_CHECKPOINTS
 _HOUR = 3600
 _SHARED_MEMORY = "2Gi"  # of /dev/shm, which the processes of torchrun share; Kubernetes gives 64 MiB
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 _NOT_DATA = {"_SUCCESS", "lost+found"}  # the mark of a finished Spark job; root's folder on each fresh ext4 volume
 _CHECKSUMS = (".crc", ".md5", ".sha256")
@@ -25,6 +25,26 @@ class File:
     """A stream over the stored bytes from the first to the last; a broken connection is resumed."""
     seekable: Callable[[], Any]
     """The file for random access (Parquet), as pyarrow takes it: a path or an open pyarrow file."""
+
+
+class Remote(Protocol):
+    """A folder elsewhere; names are relative, with `/`. Errors are OSErrors; an absent name is a FileNotFoundError."""
+
+    def names(self) -> list[str]:
+        """Every file below it."""
+        ...
+
+    def get(self, name: str, path: Path) -> None:
+        """Download one file."""
+        ...
+
+    def put(self, path: Path, name: str) -> None:
+        """Upload one file, whole or not at all."""
+        ...
+
+    def delete(self, name: str) -> None:
+        """Remove one file if it is there."""
+        ...
 
 
 def local(source: str) -> list[File]:

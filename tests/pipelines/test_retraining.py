@@ -18,10 +18,10 @@ from tests.conftest import REPO, write_sequences
 SETTINGS = ["data.min_user=3", "data.min_item=1", "gate.beat=[]", "gate.metric=mrr", "gate.significant=false"]
 
 
-def locally(root: Path, name: str, given: dict[str, Any], code: int = 0) -> str:
+def locally(root: Path, name: str, given: dict[str, Any], code: int = 0, **variables: str) -> str:
     """What a pipeline printed."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW", "CALREC"))}
-    environment |= {"MLFLOW_TRACKING_URI": f"sqlite:///{root}/mlflow.db", "TMPDIR": str(root / "tmp")}
+    environment |= {"MLFLOW_TRACKING_URI": f"sqlite:///{root}/mlflow.db", "TMPDIR": str(root / "tmp"), **variables}
     (root / "tmp").mkdir(exist_ok=True)
     command = [sys.executable, "-m", "tests.pipelines.locally", name, str(root / "artifacts"), json.dumps(given)]
     done = subprocess.run(command, cwd=REPO, env=environment, capture_output=True, text=True)
@@ -101,6 +101,23 @@ def test_a_batch_recommends_to_everybody_with_the_champion(world: tuple[Path, di
     assert (
         set(rows["target"].to_pylist()) == {"home"} and f"date={rows['date'][0]}/content={rows['content'][0]}" == today
     )
+
+
+def test_a_batch_that_failed_goes_on_from_its_copies(world: tuple[Path, dict[str, Any], str]):
+    """Here when all lists are there: what they are to be copied to is no folder, and then it is."""
+    root, given, _ = world
+    batch = {**given, "settings": [*SETTINGS, f"batch.destination={root}/later", "batch.k=6"]}
+    del batch["only_new"]
+    copies = root / "copies"
+    (root / "later").touch()
+    assert "going on" not in locally(root, "batch", batch, 1, CALREC_CHECKPOINTS=str(copies))
+    (progress,) = copies.glob("batch-*/progress.json")
+    assert sum(part["users"] for part in json.loads(progress.read_bytes())["parts"]) == 60
+    (root / "later").unlink()
+    shown = locally(root, "batch", batch, CALREC_CHECKPOINTS=str(copies))
+    assert f"going on from {progress.parent.name}, which another machine left" in shown
+    assert pq.read_table(root / "later", partitioning="hive").num_rows == 60 * 6
+    assert [path for path in copies.rglob("*") if path.is_file()] == []
 
 
 def test_a_batch_without_a_champion_says_what_to_do(tmp_path: Path):

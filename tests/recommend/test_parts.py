@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from calrec import artifacts
+from calrec.files import Remote
 from calrec.progress import Progress, duration
 from calrec.recommend import disk, histories
 from calrec.recommend.histories import Reject
@@ -54,11 +55,18 @@ def table(users: list[histories.History]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=artifacts.LISTS)
 
 
-def run(folder: Path, out: Path, format: str = "parquet", batches: int = 10**6, pause: float = 0) -> bool:  # noqa: A002
-    """Go on with the batch, for some batches; whether it is finished. This is what the step will look like."""
+def run(
+    folder: Path,
+    out: Path,
+    format: str = "parquet",  # noqa: A002
+    batches: int = 10**6,
+    pause: float = 0,
+    remote: Remote | None = None,
+) -> bool:
+    """Go on with the batch, for some batches; whether it is finished. This is what the step does."""
     rejects: list[Reject] = []
     path = source(folder) if not (folder / "histories.jsonl").exists() else folder / "histories.jsonl"
-    with Parts(out, format, FINGERPRINT, PART) as parts:
+    with Parts(out, format, FINGERPRINT, PART, remote) as parts:
         if parts.manifest:
             return True
         for number, users in enumerate(histories.read(path, "", parts.done_users, BATCH, rejects.append)):

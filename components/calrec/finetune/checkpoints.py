@@ -17,9 +17,9 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor
 
+from calrec.files import Remote
 from calrec.finetune import saved
 from calrec.finetune.mirror import Mirror
-from calrec.finetune.mirror import Remote as Remote
 from calrec.finetune.record import Record
 from calrec.finetune.saved import DamagedError
 

@@ -5,29 +5,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
 
+from calrec.files import Remote
 from calrec.finetune.saved import STATE, DamagedError
-
-
-class Remote(Protocol):
-    """A folder elsewhere; names are relative, with `/`. Errors are OSErrors; an absent name is a FileNotFoundError."""
-
-    def names(self) -> list[str]:
-        """Every file below it."""
-        ...
-
-    def get(self, name: str, path: Path) -> None:
-        """Download one file."""
-        ...
-
-    def put(self, path: Path, name: str) -> None:
-        """Upload one file, whole or not at all."""
-        ...
-
-    def delete(self, name: str) -> None:
-        """Remove one file if it is there."""
-        ...
 
 
 class Mirror:

@@ -11,8 +11,9 @@ from torch import Tensor
 from calrec import artifacts
 from calrec.artifacts import Manifest
 from calrec.config import ModelConfig, StageConfig
+from calrec.files import Remote
 from calrec.finetune import adapters, attention, plan, ranks, telemetry, towers
-from calrec.finetune.checkpoints import Checkpoints, Remote
+from calrec.finetune.checkpoints import Checkpoints
 from calrec.finetune.order import trainable
 from calrec.finetune.ranks import Ranks
 from calrec.finetune.telemetry import Log, Report

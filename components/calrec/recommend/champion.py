@@ -13,6 +13,7 @@ from calrec import artifacts
 from calrec.artifacts import Manifest
 from calrec.checks import check
 from calrec.config import BatchConfig, GenerateConfig, RetrieveConfig
+from calrec.files import Remote
 from calrec.model.loading import load_users
 from calrec.progress import Progress
 from calrec.recommend import drift
@@ -47,7 +48,9 @@ def opened(folder: Path) -> Champion:
     return Champion(Path(folder) / "model", Path(folder) / "index", settings["generate"], settings["retrieve"])
 
 
-def recommend(folder: Path | None, histories: Path, out: Path, batch: BatchConfig, version: str = "") -> Manifest:
+def recommend(
+    folder: Path | None, histories: Path, out: Path, batch: BatchConfig, version: str, remote: Remote | None = None
+) -> Manifest:
     """The champion's lists for every user of a log; see :func:`calrec.recommend.step.recommend_all`.
 
     Args:
@@ -56,13 +59,14 @@ def recommend(folder: Path | None, histories: Path, out: Path, batch: BatchConfi
         out: the folder to make.
         batch: how many items, and how many of the histories' items may be unknown.
         version: its name in the registry, for each row.
+        remote: a second place for finished parts; None: none.
     """
     assert folder is not None, "a batch begins with finding its champions"
     champion = opened(folder)
     retrieve = replace(champion.retrieve, k=batch.k or champion.retrieve.k)
     return recommend_all(
         champion.model, champion.index, histories, out, champion.generate, retrieve, Filters(),
-        max_unknown=batch.max_unknown, version=version,
+        max_unknown=batch.max_unknown, version=version, remote=remote,
     )  # fmt: skip
 
 

@@ -68,19 +68,23 @@ def recommend(
         metrics: counts for the KFP run view.
         summary: the same in words.
     """
+    import os
     from pathlib import Path
 
-    from calrec import exchange, registry, runview, tracking
+    from calrec import exchange, registry, runview, storage, tracking
     from calrec.config import BatchConfig
     from calrec.recommend.champion import recommend
+    from calrec.recommend.copies import Copies
     from calrec.settings import from_dict
 
-    batch = from_dict(BatchConfig, section)
+    batch, place = from_dict(BatchConfig, section), os.environ.get("CALREC_CHECKPOINTS", "")
+    remote = storage.folder(place) if place else None
     with tracking.step("recommend", target) as run:
         champion = champions[target]
         done = recommend(
-            registry.fetched(champion), Path(interactions.path), Path(recommendations.path), batch, champion
+            registry.fetched(champion), Path(interactions.path), Path(recommendations.path), batch, champion, remote
         )
         recommendations.metadata.update(run.record(done, recommendations.path))
         runview.fill(done, recommendations.path, metrics, summary)
         exchange.publish(Path(recommendations.path), batch.destination, target)
+        Copies(remote, done.config).remove()

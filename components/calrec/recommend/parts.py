@@ -22,13 +22,13 @@ import pyarrow.parquet as pq
 from calrec import artifacts
 from calrec.artifacts import Manifest
 from calrec.checks import check, one_of
-from calrec.files import is_data
+from calrec.files import Remote, is_data
 from calrec.recommend import disk
+from calrec.recommend.copies import PROGRESS, Copies
 from calrec.recommend.rows import Reject
 
 FORMATS = ("parquet", "jsonl")
 REJECTS = pa.schema([("where", pa.string()), ("reason", pa.string()), ("raw", pa.string())])
-PROGRESS = "progress.json"
 _OURS = re.compile(r"(part|rejects)-\d{5,}\.(parquet|jsonl)|\.(part|rejects|progress)[-.][-.\w]*\.tmp")
 
 
@@ -40,17 +40,26 @@ class Parts:
         format: parquet (the rows of artifacts.LISTS), or jsonl (an object per user).
         fingerprint: plain values that decide the output: settings, digests of model, index and histories.
         users_per_part: a part is written once it has that many users, at the end of an `append`.
+        remote: a second place for what is finished, from which another machine goes on; None: none.
 
     Raises:
         ValueError: the folder holds something else, is of another fingerprint, or another process writes to it.
     """
 
-    def __init__(self, out: Path, format: str, fingerprint: Mapping[str, Any], users_per_part: int):  # noqa: A002
+    def __init__(
+        self,
+        out: Path,
+        format: str,  # noqa: A002
+        fingerprint: Mapping[str, Any],
+        users_per_part: int,
+        remote: Remote | None = None,
+    ):
         one_of("format", format, FORMATS)
         check(users_per_part >= 1, f"users_per_part must be at least 1, got {users_per_part}")
         self.out, self.format, self._size = Path(out), format, users_per_part
         columns = {field.name: str(field.type) for field in artifacts.LISTS}
         self._fingerprint = _plain({**fingerprint, "format": format, "columns": columns})
+        self._copies = Copies(remote, self._fingerprint)
         self._parts, self._ended = list[dict[str, Any]](), False
         self.manifest: Manifest | None = None
         """Of a finished folder; then there is nothing to do."""
@@ -59,6 +68,7 @@ class Parts:
         self.out.mkdir(parents=True, exist_ok=True)
         self._lock: int | None = disk.lock(self.out)
         try:
+            self._copies.fetch(self.out)
             self._open()
         except BaseException:
             self.close()
@@ -157,7 +167,7 @@ class Parts:
             }
         )  # fmt: skip
         self._waiting = []
-        self._write_progress()
+        self._write_progress(self.part(number), *([self._rejects(number)] if rejects else []))
 
     def _write_rejects(self, last: Sequence[Reject]) -> None:
         """All rejects as one table; from then on the parts' own are no longer needed, and nothing may be added."""
@@ -171,11 +181,12 @@ class Parts:
 
         disk.replace(self.out / "rejects.parquet", write)
         self._ended = True
-        self._write_progress()
+        self._write_progress(self.out / "rejects.parquet")
 
-    def _write_progress(self) -> None:
+    def _write_progress(self, *finished: Path) -> None:
         state = {"fingerprint": self._fingerprint, "parts": self._parts, "ended": self._ended}
         disk.replace(self.out / PROGRESS, lambda path: _write_json(path, state))
+        self._copies.put(*finished, self.out / PROGRESS)
 
     # --- going on -----------------------------------------------------------------------------------------------
 

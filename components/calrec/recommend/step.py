@@ -8,6 +8,7 @@ import pyarrow as pa
 from calrec import artifacts, draw
 from calrec.artifacts import Manifest
 from calrec.config import GenerateConfig, RetrieveConfig
+from calrec.files import Remote
 from calrec.progress import Progress
 from calrec.recommend import histories
 from calrec.recommend.parts import Parts
@@ -33,6 +34,7 @@ def recommend_all(
     format: str = "parquet",  # noqa: A002
     max_unknown: float = 0.01,
     version: str = "",
+    remote: Remote | None = None,
 ) -> Manifest:
     """Recommend for every user of a file of histories, in bounded memory; goes on where an earlier call stopped.
 
@@ -47,6 +49,7 @@ def recommend_all(
         format: parquet or jsonl.
         max_unknown: highest share of the histories' items that the index may not hold.
         version: name of the model in each row; empty: the content of its folder.
+        remote: a second place for finished parts, from which another machine goes on; see :mod:`.copies`.
 
     Raises:
         ValueError: too many unknown items; `out` is of other settings; and what the recommender refuses.
@@ -68,7 +71,7 @@ def recommend_all(
         "in_stock": None if filters.in_stock is None else artifacts.short_hash(list(filters.in_stock)),
         "categories": list(filters.categories),
     }
-    with Parts(out, format, fingerprint, _PART) as parts:
+    with Parts(out, format, fingerprint, _PART, remote) as parts:
         if parts.manifest is not None:
             return parts.manifest
         progress = Progress(f"recommend {domain}", total, parts.done_users)
