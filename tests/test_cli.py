@@ -128,5 +128,6 @@ def test_help_names_every_step(capsys: pytest.CaptureFixture[str]):
         main(["--help"])
     assert done.value.code == 0
     shown = capsys.readouterr().out
-    for step in ("ingest", "textify", "model", "finetune", "generate", "retrieve", "evaluate", "promote", "inspect"):
-        assert step in shown
+    steps = ("ingest", "textify", "model", "finetune", "generate", "retrieve", "champion", "evaluate", "promote")
+    for step in (*steps, "index", "recommend", "compare", "serve", "inspect"):
+        assert f"\n    {step}" in shown

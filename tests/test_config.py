@@ -46,6 +46,16 @@ def test_override_sets_values_of_every_kind():
     assert from_dict(type(data), json.loads(json.dumps(to_dict(data)))) == data
 
 
+def test_settings_that_need_each_other_come_in_any_order():
+    needed = ["retrieve.k=5", "evaluate.recall_at=[1,5]", "evaluate.ndcg_at=5", "gate.metric=mrr"]
+    forwards, backwards = override(runs.sample(), needed), override(runs.sample(), needed[::-1])
+    assert forwards == backwards and (forwards.retrieve.k, forwards.evaluate.ndcg_at) == (5, (5,))
+    message = r"--set retrieve.k=5 --set gate.metric=mrr: evaluate looks at rank 20 but retrieve.k is 5"
+    with pytest.raises(ValueError, match=message):
+        override(runs.sample(), [needed[0], needed[3]])
+    assert override(runs.sample(), []) == runs.sample()
+
+
 def test_a_filter_is_a_column_an_operator_and_a_value():
     texts = ("quantity > 0", "type=cart|buy", "CustomerID!=", "stars>=4.5")
     assert [event_filter(text) for text in texts] == [

@@ -130,7 +130,13 @@ def _parser() -> argparse.ArgumentParser:
     recommend = _step(
         steps, "recommend", commands.recommend, "model, index and histories → ranked items with reasons", out=False
     )
-    _input(recommend, "model", "model of finetune, or a registered one, models:/calrec-TARGET@champion", type=str)
+    _input(
+        recommend,
+        "model",
+        "model of finetune, or a registered one, models:/calrec-TARGET@champion",
+        type=str,
+        metavar="MODEL",
+    )
     _input(recommend, "index", "folder of index; a registered model has its own", required=False)
     who = recommend.add_mutually_exclusive_group(required=True)
     who.add_argument("--history", metavar='"TITLE; TITLE"', help="titles or item ids of one user, oldest first")
@@ -157,6 +163,16 @@ def _parser() -> argparse.ArgumentParser:
         "rejects.parquet (default: 0.01)",
     )
 
+    champion = _step(
+        steps,
+        "champion",
+        commands.champion,
+        "model in use → its lists for the users of a new one, and drift of the data",
+    )
+    _input(champion, "model", "the one in use, such as models:/calrec-TARGET@champion", type=str, metavar="MODEL")
+    for name, what in (("texts", "folder of textify"), ("generations", "folder of generate, of the new model")):
+        _input(champion, name, what)
+
     evaluate = _step(steps, "evaluate", commands.evaluate, "rankings → metrics against the baselines, report")
     for name, what in (
         ("texts", "folder of textify"),
@@ -164,6 +180,7 @@ def _parser() -> argparse.ArgumentParser:
         ("recommendations", "folder of retrieve"),
     ):
         _input(evaluate, name, what)
+    _input(evaluate, "champion", "folder of champion: the model in use as one more method, and drift", required=False)
     evaluate.add_argument(
         "--models",
         type=Path,
@@ -292,7 +309,7 @@ def _step(steps: Any, name: str, command: Command, summary: str, out: bool = Tru
 
 
 def _input(parser: argparse.ArgumentParser, name: str, what: str, **options: Any) -> None:
-    parser.add_argument(f"--{name}", metavar="DIR", help=what, **{"type": Path, "required": True, **options})
+    parser.add_argument(f"--{name}", help=what, **{"metavar": "DIR", "type": Path, "required": True, **options})
 
 
 def _config(options: argparse.Namespace) -> Config:

@@ -162,6 +162,15 @@ def _model(options: argparse.Namespace, config: Config) -> tuple["Champion", str
     return opened(folder), version.uri
 
 
+def champion(options: argparse.Namespace, config: Config) -> None:
+    """The model in use → its lists for the users that a new one is judged by, and how far the data have moved."""
+    from calrec.recommend.champion import rank
+
+    with tracking.step("champion", _domain(options.generations)) as run:
+        model = registry.fetched(options.model)
+        run.record(rank(model, options.texts, options.generations, options.out, config.retrieve), options.out)
+
+
 def evaluate(options: argparse.Namespace, config: Config) -> None:
     """Rankings → metrics and report, which is printed."""
     from calrec.evaluate import step
@@ -174,7 +183,7 @@ def evaluate(options: argparse.Namespace, config: Config) -> None:
     with tracking.step("evaluate", _domain(options.generations)) as run:
         made = step.evaluate(
             options.texts, options.generations, options.recommendations, options.out, config.evaluate,
-            options.models, {name: Path(file) for name, _, file in pairs},
+            options.models, {name: Path(file) for name, _, file in pairs}, options.champion,
         )  # fmt: skip
         run.record(made, options.out)
     print((options.out / "report.md").read_text())

@@ -75,10 +75,11 @@ def _merged(old: Any, new: Any) -> Any:
 
 
 def override(config: Config, settings: Sequence[str]) -> Config:
-    """Apply `section.key=value` settings (`data.columns.user=value` for a key inside a key).
+    """Apply `section.key=value` settings (`data.columns.user=value` for a key inside a key), in any order.
 
     Values are JSON, bare words or comma lists.
     """
+    document: dict[str, Any] = {}
     for setting in settings:
         path, equals, text = setting.partition("=")
         section, *keys = path.strip().split(".")
@@ -86,14 +87,20 @@ def override(config: Config, settings: Sequence[str]) -> Config:
             raise ValueError(f"--set takes section.key=value, got {setting!r}; for example --set stage2.steps=200")
         if section not in SECTIONS:
             raise unknown("section", section, SECTIONS)
-        config = _replaced(config, "", [section, *keys], text.strip(), setting)
-    return config
+        place = document
+        for key in (section, *keys[:-1]):
+            place = place.setdefault(key, {})
+        place[keys[-1]] = _value(Config, "", [section, *keys], text.strip(), setting)
+    try:
+        return merge(config, document)
+    except ValueError as error:
+        raise ValueError(f"--set {' --set '.join(settings)}: {error}") from None
 
 
-def _replaced(current: T, where: str, keys: Sequence[str], text: str, setting: str) -> T:
-    """`current` with the value at the path of `keys` changed."""
+def _value(kind: type, where: str, keys: Sequence[str], text: str, setting: str) -> Any:
+    """The text as a value of the key that the path of `keys` leads to from a section of this kind."""
     key, *deeper = keys
-    hints = typing.get_type_hints(type(current))
+    hints = typing.get_type_hints(kind)
     if key not in hints:
         raise unknown(f"key of {where}", key, list(hints))
     name, kind = f"{where}.{key}".lstrip("."), hints[key]
@@ -101,12 +108,7 @@ def _replaced(current: T, where: str, keys: Sequence[str], text: str, setting: s
     if nested != bool(deeper):
         valid = ", ".join(f"{name}.{field}" for field in typing.get_type_hints(kind)) if nested else name
         raise ValueError(f"--set {setting}: {'.'.join([name, *deeper])} is not a setting; valid: {valid}")
-    old = getattr(current, key)
-    value = _replaced(old, name, deeper, text, setting) if nested else _coerce(name, _parse(text, kind), kind)
-    try:
-        return dataclasses.replace(typing.cast(Any, current), **{key: value})  # type: ignore[no-any-return]
-    except ValueError as error:
-        raise ValueError(f"--set {setting}: {error}") from None
+    return _value(kind, name, deeper, text, setting) if nested else _coerce(name, _parse(text, kind), kind)
 
 
 def _parse(text: str, kind: Any) -> Any:

@@ -3,11 +3,13 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from calrec import lookout, promotion, registry, tracking
 from calrec.artifacts import read_manifest
+from calrec.cli import main
 from calrec.config import Source
 from calrec.promote.version import example
 from calrec.recommend.champion import opened
@@ -61,6 +63,27 @@ def test_a_version_says_what_it_was_made_from_and_judged_by(
     entry = tracking.client().get_model_version(f"calrec-{target}", "1")
     assert entry.description == (versions.folder() / "card.md").read_text()
     assert json.loads(registry.request(version)) == {"inputs": example(versions.made.index)}
+
+
+def test_step_by_step_the_champion_is_ranked_beside_a_new_model(
+    versions: Versions, target: str, small: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    versions.settle(k=3)
+    made, out = versions.made.index.parent, tmp_path / "evaluation"
+    settings = ["retrieve.k=5", "evaluate.recall_at=[1,5]", "evaluate.ndcg_at=5", "gate.metric=mrr"]
+    inputs = ["--texts", f"{small.texts}", "--generations", f"{made / 'generations'}"]
+    inputs += [f"--set={one}" for one in settings]
+    ranked = ["champion", *inputs, "--out", f"{tmp_path / 'champion'}", "--model"]
+    assert main([*ranked, f"models:/calrec-{target}@champion"]) == 0
+    assert "champion home: ranked for 15 users" in capsys.readouterr().out
+    inputs += ["--recommendations", f"{made / 'recommendations'}", "--champion", f"{tmp_path / 'champion'}"]
+    assert main(["evaluate", *inputs, "--out", f"{out}"]) == 0
+    document = json.loads((out / "metrics.json").read_text())
+    figures = {method: each["figures"] for method, each in document["methods"].items()}
+    assert figures["champion"] == figures["calrec"]  # the same model
+    assert document["drift"]["figures"]["new_items_share"] == 0
+    assert main([*ranked, f"models:/calrec-{target}@nobody"]) == 2
+    assert f"calrec-{target}" in capsys.readouterr().err
 
 
 def test_it_holds_no_pickle_and_all_code_that_it_runs(versions: Versions, target: str, tmp_path: Path):
