@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from calrec.config import RetrieveConfig
 from calrec.generate.samples import Generation, Prompt
+from calrec.retrieve import ranking
 from calrec.retrieve.bm25 import Index
 from calrec.retrieve.candidates import Asked
 from calrec.retrieve.catalogue import Catalogue
@@ -60,6 +61,20 @@ def test_lists_are_those_of_brute_force_in_every_call(data: st.DataObject):
             open_items = [i for g in order for i in things.members[g] if listed[i] and i not in one.banned]
             assert [place.item for place in ranked] == open_items[: config.k]
             assert [place.score for place in ranked] == [scores[things.group(place.item)] for place in ranked]
+
+
+def test_a_user_with_a_long_history_does_not_make_what_is_remembered_larger(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(ranking, "_REMEMBERED", 200)
+    group_texts = [f"{' '.join(['tea'] * (1 + at % 5))} {'pot ' * (at % 7)}cup{at}" for at in range(40)]
+    things, search = catalogue(group_texts, [1] * 40), Search(Index.build(group_texts), 1, "numpy")
+    ranker, sizes = Ranker(things, search, RetrieveConfig(k=5)), set()
+    for number in range(60):
+        banned = frozenset(range(30 if number == 0 else 0))
+        user = Asked(f"{number}", [Generation(f"tea cup{number}", -1.0), Generation("pot", -2.0)], banned=banned)
+        assert list(ranker([user])) == list(Ranker(things, search, RetrieveConfig(k=5))([user]))
+        sizes.add(ranker._known.groups.shape[1])
+        assert ranker._known.groups.size <= 200 + 2 * 35
+    assert sizes == {35, 5}
 
 
 def test_a_catalogue_of_one_item_recommends_it():

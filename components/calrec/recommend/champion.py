@@ -49,7 +49,7 @@ def opened(folder: Path) -> Champion:
 
 
 def recommend(
-    folder: Path | None, histories: Path, out: Path, batch: BatchConfig, version: str, remote: Remote | None = None
+    folder: Path | None, histories: Path, out: Path, batch: BatchConfig, version: str = "", remote: Remote | None = None
 ) -> Manifest:
     """The champion's lists for every user of a log; see :func:`calrec.recommend.step.recommend_all`.
 
@@ -58,7 +58,7 @@ def recommend(
         histories: folder of the ingest step, or a file of histories.
         out: the folder to make.
         batch: how many items, and how many of the histories' items may be unknown.
-        version: its name in the registry, for each row.
+        version: its name in the registry, for each row; empty: the content of its model.
         remote: a second place for finished parts; None: none.
     """
     assert folder is not None, "a batch begins with finding its champions"

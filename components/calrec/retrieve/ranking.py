@@ -34,7 +34,7 @@ from calrec.retrieve.search import Matches, Search
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-_REMEMBERED = 1 << 17  # texts whose matches are kept for later users: 50 MB at 40 groups each
+_REMEMBERED = 6 << 20  # matches of texts that are kept for later users: 50 MB, of 157,000 texts at 40 groups each
 
 
 class Ranker:
@@ -98,13 +98,12 @@ class Ranker:
         texts = dict.fromkeys(generation.text for one in users for generation in one.generations)
         texts |= dict.fromkeys(one.last for one in users if one.last and wants_last)
         texts |= dict.fromkeys(one.recent for one in users if one.recent and self.config.fusion_users)
-        known = self._known
-        depth = min(max(depth, known.groups.shape[1]), self._search.index.size)
-        if depth > known.groups.shape[1] or len(known) > _REMEMBERED:
+        known, depth = self._known, min(depth, self._search.index.size)
+        if depth > known.groups.shape[1] or known.groups.size > _REMEMBERED:
             self._rows, known = {}, Matches.empty(0, depth)
         if new := [text for text in texts if text not in self._rows]:
             self._rows |= {text: len(known) + at for at, text in enumerate(new)}
-            found = self._search.top(new, depth, self._allowed)
+            found = self._search.top(new, known.groups.shape[1], self._allowed)
             self._tally(found)
             known = known.joined(found)
         self._known = known
