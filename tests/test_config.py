@@ -47,9 +47,10 @@ def test_override_sets_values_of_every_kind():
 
 
 def test_settings_that_need_each_other_come_in_any_order():
-    needed = ["retrieve.k=5", "evaluate.recall_at=[1,5]", "evaluate.ndcg_at=5", "gate.metric=mrr"]
+    needed = ["retrieve.k=5", "evaluate.recall_at=1, 5", "evaluate.ndcg_at=[5]", "gate.metric=mrr"]
     forwards, backwards = override(runs.sample(), needed), override(runs.sample(), needed[::-1])
-    assert forwards == backwards and (forwards.retrieve.k, forwards.evaluate.ndcg_at) == (5, (5,))
+    assert forwards == backwards
+    assert (forwards.retrieve.k, forwards.evaluate.recall_at, forwards.evaluate.ndcg_at) == (5, (1, 5), (5,))
     message = r"--set retrieve.k=5 --set gate.metric=mrr: evaluate looks at rank 20 but retrieve.k is 5"
     with pytest.raises(ValueError, match=message):
         override(runs.sample(), [needed[0], needed[3]])
@@ -81,6 +82,7 @@ def test_since_comes_before_until():
         ("stge2.steps=7", r"unknown section 'stge2'; did you mean stage2\?"),
         ("stage2.steps", r"--set takes section.key=value"),
         ("stage2.steps=many", r"stage2.steps must be of type int, got 'many'"),
+        ("evaluate.recall_at=1,ten", r"evaluate.recall_at must be of type int, got 'ten'"),
         ("stage2.steps=1.5", r"stage2.steps must be of type int, got 1.5"),
         ("retrieve.exclude_seen=1", r"must be of type bool"),
         ("stage2.batch_size=1", r"--set stage2.batch_size=1: batch_size must be >= 2, got 1: .* raise batch_size"),

@@ -114,6 +114,8 @@ def _value(kind: type, where: str, keys: Sequence[str], text: str, setting: str)
 def _parse(text: str, kind: Any) -> Any:
     if kind is str:
         return text
+    if typing.get_origin(kind) is tuple and not text.startswith("["):
+        return [_parse(part.strip(), typing.get_args(kind)[0]) for part in text.split(",") if part.strip()]
     try:
         return json.loads(text)
     except json.JSONDecodeError:
