@@ -1,4 +1,4 @@
-"""Raw files as a reader sees them, wherever they lie; this module knows the local ones, storage.py the others."""
+"""Files and folders, wherever they lie; this module knows the local ones, storage.py the others."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -92,6 +92,15 @@ def matches(parts: Sequence[str], patterns: Sequence[str]) -> bool:
     if head == "**":
         return matches(parts, rest) or (is_data(parts[0]) and matches(parts[1:], patterns))
     return is_data(parts[0], head) and fnmatchcase(parts[0], head) and matches(parts[1:], rest)
+
+
+def sync(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _below(folder: Path, patterns: list[str]) -> Iterator[Path]:

@@ -17,7 +17,7 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor
 
-from calrec.files import Remote
+from calrec.files import Remote, sync
 from calrec.finetune import saved
 from calrec.finetune.mirror import Mirror
 from calrec.finetune.record import Record
@@ -142,8 +142,8 @@ class Checkpoints:
             self.wait()  # it may be on its way to the remote folder
             final.rename(old)  # a process killed after this line: _recover() takes it back
         part.rename(final)
-        saved.fsync(self.folder)
-        saved.fsync(self.folder.parent)
+        sync(self.folder)
+        sync(self.folder.parent)
         shutil.rmtree(old, ignore_errors=True)
 
     def _recover(self) -> None:

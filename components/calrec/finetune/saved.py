@@ -2,13 +2,14 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from calrec.files import sync
 
 STATE = "state.json"
 _FORMAT = 1
@@ -39,7 +40,7 @@ def write(folder: Path, tensors: dict[str, dict[str, Tensor]], identity: Any, pr
     state |= {"progress": progress, "files": files}
     (folder / STATE).write_text(json.dumps(state | {"sha256": digest(state)}, indent=1))
     for path in [*folder.iterdir(), folder]:
-        fsync(path)
+        sync(path)
 
 
 def read_state(folder: Path, identity: Any) -> dict[str, Any]:
@@ -88,15 +89,6 @@ def read(folder: Path, state: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
         return {Path(name).stem: load_file(folder / name, backend="pread") for name in state["files"]}
     except (OSError, SafetensorError) as error:
         raise DamagedError(f"{folder} cannot be read ({error})") from error
-
-
-def fsync(path: Path) -> None:
-    """Have a file, or the names in a folder, written to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _apart(group: dict[str, Tensor]) -> dict[str, Tensor]:

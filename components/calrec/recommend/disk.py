@@ -10,6 +10,8 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from calrec.files import sync
+
 _ROWS = 4096  # of a table that are Python objects at once
 
 
@@ -20,15 +22,6 @@ def replace(path: Path, write: Callable[[Path], None]) -> None:
     sync(aside)
     aside.replace(path)
     sync(path.parent)
-
-
-def sync(path: Path) -> None:
-    """Bring a file, or the names in a folder, to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def lock(folder: Path) -> int:

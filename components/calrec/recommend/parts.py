@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from calrec import artifacts
 from calrec.artifacts import Manifest
 from calrec.checks import check, one_of
-from calrec.files import Remote, is_data
+from calrec.files import Remote, is_data, sync
 from calrec.recommend import disk
 from calrec.recommend.copies import PROGRESS, Copies
 from calrec.recommend.rows import Reject
@@ -138,7 +138,7 @@ class Parts:
         facts = {**self.counts, "rejects": stored, "parts": len(self._parts), **(counts or {})}
         self.manifest = artifacts.finish(self.out, Manifest("batch", self._fingerprint, facts, **manifest))
         for path in (self.out / artifacts.MANIFEST, self.out):
-            disk.sync(path)
+            sync(path)
         self.close()
         return self.manifest
 
