@@ -63,18 +63,32 @@ def test_lists_are_those_of_brute_force_in_every_call(data: st.DataObject):
             assert [place.score for place in ranked] == [scores[things.group(place.item)] for place in ranked]
 
 
-def test_a_user_with_a_long_history_does_not_make_what_is_remembered_larger(monkeypatch: pytest.MonkeyPatch):
+def test_a_user_with_a_long_history_makes_the_search_deeper_for_nobody_else(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(ranking, "_REMEMBERED", 200)
     group_texts = [f"{' '.join(['tea'] * (1 + at % 5))} {'pot ' * (at % 7)}cup{at}" for at in range(40)]
     things, search = catalogue(group_texts, [1] * 40), Search(Index.build(group_texts), 1, "numpy")
-    ranker, sizes = Ranker(things, search, RetrieveConfig(k=5)), set()
-    for number in range(60):
-        banned = frozenset(range(30 if number == 0 else 0))
-        user = Asked(f"{number}", [Generation(f"tea cup{number}", -1.0), Generation("pot", -2.0)], banned=banned)
+    searched: list[tuple[int, int]] = []
+    real = search.top
+
+    def top(texts: list[str], depth: int, allowed: object) -> object:
+        searched.append((len(texts), depth))
+        return real(texts, depth, allowed)
+
+    monkeypatch.setattr(search, "top", top)
+    ranker = Ranker(things, search, RetrieveConfig(k=5))
+    written = [Generation("pot", -1.0), Generation("tea", -2.0)]
+    users = [
+        Asked(f"{bans}", [*written, Generation(f"cup{bans}", -3.0)], banned=frozenset(range(bans)))
+        for bans in (0, 1, 35, 15, 0)
+    ]
+    lists = list(ranker(users))
+    assert sorted(searched) == [(3, 5), (3, 40), (4, 20)]  # no ban; at most 15; at most 75, of which there are 40
+    assert ranker.counts()["distinct_texts"] == 2 + 4  # not once for each depth
+    assert lists == [next(Ranker(things, search, RetrieveConfig(k=5))([user])) for user in users]
+    for number in range(100):
+        user = Asked("u", [Generation(f"tea cup{number % 40} pot{number}", -1.0)], banned=frozenset(range(number % 20)))
         assert list(ranker([user])) == list(Ranker(things, search, RetrieveConfig(k=5))([user]))
-        sizes.add(ranker._known.groups.shape[1])
-        assert ranker._known.groups.size <= 200 + 2 * 35
-    assert sizes == {35, 5}
+        assert sum(found.matches.groups.size for found in ranker._known.values()) <= 200 + 40
 
 
 def test_a_catalogue_of_one_item_recommends_it():
