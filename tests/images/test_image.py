@@ -252,7 +252,7 @@ def test_a_container_reads_relative_sources_and_writes_below_the_root_alone(
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "a.csv").write_text("user_id,item_id\n")
     root, out = tmp_path / "root", io.StringIO()
-    command = f"cat logs/a.csv; id -u; touch {root}/made /tmp/x; touch logs/b /opt/x || echo refused"
+    command = f"exec 2>&1; cat logs/a.csv; id -u; touch {root}/made /tmp/x; touch logs/b /opt/x || echo refused"
     with containers(image, root, {"sources": [{"uri": "logs"}]}) as runner, redirect_stdout(out):
         arguments: dict[str, Any] = runner.container_run_args
         client = docker.from_env()
