@@ -166,7 +166,7 @@ class Ranker:
             reasons.append((LAST_TITLE, one.last, None))
             weights.append(self.config.last_title)
         # Every group can be listed unless all its items are banned, so more than these are only wanted to be joined;
-        # and of each text no more, however deep was searched for the others of the batch.
+        # and of each text no more, however deep was searched.
         depth = max(self.config.k, self.config.rerank) + len(one.banned)
         matches = found.of([text for _, text, _ in reasons]).best(depth)
         fused = _columns(fuse(matches, np.array(weights)))
@@ -230,7 +230,7 @@ class Ranker:
     def _matched(self, one: Asked, text: str, found: _Found) -> tuple[Ints, Floats]:
         """(groups, BM25 scores) of the best `config.rerank` that match a text, best first; nothing for an empty one.
 
-        No more than these, however deep was searched: else a list would depend on the other users of its batch.
+        No more than these, however deep was searched: else a feature would depend on how much is banned.
         """
         best: list[tuple[int, float]] = []
         if text:
