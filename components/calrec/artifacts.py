@@ -198,6 +198,8 @@ class Manifest:
     """What each cleaning rule dropped: {rule, rows_before, rows_after, …}, in the order of application."""
     notes: tuple[str, ...] = ()
     """Sentences for a person: what was detected, what was decided."""
+    warnings: tuple[str, ...] = ()
+    """Sentences for a person: what may be wrong, with the setting that changes it. Others follow from the counts."""
     inputs: Mapping[str, str] = field(default_factory=dict)
     """Content hash of each input folder."""
     files: Mapping[str, str] = field(default_factory=dict)
@@ -289,7 +291,8 @@ def read_manifest(folder: Path, kind: str | None = None) -> Manifest:
     if missing:
         raise ValueError(f"{folder}: {', '.join(sorted(missing))} missing; the folder was changed after it was written")
     manifest = Manifest(
-        kind=found, **{**document, "rules": tuple(document["rules"]), "notes": tuple(document["notes"])}
+        kind=found,
+        **{**document, **{name: tuple(document.get(name, ())) for name in ("rules", "notes", "warnings")}},
     )
     if manifest.digest != digest:
         raise ValueError(f"{path}: the digest {digest} does not fit its files; the manifest was changed by hand")

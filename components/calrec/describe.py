@@ -50,7 +50,8 @@ _ROWS = 12  # of a learning curve in a description
 def warnings(manifest: Manifest) -> list[str]:
     """What a person should know before using a folder, in sentences."""
     counts = manifest.counts
-    found = [
+    found = list(manifest.warnings)
+    found += [
         text.format(counts[name])
         for name, worth, text in _WARNINGS.get(manifest.kind, ())
         if name in counts and worth(counts[name])
@@ -74,8 +75,8 @@ def warnings(manifest: Manifest) -> list[str]:
 
 def text(manifest: Manifest, notes: bool = True) -> str:
     """Notes, warnings, counts and rules as aligned lines."""
-    lines = [f"  {note}" for note in manifest.notes if notes]
-    lines += [f"  warning: {warning}" for warning in warnings(manifest)]
+    lines = [f"  warning: {warning}" for warning in warnings(manifest)]
+    lines += [f"  {note}" for note in manifest.notes if notes]
     lines += rows("counts", single(manifest))
     lines += rows(
         "rejects by reason", [(reason, shown(n)) for reason, n in manifest.counts.get("rejects_by_reason", ())]
@@ -163,7 +164,7 @@ def _curve(folder: Path) -> str:
 
 
 def _sentences(manifest: Manifest) -> list[str]:
-    return [*manifest.notes, *(f"Warning: {warning}" for warning in warnings(manifest))]
+    return [*(f"Warning: {warning}" for warning in warnings(manifest)), *manifest.notes]
 
 
 def _rules(manifest: Manifest) -> list[tuple[str, ...]]:
