@@ -1,5 +1,6 @@
 """What a setting must be: each check says the value and the remedy."""
 
+import codecs
 import datetime
 from collections.abc import Sequence
 
@@ -26,6 +27,14 @@ def instant(name: str, text: str) -> int | None:
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=datetime.UTC)
     return round(moment.timestamp() * 1000)
+
+
+def is_encoding(name: str) -> bool:
+    """Whether Python has a text encoding of this name."""
+    try:
+        return bool(codecs.lookup(name)._is_text_encoding)
+    except LookupError:
+        return False
 
 
 def iso(milliseconds: int) -> str:

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass, field
 
-from calrec.checks import check, instant, one_of
+from calrec.checks import check, instant, is_encoding, one_of
 
 FORMATS = (
     "auto", "sample", "amazon2014", "amazon2018", "amazon2023", "movielens", "recbole", "sequences", "table",
@@ -29,12 +29,15 @@ class Source:
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the log's columns (`--set data.columns.user=CustomerID`); an empty one is found by its usual names."""
+    """Names of the log's columns (`--set data.columns.user=CustomerID`).
+
+    An empty one is found by its usual names and by what stands in the columns; `none`: the log has no such column.
+    """
 
     user: str = ""
     item: str = ""
     time: str = ""
-    """Without any time column the order of the file counts."""
+    """Without any time column the order of the file counts. A day and an hour in two columns: DAY+HOUR."""
     weight: str = ""
     """Rating or quantity; 1 without such a column, 0 where it is empty."""
     title: str = ""
@@ -61,8 +64,10 @@ class DataConfig:
     """auto (seconds, milliseconds, ISO 8601), s, ms, or a pattern such as %m/%d/%Y %H:%M (UTC)."""
     delimiter: str = ""
     """Of CSV files; empty: found in the first line. Write \\t for a tab."""
-    encoding: str = "utf-8"
-    """Of text files of the table format: utf-8 or latin-1."""
+    encoding: str = "auto"
+    """Of text files: auto (recognised; a guess is said), or any text encoding of Python, such as cp1252."""
+    header: tuple[str, ...] = ()
+    """Names of the columns of CSV files of events that have no header line."""
     since: str = ""
     """Events before this ISO date or time (UTC) are dropped."""
     until: str = ""
@@ -90,7 +95,11 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         one_of("data.format", self.format, FORMATS)
-        one_of("data.encoding", self.encoding, ("utf-8", "latin-1"))
+        check(
+            self.encoding == "auto" or is_encoding(self.encoding),
+            f"data.encoding must be auto or a text encoding of Python such as cp1252 or utf-16, got {self.encoding!r}",
+        )
+        check(len(set(self.header)) == len(self.header), f"data.header repeats a name: {', '.join(self.header)}")
         one_of("data.dedup", self.dedup, ("consecutive", "first", "none"))
         one_of("data.tie_break", self.tie_break, ("hash", "file"))
         one_of("data.category", self.category, ("first", "last"))

@@ -18,7 +18,7 @@ from tests.ingest import raw
 
 ROLES = {"user": ("u",), "item": ("i",), "time": ("t",), "weight": ("w",)}
 JSON = Layout("json", ROLES, types={"u": "text", "i": "text", "t": "whole", "w": "number"})
-CSV = Layout("csv", {**ROLES, "title": ("n",)}, header=("u", "i", "t", "w", "n"), headed=True)
+CSV = Layout("csv", {**ROLES, "title": ("n",)}, header=("u", "i", "t", "w", "n"), body=2)
 
 
 def plain(layout: Layout, **changes: object) -> Layout:

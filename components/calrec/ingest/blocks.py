@@ -1,5 +1,6 @@
 """Raw bytes of a text file as blocks of whole lines, decompressed on the way, in bounded memory."""
 
+import codecs
 import gzip
 import io
 import zlib
@@ -12,11 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from calrec.files import File
+from calrec.ingest.encodings import as_utf8
 
 SIZE = 1 << 22
 MAX_LINE = 1 << 24
 """Longest line that is read, in bytes; a longer one becomes a reject."""
-_BOM = b"\xef\xbb\xbf"
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 
 
@@ -37,14 +38,14 @@ class Block:
             yield number, line.removesuffix(b"\r")
 
 
-def blocks(file: File, size: int = SIZE) -> Iterator[Block]:
-    """The file's lines in blocks of about `size` bytes.
+def blocks(file: File, size: int = SIZE, encoding: str = "utf-8") -> Iterator[Block]:
+    """The file's lines in blocks of about `size` bytes, as UTF-8 whatever the encoding of the file.
 
     Raises:
-        ValueError: the compressed stream is damaged; says after which line.
+        ValueError: the compressed stream is damaged; says after which line. Or it is not of this encoding.
     """
     number, rest, skipping = 1, b"", False
-    for data in _chunks(file, size):
+    for data in as_utf8(file.name, _chunks(file, size), encoding):
         if skipping:
             end = data.find(b"\n")
             if end < 0:
@@ -65,12 +66,28 @@ def blocks(file: File, size: int = SIZE) -> Iterator[Block]:
         yield Block(rest, number)
 
 
+def head(file: File, size: int) -> bytes:
+    """The first bytes of a file, decompressed.
+
+    Raises:
+        ValueError: the compressed stream is damaged.
+    """
+    return next(_chunks(file, size), b"")
+
+
+@contextmanager
+def opened(file: File) -> Iterator[Any]:
+    """The file's bytes as a stream, decompressed."""
+    with file.open() as stored:
+        yield _decompressed(file.name, stored)
+
+
 def _chunks(file: File, size: int) -> Iterator[bytes]:
-    """Decompressed bytes without a byte order mark; damage is a ValueError with the line it comes after."""
+    """Decompressed bytes without UTF-8's byte order mark; damage is a ValueError with the line it comes after."""
     try:
         start = True
         for data in _stream(file, size):
-            yield data.removeprefix(_BOM) if start else data
+            yield data.removeprefix(codecs.BOM_UTF8) if start else data
             start = False
     except _DamageError as error:
         at = f"{file.name}: damaged after line {_readable_lines(file):,}"
@@ -95,8 +112,7 @@ def _stream(file: File, size: int) -> Iterator[bytes]:
 
     damage: Any = (EOFError, zlib.error, IsalError, OSError)
     try:
-        with file.open() as stored:
-            stream = _decompressed(file.name, stored)
+        with opened(file) as stream:
             while data := stream.read(size):
                 yield data
     except damage as error:

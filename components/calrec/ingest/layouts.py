@@ -10,29 +10,6 @@ import pyarrow as pa
 from calrec.artifacts import short_hash
 
 ATTRIBUTES = ("title", "category", "brand", "price")
-# Names by which columns of the table format are found, in lower case without separators; the first one present wins.
-USUAL: Mapping[str, tuple[str, ...]] = {
-    "user": (
-        "user", "userid", "customerid", "customer", "reviewerid", "visitorid", "memberid", "clientid", "householdid",
-        "accountid", "uid",
-    ),
-    "item": (
-        "item", "itemid", "parentasin", "asin", "productid", "product", "movieid", "stockcode", "articleid", "sku",
-        "iid", "id",
-    ),
-    "time": (
-        "timestamp", "unixreviewtime", "time", "datetime", "eventtime", "invoicedate", "date", "ts", "createdat",
-        "tdat",
-    ),
-    "weight": ("rating", "overall", "quantity", "weight", "score"),
-    "title": ("title", "name", "productname", "itemname", "movietitle", "description", "proddesc"),
-    "category": (
-        "category", "categories", "genres", "genre", "class", "maincategory", "maincat", "categorycode", "department",
-        "productcategory",
-    ),
-    "brand": ("brand", "store", "manufacturer", "publisher"),
-    "price": ("price", "unitprice"),
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -45,11 +22,13 @@ class Layout:
     """user, item, time, weight, title, category, brand, price → columns of the file, the first non-empty one counts."""
     header: tuple[str, ...] = ()
     """csv: names of the columns."""
-    headed: bool = False
-    """csv: the first line is the header."""
+    body: int = 1
+    """csv: the line of the first record, behind the header and what stands above it."""
     delimiter: str = ","
     quoted: bool = True
     """csv: a value may stand in double quotes."""
+    escaped: bool = False
+    """csv: a quote inside such a value has a backslash before it, instead of another quote."""
     encoding: str = "utf-8"
     types: Mapping[str, str] = field(default_factory=dict)
     """json: column → type of its values in the first lines, for the fast path."""
@@ -83,14 +62,3 @@ class Layout:
         """Columns of the file that are read, each once."""
         names = [name for candidates in self.columns.values() for name in candidates]
         return list(dict.fromkeys([*names, *(column for column, _, _ in self.filters)]))
-
-
-def plain(name: str) -> str:
-    """A column's name for comparison: lower case, letters and digits only, without a type suffix such as `:token`."""
-    return "".join(c for c in name.partition(":")[0].lower() if c.isalnum())
-
-
-def usual(role: str, header: tuple[str, ...]) -> str:
-    """The column of `header` that usually has this role; empty when there is none."""
-    by_name = {plain(name): name for name in reversed(header)}
-    return next((by_name[name] for name in USUAL[role] if name in by_name), "")

@@ -34,6 +34,7 @@ class RawLog:
     rejects: list[Path]
     """Parquet files of rejected rows; those of items are there after `describe`."""
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
 
 def read(source: str, files: Sequence[File], data: DataConfig, cache: Path, scratch: Path) -> RawLog:
@@ -57,8 +58,8 @@ def read(source: str, files: Sequence[File], data: DataConfig, cache: Path, scra
     if data.format == "sample":
         raise ValueError(f"data.format=sample needs a source such as sample:DELI, got {source}")
     found = plan(source, files, data)
-    for note in found.notes:
-        print(f"ingest: {note}", flush=True)
+    for said in [*(f"warning: {warning}" for warning in found.warnings), *found.notes]:
+        print(f"ingest: {said}", flush=True)
     parts = [read_events(file, layout, cache) for file, layout in found.events]
     forget(cache)
     cached = sum(part.cached for part in parts)
@@ -80,9 +81,8 @@ def read(source: str, files: Sequence[File], data: DataConfig, cache: Path, scra
         return of_items
 
     rules = _rules(counts, data.filters)
-    return RawLog(
-        found.format, found.timed, lambda: _batches(parts), describe, counts, rules, rejects, list(found.notes)
-    )
+    notes, warnings = list(found.notes), list(found.warnings)
+    return RawLog(found.format, found.timed, lambda: _batches(parts), describe, counts, rules, rejects, notes, warnings)
 
 
 def _of_sample(department: str) -> RawLog:

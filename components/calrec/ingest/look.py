@@ -1,39 +1,45 @@
-"""A look at the beginning of a file: its kind, its columns, and what its first values are."""
+"""A look at the beginning of a file: its kind, its encoding, its columns, and its first records."""
 
+import codecs
 import csv
-import itertools
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from calrec.files import File
-from calrec.ingest import layouts, parsing
-from calrec.ingest.blocks import blocks, opened_parquet
+from calrec.ingest import encodings, parsing
+from calrec.ingest.blocks import head, opened_parquet
 from calrec.ingest.layouts import Layout
 from calrec.settings import unknown
 
-_LINES = 200
+RECORDS = 1000
+"""Records of a file that are looked at, at most."""
 _BYTES = 1 << 20
 _JSON = (".json", ".jsonl", ".ndjson")
+_ATOMIC = (".inter", ".item")  # RecBole's files: tabs, and no quotes
+_SEPARATOR = re.compile(r"\s*sep=(.)\s*", re.IGNORECASE)  # Excel's line above the header
+_BROKEN = re.compile("[\ud800-\udfff]")  # bytes that the encoding does not know
+_NUMBER = re.compile(r"-?\d+(?:[.,]\d+)*")
 
 
 @dataclass(frozen=True)
 class Look:
-    """What the first lines of a file say."""
+    """What the beginning of a file says."""
 
     kind: str
     header: tuple[str, ...]
-    headed: bool = False
+    body: int = 1
     delimiter: str = ","
     quoted: bool = True
+    escaped: bool = False
     encoding: str = "utf-8"
     types: Mapping[str, str] = field(default_factory=dict)
+    records: Callable[[], Sequence[Mapping[str, Any]]] = field(default=lambda: (), compare=False)
+    """The first records; those that cannot be read are left out."""
+    warnings: tuple[str, ...] = ()
     empty: bool = False
     """Not one line that is not blank."""
-
-    def usual(self, role: str) -> str:
-        """The column that usually has this role; empty when there is none."""
-        return layouts.usual(role, self.header)
 
     def column(self, name: str, file: str, setting: str) -> str:
         """`name`, when the file has this column, also without a type suffix such as `:token`.
@@ -52,78 +58,156 @@ class Look:
         Raises:
             ValueError: one of them stands twice in the header.
         """
+        header = self.header if self.kind == "csv" else ()
         layout = Layout(
-            self.kind, columns, self.header if self.kind == "csv" else (), self.headed, self.delimiter, self.quoted,
-            self.encoding, self.types, **options,
+            self.kind, columns, header, self.body, self.delimiter, self.quoted, self.escaped, self.encoding, self.types,
+            **options,
         )  # fmt: skip
         for name in layout.wanted():
             if self.header.count(name) > 1:
                 raise ValueError(f"the header names the column {name!r} twice: {', '.join(self.header)}; rename one")
         return layout
 
+    @property
+    def looks_headless(self) -> bool:
+        """Whether what was taken for the header is a record: one of its cells is a number, empty, or there twice."""
+        cells = [cell.strip() for cell in self.header]
+        return self.kind == "csv" and (any(map(_NUMBER.fullmatch, cells)) or len(set(cells)) < len(cells))
 
-def look(file: File, name: str, header: Sequence[str], delimiter: str, encoding: str) -> Look:
+
+def look(
+    file: File, name: str, header: Sequence[str] = (), delimiter: str = "", encoding: str = "auto", atomic: bool = False
+) -> Look:
     """Look at a file.
 
     Args:
         file: the file.
         name: its name without folders and without the ending of a compression.
-        header: names of its columns when it has no header line.
+        header: of CSV, names of its columns when it has no header line.
         delimiter: of CSV; empty: the one that occurs most in the first line.
-        encoding: of CSV.
+        encoding: of text; auto: recognised.
+        atomic: of CSV, whether quotes are letters like any other.
 
     Raises:
-        ValueError: it is damaged.
+        ValueError: it is damaged, or its header does not fit it.
     """
     if name.endswith(".parquet"):
-        return Look("parquet", _parquet_columns(file))
-    block = next(iter(blocks(file, _BYTES)), None)
-    lines = [] if block is None else [line for _, line in itertools.islice(block.lines(), _LINES) if line.strip()]
-    if not lines:
+        return _parquet(file)
+    begin = head(file, _BYTES)
+    used = encodings.recognised(begin) if encoding == "auto" else codecs.lookup(encoding).name
+    lines = _lines(begin, used)
+    if not any(map(str.strip, lines)):
         return Look("csv", (), empty=True)
-    if name.endswith(_JSON) or (not name.endswith((".csv", ".tsv")) and lines[0].startswith(b"{")):
-        return _json(lines)
-    if name.endswith((".inter", ".item", ".tsv")) and not header:
-        delimiter = delimiter or "\t"
-    quoted = not header and not name.endswith((".inter", ".item"))
-    if header and block and not _is_utf8(block.data):
-        encoding = "latin-1"  # the MovieLens files without a header line
-    if not header:
-        first = lines[0].decode(encoding, "replace")
-        delimiter = delimiter or max(",;\t|", key=first.count)
-        header = _split(first, delimiter, file.name) if quoted else first.split(delimiter)
-        return Look("csv", tuple(header), True, delimiter, quoted, encoding)
-    return Look("csv", tuple(header), False, delimiter, quoted, encoding)
+    first = next(line for line in lines if line.strip())
+    if name.endswith(_JSON) or (not name.endswith((".csv", ".tsv")) and first.startswith("{")):
+        found = _json([line.encode("utf-8", "surrogateescape") for line in lines if line.strip()][:RECORDS])
+    else:
+        tabbed = name.endswith((*_ATOMIC, ".tsv")) and not header
+        plain = atomic or name.endswith(_ATOMIC)
+        found = _csv(file.name, lines, tuple(header), delimiter or ("\t" if tabbed else ""), not plain)
+    said = _guessed(file.name, lines, used) if encoding == "auto" and not used.startswith("utf") else ()
+    return Look(**{**vars(found), "encoding": used, "warnings": said})
 
 
-def _split(line: str, delimiter: str, name: str) -> list[str]:
-    try:
-        return next(csv.reader([line], delimiter=delimiter), [])
-    except (csv.Error, TypeError) as error:
-        raise ValueError(f"{name}: the header cannot be split at {delimiter!r} ({error})") from None
+def _lines(begin: bytes, encoding: str) -> list[str]:
+    """The lines; without the last one where the file goes on behind it."""
+    text = codecs.getincrementaldecoder(encoding)("surrogateescape").decode(begin).removeprefix("\ufeff")
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    return lines[:-1] if len(begin) >= _BYTES and len(lines) > 1 else lines
 
 
-def _parquet_columns(file: File) -> tuple[str, ...]:
+def _guessed(name: str, lines: Sequence[str], encoding: str) -> tuple[str, ...]:
+    shown = [line.strip()[:60] for line in lines if not line.isascii()][:2]
+    return (
+        f"{name} is not UTF-8; it is read as {encoding}, as its letters look like that: {'; '.join(map(repr, shown))}; "
+        "if they are wrong, set data.encoding to the right one, such as cp1252",
+    )
+
+
+# --- kinds ------------------------------------------------------------------------------------------------------
+
+
+def _parquet(file: File) -> Look:
+    def records() -> Sequence[Mapping[str, Any]]:
+        with opened_parquet(file) as stored:
+            for batch in stored.iter_batches(RECORDS):
+                return _as_rows(batch)
+        return ()
+
     with opened_parquet(file) as stored:
-        return tuple(stored.schema_arrow.names)
+        return Look("parquet", tuple(stored.schema_arrow.names), records=records)
 
 
-def _is_utf8(data: bytes) -> bool:
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
+def _as_rows(batch: Any) -> list[dict[str, Any]]:
+    """Rows of a batch; a column with text that is no UTF-8 is left out."""
+    columns = {}
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            columns[name] = column.to_pylist()
+        except (UnicodeDecodeError, ValueError, OverflowError):
+            continue
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _json(lines: Sequence[bytes]) -> Look:
+    records = [record for record in map(parsing.literal, lines) if isinstance(record, dict)]
+    literal = bool(records) and isinstance(parsing.json_object(lines[0]), str)
+    names = tuple(dict.fromkeys(name for record in records for name in record if _is_name(name)))
+    return Look(
+        "literal" if literal else "json", names, types=parsing.kinds(records, list(names)), records=lambda: records
+    )
 
 
 def _is_name(key: object) -> bool:
     """Whether a key can name a column: Python literals have others, and damaged JSON has text that is no UTF-8."""
-    return isinstance(key, str) and not any("\ud800" <= c <= "\udfff" for c in key)
+    return isinstance(key, str) and not _BROKEN.search(key)
 
 
-def _json(lines: Sequence[bytes]) -> Look:
-    parsed = [parsing.literal(line) for line in lines]
-    records = [record for record in parsed if isinstance(record, dict)]
-    literal = bool(records) and all(isinstance(parsing.json_object(line), str) for line in lines[:1])
-    names = tuple(dict.fromkeys(name for record in records for name in record if _is_name(name)))
-    return Look("literal" if literal else "json", names, types=parsing.kinds(records, list(names)))
+def _csv(file: str, lines: Sequence[str], header: tuple[str, ...], delimiter: str, quoted: bool) -> Look:
+    at = next(number for number, line in enumerate(lines) if line.strip())
+    if marked := _SEPARATOR.fullmatch(lines[at]):
+        delimiter, at = delimiter or marked[1], at + 1
+        at = next((number for number in range(at, len(lines)) if lines[number].strip()), at - 1)
+    delimiter = delimiter or max(",;\t|", key=lines[at].count)
+    split = delimiter if len(delimiter) == 1 else "\x1f"
+    rest = [line.replace(delimiter, split) + "\n" for line in lines[at:]]
+    escaped = quoted and _is_escaped(rest, split)
+    rows = _rows(rest, split, quoted, escaped)
+    first, used = next(rows, ([], 0))
+    if not first:
+        raise ValueError(f"{file}: the header cannot be split at {delimiter!r}: {lines[at][:80]!r}")
+    records = [row for row, _ in rows]
+    if not header or [cell.strip().lower() for cell in first] == [name.lower() for name in header]:
+        header, at = tuple(_BROKEN.sub("\ufffd", cell) for cell in first), at + used
+    elif len(first) != len(header):
+        raise ValueError(
+            f"{file}: data.header names {len(header)} columns, the file has {len(first)}; its first line: {lines[at]!r}"
+        )
+    else:
+        records = [first, *records]
+    found = [dict(zip(header, row, strict=True)) for row in records if len(row) == len(header)]
+    return Look("csv", header, at + 1, delimiter, quoted, escaped, records=lambda: found)
+
+
+def _rows(lines: Sequence[str], delimiter: str, quoted: bool, escaped: bool) -> Any:
+    """(cells, lines read so far) of each row, until one is no CSV; blank ones are left out."""
+    try:
+        reader = parsing.csv_reader(lines, delimiter, quoted, escaped)
+        for row in reader:
+            if row:
+                yield row, reader.line_num
+            if reader.line_num > RECORDS:
+                return
+    except (csv.Error, TypeError):
+        return
+
+
+def _is_escaped(lines: Sequence[str], delimiter: str) -> bool:
+    """Whether rows are whole only when a backslash is taken for what keeps a quote from ending a value."""
+    if not any('\\"' in line for line in lines[:RECORDS]):
+        return False
+    fit = {}
+    for escaped in (False, True):
+        sizes = [len(row) for row, _ in _rows(lines, delimiter, True, escaped)]
+        fit[escaped] = sizes.count(sizes[0]) if sizes else 0
+    return fit[True] > fit[False]

@@ -25,7 +25,7 @@ Line = tuple[int, bytes, Mapping[str, Any] | str]
 TYPES = {"text": pa.string(), "whole": pa.int64(), "number": pa.float64(), "flag": pa.bool_()}
 # Outside of an object pyarrow's JSON reader must not meet a null: it crashes the process (pyarrow 25.0.1).
 _NULL_OUTSIDE = re.compile(rb"\}\s*null")
-_HEADER = re.compile(rb"\s*[^\n]*\n?")  # the first line that is not blank, as look.py takes it
+_ESCAPED_QUOTE = re.compile(rb"(?<!\\)(?:\\\\)*\\\"")  # a quote behind an odd number of backslashes
 _SEPARATOR = "\x1f"  # stands for the delimiter `::`, as Arrow and csv take a single character
 
 
@@ -117,14 +117,11 @@ def kinds(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[st
 
 
 def _body(block: Block, layout: Layout) -> tuple[int, bytes]:
-    """Number of the first line, and the lines as UTF-8 without the header, parted by a single character."""
+    """Number of the first line, and the lines without what stands above the records, parted by a single character."""
     first, data = block.first, block.data
-    if first == 1 and layout.headed:
-        header = _HEADER.match(data)
-        assert header, "it matches anything"
-        first, data = 1 + header[0].count(b"\n"), data[header.end() :]
-    if layout.encoding != "utf-8":
-        data = data.decode(layout.encoding).encode()
+    if first < layout.body:
+        above = data.split(b"\n", layout.body - first)
+        first, data = layout.body, above[-1] if len(above) > layout.body - first else b""
     return first, data.replace(layout.delimiter.encode(), _SEPARATOR.encode()) if len(layout.delimiter) > 1 else data
 
 
@@ -149,7 +146,7 @@ def _fast_csv(block: Block, layout: Layout) -> pa.Table | None:
     return table if len(table) == _count(data) else None
 
 
-def whole_records(blocks: Iterable[Block]) -> Iterator[Block]:
+def whole_records(blocks: Iterable[Block], escaped: bool = False) -> Iterator[Block]:
     """Blocks of a CSV file joined until each holds whole records: until its quotes are even, or it is too long."""
     held: Block | None = None
     for block in blocks:
@@ -158,12 +155,16 @@ def whole_records(blocks: Iterable[Block]) -> Iterator[Block]:
             held = None
         joined = block if held is None else Block(held.data + block.data, held.first)
         held = None
-        if not block.whole or len(joined.data) > MAX_LINE or joined.data.count(b'"') % 2 == 0:
+        if not block.whole or len(joined.data) > MAX_LINE or _quotes(joined.data, escaped) % 2 == 0:
             yield joined
         else:
             held = joined
     if held:
         yield held
+
+
+def _quotes(data: bytes, escaped: bool) -> int:
+    return data.count(b'"') - (len(_ESCAPED_QUOTE.findall(data)) if escaped else 0)
 
 
 def _csv_lines(block: Block, layout: Layout) -> Iterator[Line]:
@@ -188,8 +189,13 @@ def _csv_lines(block: Block, layout: Layout) -> Iterator[Line]:
 
 def _reader(lines: list[bytes], at: int, layout: Layout) -> Any:
     texts = (lines[i].decode("utf-8", "surrogateescape") + "\n" for i in range(at, len(lines)))
-    options: dict[str, Any] = {"quoting": csv.QUOTE_MINIMAL if layout.quoted else csv.QUOTE_NONE, "strict": True}
-    return csv.reader(texts, delimiter=_delimiter(layout), **options)
+    return csv_reader(texts, _delimiter(layout), layout.quoted, layout.escaped)
+
+
+def csv_reader(lines: Iterable[str], delimiter: str, quoted: bool, escaped: bool) -> Any:
+    """Python's reader of CSV; a record that is none is a `csv.Error`."""
+    options: dict[str, Any] = {"quoting": csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE, "strict": True}
+    return csv.reader(lines, delimiter=delimiter, escapechar="\\" if escaped else None, **options)
 
 
 def _record(fields: list[str], layout: Layout) -> Mapping[str, Any] | str:

@@ -21,13 +21,13 @@ import pyarrow.parquet as pq
 from calrec import artifacts
 from calrec.files import File
 from calrec.ingest import parsing
-from calrec.ingest.blocks import blocks, opened_parquet
+from calrec.ingest.blocks import Block, blocks, opened_parquet
 from calrec.ingest.layouts import Layout
 from calrec.ingest.rows import DroppedError, Events
 
 RAW_CUT = 500
 """Characters of a rejected row that are kept."""
-_READER = 1  # raised when the same bytes give other rows, so that cached parts are read again
+_READER = 2  # raised when the same bytes give other rows, so that cached parts are read again
 _THREADS = 2
 _QUEUED = 4  # blocks in flight: memory is bounded by them
 _ROW_GROUP = 1 << 18
@@ -162,15 +162,19 @@ class _Parsed:
     rejects: list[tuple[int, str, bytes]] = field(default_factory=list)
 
 
+def records_in_blocks(file: File, layout: Layout) -> Iterator[Block]:
+    """Blocks of a text file that each hold whole records."""
+    source = blocks(file, encoding=layout.encoding)
+    return parsing.whole_records(source, layout.escaped) if layout.kind == "csv" and layout.quoted else source
+
+
 def _parsed(file: File, layout: Layout) -> Iterator[_Parsed]:
     """Blocks parsed in threads, in the order of the file."""
     events = Events(layout)
     if layout.kind == "parquet":
         yield from (_of_batch(at, batch, events, layout) for at, batch in _parquet(file, layout.wanted()))
         return
-    source = blocks(file)
-    if layout.kind == "csv" and layout.quoted:
-        source = parsing.whole_records(source)
+    source = records_in_blocks(file, layout)
 
     def parse(block: Any) -> _Parsed:
         table = parsing.fast(block, layout)
@@ -250,6 +254,5 @@ def read_records(file: File, layout: Layout) -> Iterator[parsing.Line]:
         for at, batch in _parquet(file, layout.wanted()):
             yield from _rows(at, batch)
         return
-    source = blocks(file)
-    for block in parsing.whole_records(source) if layout.kind == "csv" and layout.quoted else source:
+    for block in records_in_blocks(file, layout):
         yield from parsing.slow(block, layout)

@@ -32,7 +32,7 @@ class Events:
     def __init__(self, layout: Layout):
         self._layout = layout
         self._user, self._item = layout.columns["user"][0], layout.columns["item"][0]
-        self._time = layout.columns["time"][0] if "time" in layout.columns else None
+        self._time = layout.columns.get("time", ())
         self._weight = layout.columns["weight"][0] if "weight" in layout.columns else None
 
     def row(self, record: Mapping[str, Any]) -> list[tuple[Any, ...]]:
@@ -54,7 +54,8 @@ class Events:
         item = _named(self._item, values.id_of, record.get(self._item))
         time = 0
         if self._time:
-            time = _named(self._time, values.millis_of, record.get(self._time), self._layout.time_format)
+            cells = [record.get(name) for name in self._time]
+            time = _named(self._time[0], values.millis_of, values.joined_of(cells), self._layout.time_format)
         weight = 1.0
         if self._weight:
             value = record.get(self._weight)
@@ -79,7 +80,7 @@ class Events:
         columns = [
             values.ids(_column(table, self._user)),
             values.ids(_column(table, self._item)),
-            values.millis(_column(table, self._time), self._layout.time_format)
+            values.millis(values.joined([_column(table, name) for name in self._time]), self._layout.time_format)
             if self._time
             else pa.nulls(n, pa.int64()).fill_null(0),
             self._weights(table),

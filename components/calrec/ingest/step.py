@@ -94,6 +94,7 @@ def ingest(
             counts=counts,
             rules=rules,
             notes=tuple(log.notes),
+            warnings=tuple(log.warnings),
         )
         describe.write_report(folder, f"{domain}: {source}", manifest)
         manifest = artifacts.finish(folder, manifest)

@@ -7,6 +7,7 @@ an Arrow column is the fast path: it gives the same values for the whole column,
 import datetime
 import math
 import re
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -85,6 +86,13 @@ def number_of(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError("is not a number" if value not in (None, "") else "is missing")
     return float(value)
+
+
+def joined_of(cells: Sequence[Any]) -> Any:
+    """A single cell as it is; a day and an hour as one text, nothing when one of them is missing."""
+    if len(cells) == 1:
+        return cells[0]
+    return None if None in cells or "" in cells else " ".join(str(cell).strip() for cell in cells)
 
 
 def millis_of(value: Any, time_format: str) -> int:
@@ -174,6 +182,14 @@ def numbers(column: pa.Array) -> pa.Array | None:
     return column if pc.all(pc.is_finite(column), min_count=0).as_py() else None
 
 
+def joined(columns: Sequence[pa.Array]) -> pa.Array:
+    """A single column as it is; a day and an hour as one text."""
+    if len(columns) == 1 or not all(_is_text(column.type) for column in columns):
+        return columns[0] if len(columns) == 1 else pa.nulls(len(columns[0]))
+    trimmed = [pc.utf8_trim_whitespace(pc.if_else(pc.equal(column, ""), None, column)) for column in columns]
+    return pc.binary_join_element_wise(*trimmed, " ")
+
+
 def millis(column: pa.Array, time_format: str) -> pa.Array | None:
     """Timestamps in milliseconds as int64."""
     if column.null_count:
@@ -241,6 +257,8 @@ def _floored(moments: pa.Array) -> pa.Array:
 
 
 def _patterned(column: pa.Array, time_format: str) -> pa.Array | None:
+    if pa.types.is_integer(column.type):
+        column = pc.cast(column, pa.string())
     if not _is_text(column.type) or not _SIMPLE_PATTERN.fullmatch(time_format):
         return None
     found = pc.strptime(column, format=time_format, unit="s", error_is_null=True)

@@ -6,6 +6,7 @@ import pyarrow as pa
 
 from calrec.files import local
 from calrec.ingest import values
+from calrec.ingest.columns import usual
 from calrec.ingest.items import attribute, cleaned
 from calrec.ingest.layouts import ATTRIBUTES
 from calrec.ingest.look import look
@@ -33,8 +34,10 @@ def read_items(path: Path, category: str = "last") -> pa.Table:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file of items")
     file = local(str(path))[0]
-    seen = look(file, path.name.lower().removesuffix(".gz").removesuffix(".zst"), (), "", "utf-8")
-    columns = {role: (name,) for role in ("item", *ATTRIBUTES) if (name := seen.usual(role))}
+    seen = look(file, path.name.lower().removesuffix(".gz").removesuffix(".zst"))
+    for warning in seen.warnings:
+        print(f"warning: {warning}", flush=True)
+    columns = {role: (name,) for role in ("item", *ATTRIBUTES) if (name := next(iter(usual(role, seen.header)), ""))}
     if "item" not in columns or "title" not in columns:
         raise ValueError(
             f"{path.name}: needs a column for the item's id and one for its title, such as item_id and title; it has "

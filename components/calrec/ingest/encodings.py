@@ -1,0 +1,64 @@
+"""The encoding of a text file: as its first bytes say, or as a library guesses it; bytes of any encoding as UTF-8."""
+
+import codecs
+from collections.abc import Iterable, Iterator
+
+_MARKS = (  # the longer mark first: that of UTF-32 begins as that of UTF-16 does
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_GUESSED = 1 << 16  # bytes that are guessed from
+
+
+def recognised(head: bytes) -> str:
+    """The encoding of a text by its first bytes: a byte order mark, zeros, valid UTF-8, or a guess.
+
+    A text with a few bytes that are no UTF-8 among many letters that are is damaged UTF-8. What nothing fits is UTF-8
+    too: its readers count what they cannot read.
+    """
+    for mark, name in _MARKS:
+        if head.startswith(mark):
+            return name
+    pairs = head[: 1 << 12]
+    if b"\0" in pairs:  # UTF-16 without a mark: half of the bytes of plain text are zeros
+        for first, name in ((1, "utf-16-le"), (0, "utf-16-be")):
+            if pairs[first::2].count(0) > len(pairs) // 4 > pairs[1 - first :: 2].count(0):
+                return name
+    bad = sum("\ud800" <= c <= "\udfff" for c in codecs.getincrementaldecoder("utf-8")("surrogateescape").decode(head))
+    good = sum(byte & 0xC0 == 0xC0 for byte in head) - bad if bad else 1
+    return "utf-8" if bad == 0 or good > bad else _guessed(head)
+
+
+def _guessed(head: bytes) -> str:
+    """By charset-normalizer, from the lines with other bytes than ASCII; cp1252 where that gives the same text."""
+    import charset_normalizer
+
+    text = b"\n".join(line for line in head.split(b"\n")[:-1] or [head] if not line.isascii())[:_GUESSED]
+    best = charset_normalizer.from_bytes(text).best()
+    if best is None:
+        return "utf-8"
+    try:
+        return "cp1252" if text.decode("cp1252") == str(best) else best.encoding
+    except UnicodeDecodeError:
+        return best.encoding
+
+
+def as_utf8(name: str, chunks: Iterable[bytes], encoding: str) -> Iterator[bytes]:
+    """The bytes of a file as UTF-8; those that its encoding does not know stay as they are, and are no UTF-8.
+
+    Raises:
+        ValueError: the bytes end inside a character, or are not of this encoding at all (UTF-16, UTF-32).
+    """
+    if codecs.lookup(encoding).name == "utf-8":
+        yield from chunks
+        return
+    decoder = codecs.getincrementaldecoder(encoding)("surrogateescape")
+    try:
+        for chunk in chunks:
+            yield decoder.decode(chunk).encode("utf-8", "surrogateescape")
+        yield decoder.decode(b"", final=True).encode("utf-8", "surrogateescape")
+    except UnicodeError as error:
+        raise ValueError(f"{name} is not {encoding} ({error}); set data.encoding to what it is") from None
