@@ -5,12 +5,19 @@ import hashlib
 import io
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from calrec.config import DataConfig
 from calrec.files import File
+from calrec.ingest.items import Attributes
+from calrec.ingest.log import RawLog
+from calrec.ingest.log import read as log_of
+from calrec.ingest.vocabulary import Vocabulary
 
 
 def file(name: str, data: bytes | str) -> File:
@@ -32,3 +39,24 @@ def parquet(name: str, table: pa.Table) -> File:
     stream = io.BytesIO()
     pq.write_table(table, stream)
     return file(name, stream.getvalue())
+
+
+def read(files: Sequence[File], folder: Path, items: bool = False, **settings: Any) -> tuple[RawLog, list[Any]]:
+    """The log, and its events (user, item, milliseconds, weight); or its items, what is missing left out."""
+    data = DataConfig(**settings)
+    log = log_of("here", files, data, folder / "cache", folder)
+    codes, events = Vocabulary(), []
+    attributes = Attributes(codes, data.category)
+    for batch in log.batches():
+        attributes.add_events(codes.encode(batch["item_id"]), batch)
+        events += [tuple(row.values())[:4] for row in batch.to_pylist()]
+    log.describe(attributes)
+    catalogue = attributes.catalogue("d", np.arange(len(codes))).to_pylist()
+    described = [{name: text for name, text in row.items() if text and name != "domain"} for row in catalogue]
+    return log, described if items else events
+
+
+def rejects(log: RawLog) -> list[tuple[str, int, str]]:
+    """File, line and reason of each rejected row."""
+    rows = [row for path in log.rejects for row in pq.read_table(path).to_pylist()]
+    return [(row["file"], row["line"], row["reason"]) for row in rows]

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from calrec.files import File, is_data
-from calrec.ingest.blocks import head, opened
+from calrec.ingest.blocks import chunks, head
 
 _JSON = (".json", ".jsonl", ".ndjson")
 _HEAD = 1 << 16
@@ -196,13 +196,11 @@ def _first_records(begin: bytes) -> str:
 def _records(file: File, path: str) -> Iterator[Any]:
     import ijson
 
-    with opened(file) as stream:
-        try:
-            yield from ijson.items(stream, path, multiple_values=True)
-        except ijson.JSONError as error:
-            raise ValueError(
-                f"{file.name}: damaged JSON ({str(error).strip().splitlines()[0]}); write it anew"
-            ) from None
+    try:
+        yield from ijson.items(_stream(chunks(file, _PIECE)), path, multiple_values=True)
+    except ijson.JSONError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"{file.name}: damaged JSON ({reason}); write it anew") from None
 
 
 def _lines(records: Iterable[Any]) -> Iterator[bytes]:

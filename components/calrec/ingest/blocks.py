@@ -45,7 +45,7 @@ def blocks(file: File, size: int = SIZE, encoding: str = "utf-8") -> Iterator[Bl
         ValueError: the compressed stream is damaged; says after which line. Or it is not of this encoding.
     """
     number, rest, skipping = 1, b"", False
-    for data in as_utf8(file.name, _chunks(file, size), encoding):
+    for data in as_utf8(file.name, chunks(file, size), encoding):
         if skipping:
             end = data.find(b"\n")
             if end < 0:
@@ -72,18 +72,15 @@ def head(file: File, size: int) -> bytes:
     Raises:
         ValueError: the compressed stream is damaged.
     """
-    return next(_chunks(file, size), b"")
+    return next(chunks(file, size), b"")
 
 
-@contextmanager
-def opened(file: File) -> Iterator[Any]:
-    """The file's bytes as a stream, decompressed."""
-    with file.open() as stored:
-        yield _decompressed(file.name, stored)
+def chunks(file: File, size: int) -> Iterator[bytes]:
+    """Decompressed bytes without UTF-8's byte order mark.
 
-
-def _chunks(file: File, size: int) -> Iterator[bytes]:
-    """Decompressed bytes without UTF-8's byte order mark; damage is a ValueError with the line it comes after."""
+    Raises:
+        ValueError: the compressed stream is damaged; says after which line.
+    """
     try:
         start = True
         for data in _stream(file, size):
@@ -112,7 +109,8 @@ def _stream(file: File, size: int) -> Iterator[bytes]:
 
     damage: Any = (EOFError, zlib.error, IsalError, OSError)
     try:
-        with opened(file) as stream:
+        with file.open() as stored:
+            stream = _decompressed(file.name, stored)
             while data := stream.read(size):
                 yield data
     except damage as error:

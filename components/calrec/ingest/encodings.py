@@ -1,6 +1,7 @@
 """The encoding of a text file: as its first bytes say, or as a library guesses it; bytes of any encoding as UTF-8."""
 
 import codecs
+import re
 from collections.abc import Iterable, Iterator
 
 _MARKS = (  # the longer mark first: that of UTF-32 begins as that of UTF-16 does
@@ -10,6 +11,11 @@ _MARKS = (  # the longer mark first: that of UTF-32 begins as that of UTF-16 doe
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_WORD = re.compile(r"\w*[^\x00-\x7f\W]\w*|\ufffd")  # a word with a letter that is not ASCII
+# In Western words accents stand between plain letters, and a capital begins the word; charset-normalizer, which asks
+# how often letters occur, takes two lines of French for Latvian.
+_NOT_WESTERN = re.compile(r"[^\x00-\x7f]{3}|[a-z\xdf-\xff][\xc0-\xde\x8a\u0160\u017d\u0178]|[\xb2-\xbe\ufffd]\w|\ufffd")
+_ODD_SHARE = 0.1
 _GUESSED = 1 << 16  # bytes that are guessed from
 
 
@@ -33,21 +39,20 @@ def recognised(head: bytes) -> str:
 
 
 def _guessed(head: bytes) -> str:
-    """By charset-normalizer, from the lines with other bytes than ASCII; cp1252 where that gives the same text."""
+    """From the lines that are not ASCII: cp1252, by far the commonest, where it fits, else as a library says."""
     import charset_normalizer
 
     text = b"\n".join(line for line in head.split(b"\n")[:-1] or [head] if not line.isascii())[:_GUESSED]
+    words = _WORD.findall(text.decode("cp1252", "replace"))
+    odd = sum(bool(_NOT_WESTERN.search(word)) for word in words)
+    if odd <= _ODD_SHARE * len(words):
+        return "cp1252"
     best = charset_normalizer.from_bytes(text).best()
-    if best is None:
-        return "utf-8"
-    try:
-        return "cp1252" if text.decode("cp1252") == str(best) else best.encoding
-    except UnicodeDecodeError:
-        return best.encoding
+    return best.encoding if best else "utf-8"
 
 
-def as_utf8(name: str, chunks: Iterable[bytes], encoding: str) -> Iterator[bytes]:
-    """The bytes of a file as UTF-8; those that its encoding does not know stay as they are, and are no UTF-8.
+def as_utf8(name: str, chunks: Iterable[bytes], encoding: str, whole: bool = True) -> Iterator[bytes]:
+    """The bytes of a file, or of its beginning, as UTF-8; those that its encoding does not know stay as they are.
 
     Raises:
         ValueError: the bytes end inside a character, or are not of this encoding at all (UTF-16, UTF-32).
@@ -59,6 +64,6 @@ def as_utf8(name: str, chunks: Iterable[bytes], encoding: str) -> Iterator[bytes
     try:
         for chunk in chunks:
             yield decoder.decode(chunk).encode("utf-8", "surrogateescape")
-        yield decoder.decode(b"", final=True).encode("utf-8", "surrogateescape")
+        yield decoder.decode(b"", final=whole).encode("utf-8", "surrogateescape")
     except UnicodeError as error:
         raise ValueError(f"{name} is not {encoding} ({error}); set data.encoding to what it is") from None

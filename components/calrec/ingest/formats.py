@@ -202,6 +202,7 @@ def _divide(
     shapes = {file.name: _shape(file, looks[file.name], form, data) for file in files}
     events = [file for file in files if "user" in shapes[file.name]]
     items = [file for file in files if shapes[file.name] == {"item"}]
+    items = items or [file for file in files if shapes[file.name] == {"unknown item"}]  # its reader says what it lacks
     if form in _NAMED or data.events or len({frozenset(shapes[file.name]) for file in events}) < 2:
         return events, items, []
     weight: dict[frozenset[str], int] = {}
@@ -236,8 +237,9 @@ def _shape(file: File, seen: Look, form: str, data: DataConfig) -> set[str]:
     }
     if {"user", "item"} <= found and not (is_item and "time" not in found):
         return found if not data.events else set()
-    described = is_item or ("item" in found and any(columns.usual(name, seen.header) for name in ATTRIBUTES))
-    return {"item"} if described and not data.items else set()
+    if data.items or (not is_item and not any(columns.usual(name, seen.header) for name in ATTRIBUTES)):
+        return set()
+    return {"item"} if "item" in found or fixed else {"unknown item"} if is_item else set()
 
 
 def _said(what: str, layouts: Sequence[tuple[File, Layout]]) -> list[str]:

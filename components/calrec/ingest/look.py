@@ -95,7 +95,7 @@ def look(
         return _parquet(file)
     begin = head(file, _BYTES)
     used = encodings.recognised(begin) if encoding == "auto" else codecs.lookup(encoding).name
-    lines = _lines(begin, used)
+    lines = _lines(file.name, begin, used)
     if not any(map(str.strip, lines)):
         return Look("csv", (), empty=True)
     first = next(line for line in lines if line.strip())
@@ -109,11 +109,12 @@ def look(
     return Look(**{**vars(found), "encoding": used, "warnings": said})
 
 
-def _lines(begin: bytes, encoding: str) -> list[str]:
+def _lines(name: str, begin: bytes, encoding: str) -> list[str]:
     """The lines; without the last one where the file goes on behind it."""
-    text = codecs.getincrementaldecoder(encoding)("surrogateescape").decode(begin).removeprefix("\ufeff")
+    whole = len(begin) < _BYTES
+    text = b"".join(encodings.as_utf8(name, [begin], encoding, whole)).decode("utf-8", "surrogateescape")
     lines = [line.removesuffix("\r") for line in text.split("\n")]
-    return lines[:-1] if len(begin) >= _BYTES and len(lines) > 1 else lines
+    return lines if whole or len(lines) == 1 else lines[:-1]
 
 
 def _guessed(name: str, lines: Sequence[str], encoding: str) -> tuple[str, ...]:

@@ -1,0 +1,223 @@
+"""Which column is what: names, contents and headers together; what is doubtful is a warning with the setting."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from calrec.config import Columns, DataConfig
+from calrec.files import File
+from calrec.ingest.formats import Plan, plan
+from calrec.ingest.step import ingest
+from tests.conftest import shared
+from tests.ingest import raw
+
+KINDS = ("lamp", "chair", "table", "cup", "sock", "fan")
+
+
+def orders(*columns: str, users: int = 8, days: int = 6, **made: Any) -> str:
+    """A CSV file of orders: each column by its function of (row, user, item), or its usual content."""
+    usual = {
+        "user_id": lambda n, u, i: f"u{u}",
+        "product_id": lambda n, u, i: f"p{i}",
+        "time": lambda n, u, i: f"2020-09-{1 + n % 28:02d}T10:00:00",
+        **made,
+    }
+    rows = [(u * days + d, u, (u * 5 + d * 3) % 7) for d in range(days) for u in range(users)]
+    lines = [",".join(columns), *(",".join(str(usual[name](*row)) for name in columns) for row in rows)]
+    return "\n".join(lines) + "\n"
+
+
+def of(*files: File, **settings: Any) -> tuple[Plan, dict[str, str]]:
+    """The plan, and the column of each role of the events."""
+    found = plan("here", files, DataConfig(**settings))
+    return found, {role: "+".join(names) for role, names in found.events[0][1].columns.items()}
+
+
+def log(text: str, name: str = "orders.csv") -> File:
+    return raw.file(name, text)
+
+
+def test_an_id_beats_a_name_and_the_other_candidate_is_named():
+    text = orders("user", "user_id", "product_id", "time", user=lambda n, u, i: f"Ann {u}")
+    found, columns = of(log(text))
+    assert (columns["user"], columns["item"]) == ("user_id", "product_id")
+    assert found.warnings == [
+        "orders.csv: the user may be user_id (taken) or user; --set data.columns.user=user takes the other"
+    ]
+    assert of(log(text), columns=Columns(user="user"))[1]["user"] == "user"
+
+
+def test_a_number_of_the_row_is_no_item():
+    columns = of(log(orders("id", "user_id", "sku", id=lambda n, u, i: n, sku=lambda n, u, i: f"s{i}")))[1]
+    assert columns["item"] == "sku"
+    with pytest.raises(
+        ValueError, match="has no column that looks like the item; name it with --set data.columns.item"
+    ):
+        of(log("id,user_id\n" + "".join(f"{n},u{n % 3}\n" for n in range(20))))
+
+
+def test_the_name_of_a_customer_is_no_title():
+    made = {"name": lambda n, u, i: f"Customer {u}", "product_name": lambda n, u, i: f"{KINDS[i % 6]} {i}"}
+    found, columns = of(log(orders("user_id", "name", "product_id", "product_name", "time", **made)))
+    assert columns["title"] == "product_name"
+    found, columns = of(log(orders("user_id", "name", "product_id", "time", **made)))
+    assert "title" not in columns
+    assert found.warnings == [
+        "orders.csv: name belongs to the user and not to the item, so that it is no title; --set "
+        "data.columns.title=name takes it all the same"
+    ]
+
+
+def test_the_headline_of_a_review_is_no_title():
+    made = {"title": lambda n, u, i: ("Five stars", "Broke after a week", "Just right")[(n + u) % 3]}
+    found, columns = of(log(orders("user_id", "product_id", "title", "time", **made)))
+    assert "title" not in columns
+    assert "title differs between the rows of one item ('Five stars', 'Broke after a week')" in found.warnings[0]
+
+
+def test_reviews_of_2023_are_known_by_their_columns_in_any_container():
+    review = {"title": "Great", "parent_asin": "B1", "user_id": "A", "timestamp": 1_600_000_000_000, "rating": 5.0}
+    table = raw.file("raw.csv", ",".join(review) + "\n" + ",".join(map(str, review.values())) + "\n")
+    found, columns = of(table)
+    assert (found.format, columns["item"]) == ("amazon2023", "parent_asin")
+    assert "title" not in columns
+
+
+def test_the_name_of_a_product_is_the_title_and_its_id_the_item():
+    made = {"product": lambda n, u, i: f"blue {KINDS[i % 6]} {i}", "customer": lambda n, u, i: f"c{u}"}
+    columns = of(log(orders("customer", "product", "product_id", "time", **made)))[1]
+    assert (columns["user"], columns["item"], columns["title"]) == ("customer", "product_id", "product")
+
+
+@pytest.mark.parametrize(
+    "when",
+    [
+        lambda n, u, i: f"2020-09-{1 + n % 28:02d} 10:00:00",
+        lambda n, u, i: f"{1 + n % 28}/9/2020 10:00",
+        lambda n, u, i: f"{1 + n % 28:02d}.09.2020",
+    ],
+)
+def test_a_time_with_an_unusual_name_is_known_by_its_values(when: Any, tmp_path: Path):
+    (tmp_path / "x.csv").write_text(orders("user_id", "product_id", "kassiert_um", kassiert_um=when))
+    manifest = ingest("x", str(tmp_path / "x.csv"), tmp_path / "out", DataConfig(min_user=0, min_item=0))
+    assert manifest.config["time"] == "ms"
+    assert str(manifest.counts["first_event"]).startswith("2020-09-01")
+    assert manifest.warnings[0].startswith("x.csv: kassiert_um is taken as the time, as its values look like times")
+
+
+def test_two_columns_of_times_are_both_named():
+    made = {name: (lambda n, u, i: f"2020-09-{1 + n % 28:02d}") for name in ("bestellt", "versandt")}
+    found, columns = of(log(orders("user_id", "product_id", "bestellt", "versandt", **made)))
+    assert columns["time"] == "bestellt"
+    assert "So may versandt: --set data.columns.time=versandt." in found.warnings[0]
+
+
+def test_numbers_that_may_be_times_are_a_hint_and_the_order_counts():
+    text = orders("user_id", "product_id", "seen", seen=lambda n, u, i: 1_600_000_000 + n)
+    found, columns = of(log(text))
+    assert "time" not in columns
+    assert "seen looks like one; --set data.columns.time=seen" in found.warnings[0]
+    assert found.warnings[1].startswith("no timestamps: the order of the files is taken for the order of the events")
+
+
+def test_a_day_and_an_hour_in_two_columns(tmp_path: Path):
+    made = {"date": lambda n, u, i: f"2020-09-{1 + n % 28:02d}", "time": lambda n, u, i: f"{n % 24:02d}:30"}
+    text = orders("user_id", "product_id", "date", "time", **made)
+    assert of(log(text))[1]["time"] == "date+time"
+    (tmp_path / "x.csv").write_text(text)
+    manifest = ingest("x", str(tmp_path / "x.csv"), tmp_path / "out", DataConfig(min_user=0, min_item=0))
+    assert manifest.counts["first_event"] == "2020-09-01T00:30:00+00:00"
+    german = text.replace("date,time", "Tag,Uhr")
+    (tmp_path / "x.csv").write_text(german)
+    settings = DataConfig(min_user=0, min_item=0, columns=Columns(time="Tag+Uhr"))
+    assert ingest("x", str(tmp_path / "x.csv"), tmp_path / "out", settings).counts["first_event"] == (
+        "2020-09-01T00:30:00+00:00"
+    )
+
+
+@pytest.mark.parametrize(("number", "kind"), [(20_200_917, int), ("20200917", str)])
+def test_days_as_numbers_are_days_and_not_seconds(number: Any, kind: type, tmp_path: Path):
+    rows = [{"user": f"u{n % 4}", "item": f"i{n % 5}", "date": kind(int(number) + n % 3)} for n in range(40)]
+    log, events = raw.read([raw.lines("x.jsonl", rows)], tmp_path)
+    assert min(event[2] for event in events) == 1_600_300_800_000
+    assert "times are read as %Y%m%d (data.time_format)" in log.notes
+
+
+def test_day_and_month_that_may_be_either_are_asked_for():
+    text = orders("user_id", "product_id", "date", date=lambda n, u, i: f"0{1 + n % 9}/0{1 + n % 7}/2020")
+    with pytest.raises(ValueError, match=r"may be %m/%d/%Y or %d/%m/%Y, .*--set \"data.time_format=%m/%d/%Y\""):
+        of(log(text))
+    assert of(log(text), time_format="%d/%m/%Y")[0].events[0][1].time_format == "%d/%m/%Y"
+
+
+def test_a_score_in_words_is_no_weight():
+    found, columns = of(log(orders("user_id", "product_id", "time", "score", score=lambda n, u, i: "good")))
+    assert "weight" not in columns
+    assert "score holds no numbers ('good')" in found.warnings[0]
+
+
+def test_none_says_that_there_is_no_such_column():
+    text = orders("user_id", "product_id", "time", "name", name=lambda n, u, i: f"lamp {i}")
+    assert of(log(text))[1]["title"] == "name"
+    assert "title" not in of(log(text), columns=Columns(title="none"))[1]
+
+
+RATINGS = "user_id,book_id,rating\n" + "".join(f"u{n % 9},{n % 7},{n % 5}\n" for n in range(90))
+BOOKS = "book_id,authors,title\n" + "".join(f"{n},A. Author,Book {n}\n" for n in range(7))
+
+
+def test_a_file_is_movielens_by_its_name_and_its_header():
+    assert of(raw.file("ratings.csv", "userId,movieId,rating,timestamp\n1,2,3,1\n"))[0].format == "movielens"
+    found, columns = of(raw.file("ratings.csv", "user_id,item_id,rating,timestamp\nu,i,3,1600000000\n"))
+    assert (found.format, columns["item"]) == ("table", "item_id")
+
+
+def test_a_folder_like_goodbooks():
+    files = [
+        raw.file("book_tags.csv", "goodreads_book_id,tag_id,count\n1,2,3\n"),
+        raw.file("books.csv", BOOKS),
+        raw.file("ratings.csv", RATINGS),
+        raw.file("tags.csv", "tag_id,tag_name\n1,fiction\n"),
+        raw.file("to_read.csv", "user_id,book_id\nu1,2\n"),
+    ]
+    found, columns = of(*files)
+    assert [file.name for file, _ in found.events] == ["ratings.csv"]
+    assert [file.name for file, _ in found.items] == ["books.csv"]
+    assert columns == {"user": "user_id", "item": "book_id", "weight": "rating"}
+    assert found.warnings[0].startswith("to_read.csv could hold events too, but has not the columns of ratings.csv")
+    assert "not read: book_tags.csv, tags.csv, to_read.csv" in found.notes
+
+
+def test_a_log_with_the_name_of_an_item_file_is_a_log():
+    found, _ = of(raw.file("item_views.csv", orders("user_id", "product_id", "time")))
+    assert [file.name for file, _ in found.events] == ["item_views.csv"]
+
+
+# --- the shared cases ---------------------------------------------------------------------------------------------
+
+CASES: dict[str, dict[str, str]] = {
+    "ratings-csv-name": {"format": "table"},
+    "ordered_at-unknown-time": {"time": "ordered_at", "title": "product"},
+    "customer-name-column": {"title": "product_name"},
+    "review-headline-as-title": {"format": "amazon2023", "title": ""},
+    "amazon2023-csv-events": {"format": "amazon2023"},
+    "utf16": {"title": "title"},
+    "json-array": {"item": "item_id"},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_shared_cases(case: str, tmp_path: Path):
+    settings = DataConfig(min_user=0, min_item=0)
+    manifest = ingest("x", str(shared("cases/ingest", case)), tmp_path / "out", settings)
+    assert (manifest.counts["users"], manifest.counts["items"]) == (40, 24)
+    said: Sequence[str] = [note for note in manifest.notes if note.startswith("events from")]
+    for what, value in CASES[case].items():
+        if what == "format":
+            assert manifest.config["format"] == value
+        elif value:
+            assert f"{what} = {value}" in said[0]
+        else:
+            assert f"{what} =" not in said[0]
