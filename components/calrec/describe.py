@@ -1,6 +1,7 @@
 """A manifest in words: its tables as text and as a page, and what a person should be warned of."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -125,15 +126,25 @@ def histograms(manifest: Manifest) -> dict[str, list[tuple[str, int]]]:
     }
 
 
-def write_report(folder: Path, title: str, manifest: Manifest) -> None:
-    """Write a manifest as report.md and report.html: notes, warnings, rules, histograms and counts."""
-    (folder / "report.md").write_text(f"# {title}\n\n{_words(manifest)}")
-    sentences, rules, counts = _sentences(manifest), _rules(manifest), _counts(manifest)
+@dataclass(frozen=True)
+class Examples:
+    """Some rows of a table as a person may check them."""
+
+    heading: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def write_report(folder: Path, title: str, manifest: Manifest, examples: Sequence[Examples] = ()) -> None:
+    """Write a manifest as report.md and report.html: warnings, notes, examples, rules, tables, histograms, counts."""
+    (folder / "report.md").write_text(f"# {title}\n\n{_words(manifest, examples)}")
     sections = [
-        draw.table((), [(sentence,) for sentence in sentences]) if sentences else "",
-        draw.table(_RULE, rules) if rules else "",
-        *(draw.histogram(name, bars) for name, bars in histograms(manifest).items()),
-        draw.table(("count", ""), counts),
+        draw.sentences(warnings(manifest), "warning"),
+        draw.section("What was read", draw.sentences(manifest.notes)) if manifest.notes else "",
+        *(draw.section(one.heading, draw.table(one.header, one.rows, words=True)) for one in examples),
+        *(draw.section(heading, draw.table(header, rows)) for heading, header, rows in _tables(manifest)),
+        draw.section("In numbers", *(draw.histogram(name, bars) for name, bars in histograms(manifest).items())),
+        draw.section("Counts", draw.table((), _counts(manifest))),
     ]
     (folder / "report.html").write_text(draw.page(title, sections))
 
@@ -144,10 +155,11 @@ def markdown(manifest: Manifest, folder: Path) -> str:
     return reports[0].read_text() if reports else _words(manifest) + _curve(Path(folder))
 
 
-def _words(manifest: Manifest) -> str:
-    """Notes, warnings, rules and counts."""
+def _words(manifest: Manifest, examples: Sequence[Examples] = ()) -> str:
+    """Warnings, notes, examples, rules, tables and counts."""
     parts = ["".join(f"- {sentence}\n" for sentence in _sentences(manifest))]
-    parts += [draw.markdown(_RULE, rules) + "\n"] if (rules := _rules(manifest)) else []
+    parts += [f"{one.heading}:\n\n{draw.markdown(one.header, one.rows)}\n" for one in examples]
+    parts += [draw.markdown(header, rows) + "\n" for _, header, rows in _tables(manifest)]
     parts += [draw.markdown(("count", ""), counts) + "\n"] if (counts := _counts(manifest)) else []
     return "\n".join(part for part in parts if part)
 
@@ -167,13 +179,23 @@ def _sentences(manifest: Manifest) -> list[str]:
     return [*(f"Warning: {warning}" for warning in warnings(manifest)), *manifest.notes]
 
 
-def _rules(manifest: Manifest) -> list[tuple[str, ...]]:
-    return [
+def _tables(manifest: Manifest) -> list[tuple[str, Sequence[str], list[tuple[str, ...]]]]:
+    """(heading, header, rows) of the rules, and of the counts that have a row for each of several things."""
+    rules = [
         (str(rule["rule"]), *(f"{n:,}" for n in (before, before - after, after)))
         for rule in manifest.rules
         for before, after in [(rule["rows_before"], rule["rows_after"])]
     ]
+    found: list[tuple[str, Sequence[str], list[tuple[str, ...]]]] = [("Rules", _RULE, rules)] if rules else []
+    for name, things in manifest.counts.items():
+        if isinstance(things, Mapping) and things:
+            names = list(next(iter(things.values())))
+            header = ("", *(inner.replace("_", " ") for inner in names))
+            cells = [(thing, *(shown(of.get(inner, 0)) for inner in names)) for thing, of in things.items()]
+            found.append((name.replace("_", " ").capitalize(), header, cells))
+    return found
 
 
 def _counts(manifest: Manifest) -> list[tuple[str, str]]:
-    return [(name.replace("_", " "), value) for name, value in single(manifest)]
+    plain = {name: value for name, value in manifest.counts.items() if not isinstance(value, Mapping)}
+    return [(name.replace("_", " "), value) for name, value in single(replace(manifest, counts=plain))]

@@ -6,54 +6,76 @@ from collections.abc import Sequence
 STYLE = """
 :root{color-scheme:light dark}
 body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}
-table{border-collapse:collapse;margin:1rem 0;width:100%}
+h2{font-size:1.1rem;margin:2rem 0 .5rem}
+.scroll{overflow-x:auto}
+.chart{display:block;width:100%;max-width:30rem;margin:1rem 0}
+.note{margin:.2rem 0}
+.warning{margin:.5rem 0;padding:.4rem .8rem;border-left:4px solid #d98b00;background:#d98b0018}
+.warning::before{content:"Warning: ";font-weight:bold}
+table{border-collapse:collapse;margin:.5rem 0 1rem;width:100%}
 td,th{padding:.3rem .6rem;text-align:right;border-bottom:1px solid #8884;font-variant-numeric:tabular-nums}
 td:first-child,th:first-child{text-align:left}
+.text td,.text th{text-align:left}
 .user{border-left:3px solid #2f6fde;padding-left:.8rem;margin:1rem 0}
 small{opacity:.75}
 """
 
-_WIDTH, _BAR, _CHAR = 720, 24, 7.2  # px: of the chart, of a row, of a character at font size 13
+_WIDTH, _ROW = 360, 34  # px: of a chart, which is that of a phone, so that letters have their size there; of a row
 _LONGEST = 40  # characters of a label; the rest is in its tooltip
 
 
 def histogram(title: str, bars: Sequence[tuple[str, int]]) -> str:
-    """Horizontal bars with their values as an inline SVG of any width.
+    """Horizontal bars below their labels and values, as an inline SVG that fits a phone.
 
     Args:
         title: above the chart, and its name for a screen reader.
         bars: (label, value >= 0), from top to bottom; without any, the chart says so.
     """
-    left = 16 + _CHAR * max((min(len(label), _LONGEST) for label, _ in bars), default=0)
-    room = _WIDTH - left - 16 - _CHAR * max((len(f"{value:,}") for _, value in bars), default=0)
-    scale = room / max(1, *(value for _, value in bars)) if bars else 0.0
-    rows = "".join(_bar(row, label, value, left, scale) for row, (label, value) in enumerate(bars))
-    rows = rows or f"<text x='{left:.0f}' y='40'>nothing to show</text>"
+    scale = (_WIDTH - 2) / max(1, *(value for _, value in bars)) if bars else 0.0
+    rows = "".join(_bar(row, label, value, scale) for row, (label, value) in enumerate(bars))
+    rows = rows or "<text x='0' y='40'>nothing to show</text>"
     name = html.escape(title)
     return (
-        f"<svg viewBox='0 0 {_WIDTH} {max(1, len(bars)) * _BAR + 30}' width='100%' font-size='13' fill='currentColor' "
+        f"<svg class='chart' viewBox='0 0 {_WIDTH} {max(1, len(bars)) * _ROW + 26}' font-size='13' fill='currentColor' "
         f"role='img' aria-label='{name}'><title>{name}</title>"
-        f"<text x='{left:.0f}' y='16' font-weight='bold'>{name}</text>{rows}</svg>"
+        f"<text x='0' y='16' font-weight='bold'>{name}</text>{rows}</svg>"
     )
 
 
-def _bar(row: int, label: str, value: int, left: float, scale: float) -> str:
-    y = 26 + row * _BAR
-    full, end = html.escape(f"{label}: {value:,}"), left + value * scale
+def _bar(row: int, label: str, value: int, scale: float) -> str:
+    y = 26 + row * _ROW
     short = label if len(label) <= _LONGEST else label[: _LONGEST - 1] + "…"
     return (
-        f"<g><title>{full}</title>"
-        f"<text x='{left - 8:.0f}' y='{y + 14}' text-anchor='end'>{html.escape(short)}</text>"
-        f"<rect x='{left:.0f}' y='{y}' width='{end - left:.1f}' height='{_BAR - 6}' fill='#2f6fde'/>"
-        f"<text x='{end + 6:.1f}' y='{y + 14}'>{value:,}</text></g>"
+        f"<g><title>{html.escape(f'{label}: {value:,}')}</title>"
+        f"<text x='0' y='{y + 13}'>{html.escape(short)}</text>"
+        f"<text x='{_WIDTH}' y='{y + 13}' text-anchor='end'>{value:,}</text>"
+        f"<rect x='0' y='{y + 18}' width='{value * scale:.1f}' height='10' fill='#2f6fde'/></g>"
     )
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """An HTML table; cells are escaped, whole numbers get thousands separators, an empty header is left out."""
+def table(header: Sequence[str], rows: Sequence[Sequence[object]], words: bool = False) -> str:
+    """An HTML table; cells are escaped, whole numbers get thousands separators, an empty header is left out.
+
+    Args:
+        header: names of the columns.
+        rows: cells.
+        words: whether all columns are text; else only the first is.
+    """
     head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
     body = "".join("<tr>" + "".join(f"<td>{html.escape(shown(cell))}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table>{f'<tr>{head}</tr>' if head else ''}{body}</table>"
+    kind = "scroll text" if words else "scroll"
+    return f"<div class='{kind}'><table>{f'<tr>{head}</tr>' if head else ''}{body}</table></div>"
+
+
+def sentences(texts: Sequence[str], kind: str = "note") -> str:
+    """A paragraph for each sentence; `kind` warning: marked as such."""
+    return "".join(f"<p class='{kind}'>{html.escape(text)}</p>" for text in texts)
+
+
+def section(heading: str, *parts: str) -> str:
+    """Parts of a page below their heading; nothing when they are empty."""
+    inside = "".join(parts)
+    return f"<h2>{html.escape(heading)}</h2>{inside}" if inside else ""
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -16,6 +16,7 @@ from calrec.artifacts import Manifest
 from calrec.checks import iso
 from calrec.config import DataConfig
 from calrec.files import File
+from calrec.ingest.examples import examples
 from calrec.ingest.items import Attributes, ItemCounts, identical_texts, missing
 from calrec.ingest.log import RawLog, read, write_rejects
 from calrec.ingest.rules import Cleaned, EventLog
@@ -96,7 +97,8 @@ def ingest(
             notes=tuple(log.notes),
             warnings=tuple(log.warnings),
         )
-        describe.write_report(folder, f"{domain}: {source}", manifest)
+        shown = examples(log.timed, users, items, catalogue, cleaned)
+        describe.write_report(folder, f"Log of {domain}", manifest, shown)
         manifest = artifacts.finish(folder, manifest)
     print(describe.text(manifest, notes=False), flush=True)
     print(

@@ -1,0 +1,38 @@
+"""The first events and the most frequent items of a cleaned log, for a person who checks what was understood."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from calrec.checks import iso
+from calrec.describe import Examples
+from calrec.ingest.layouts import ATTRIBUTES
+from calrec.ingest.rules import Cleaned
+from calrec.ingest.vocabulary import Vocabulary
+
+_SHOWN, _CELL = 5, 80  # rows, and characters of a cell
+
+
+def examples(
+    timed: bool, users: Vocabulary, items: Vocabulary, catalogue: pa.Table, cleaned: Cleaned
+) -> list[Examples]:
+    """Five events and five items as they are written to the folder."""
+    user, item, time, weight = next(iter(cleaned))
+    when = [iso(moment) if timed else f"place {moment}" for moment in time[:_SHOWN].tolist()]
+    ids, weights = items.take(item[:_SHOWN]).to_pylist(), [f"{one:g}" for one in weight[:_SHOWN]]
+    title = dict(zip(catalogue["item_id"].to_pylist(), catalogue["title"].to_pylist(), strict=True))
+    events = zip(users.take(user[:_SHOWN]).to_pylist(), ids, when, weights, map(title.get, ids), strict=True)
+    most = np.argsort(-cleaned.item_counts, kind="stable")[: min(_SHOWN, len(catalogue))]
+    row_of = {item_id: row for row, item_id in enumerate(title)}
+    rows = catalogue.take([row_of[item_id] for item_id in items.take(most).to_pylist()])
+    described = zip(*(rows[name].to_pylist() for name in ("item_id", *ATTRIBUTES)), strict=True)
+    return [
+        Examples("The first events", ("user", "item", "time", "weight", "title"), _cut(events)),
+        Examples("The most frequent items", ("item", *ATTRIBUTES), _cut(described)),
+    ]
+
+
+def _cut(rows: Iterable[tuple[Any, ...]]) -> list[tuple[str, ...]]:
+    return [tuple(str(cell)[:_CELL] for cell in row) for row in rows]
