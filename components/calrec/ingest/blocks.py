@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -30,6 +31,11 @@ class Block:
     """Number of the first line; the file's first line is 1."""
     whole: bool = True
     """False: the beginning of one line that is longer than MAX_LINE."""
+
+    @cached_property
+    def ends(self) -> int:
+        """How many ends of lines it holds."""
+        return self.data.count(b"\n")
 
     def lines(self) -> Iterator[tuple[int, bytes]]:
         """(number, line without its end) of each line, blank ones included."""
@@ -55,7 +61,7 @@ def blocks(file: File, size: int = SIZE, encoding: str = "utf-8") -> Iterator[Bl
         if cut:
             block = Block(b"".join((rest, memoryview(data)[:cut])), number)
             yield block
-            number += block.data.count(b"\n")
+            number += block.ends
             rest = data[cut:]
         else:
             rest += data

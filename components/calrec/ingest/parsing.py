@@ -34,7 +34,7 @@ def fast(block: Block, layout: Layout) -> pa.Table | None:
     if not block.whole or layout.kind == "literal" or layout.sequences:
         return None
     try:
-        table = _fast_json(block.data, layout) if layout.kind == "json" else _fast_csv(block, layout)
+        table = _fast_json(block, layout) if layout.kind == "json" else _fast_csv(block, layout)
         if table is None:
             return None
         table.validate(full=True)
@@ -57,14 +57,11 @@ def slow(block: Block, layout: Layout) -> Iterator[Line]:
             yield number, line, parse(line)
 
 
-def _count(data: bytes) -> int:
-    return data.count(b"\n") + (not data.endswith(b"\n"))
-
-
 # --- JSON -------------------------------------------------------------------------------------------------------
 
 
-def _fast_json(data: bytes, layout: Layout) -> pa.Table | None:
+def _fast_json(block: Block, layout: Layout) -> pa.Table | None:
+    data = block.data
     if not data.startswith(b"{") or _NULL_OUTSIDE.search(data):
         return None
     schema = pa.schema([(name, TYPES[layout.types.get(name, "text")]) for name in layout.wanted()])
@@ -73,7 +70,7 @@ def _fast_json(data: bytes, layout: Layout) -> pa.Table | None:
         read_options=pyarrow.json.ReadOptions(use_threads=False, block_size=len(data) + 1),
         parse_options=pyarrow.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
     )
-    return table if len(table) == _count(data) else None
+    return table if len(table) == block.ends + (not data.endswith(b"\n")) else None
 
 
 def json_object(line: bytes) -> Mapping[str, Any] | str:
@@ -143,7 +140,7 @@ def _fast_csv(block: Block, layout: Layout) -> pa.Table | None:
             include_columns=layout.wanted(), column_types={name: pa.string() for name in layout.wanted()}
         ),
     )
-    return table if len(table) == _count(data) else None
+    return table if len(table) == data.count(b"\n") + (not data.endswith(b"\n")) else None
 
 
 def whole_records(blocks: Iterable[Block], escaped: bool = False) -> Iterator[Block]:
