@@ -20,7 +20,7 @@ from calrec.retrieve.candidates import Asked
 from calrec.retrieve.catalogue import Catalogue
 from calrec.retrieve.ranking import Ranker
 from calrec.retrieve.search import Search
-from calrec.textify.texts import words
+from calrec.textify.words import words
 
 Users = list[tuple[list[str], np.ndarray]]
 """Texts and log-probabilities of each user."""

@@ -18,6 +18,8 @@ from calrec.ingest.cleaning import clean_brand, clean_category, clean_price, cle
         ('<img src="x"/>', ""),
         ("tab\x00\x07bell", "tab bell"),
         ("zero\u200bwidth", "zero width"),
+        ("क्\u200dष می\u200cخواهم 👨\u200d👩", "क्\u200dष می\u200cخواهم 👨\u200d👩"),
+        ("\u200da\u200cb \u200d", "a b"),
         ("日本 é", "日本 é"),
         ("", ""),
     ],

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from calrec.retrieve import bm25, kernels, search
 from calrec.retrieve.bm25 import FILES, Index
 from calrec.retrieve.search import Matches, Search
-from calrec.textify.texts import LABELS, words
+from calrec.textify.texts import LABELS
+from calrec.textify.words import words
 
 LETTERS = "abcdefgh"
 texts_of_letters = st.lists(st.lists(st.sampled_from(LETTERS), max_size=6).map(" ".join), min_size=1, max_size=12)

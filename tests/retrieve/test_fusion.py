@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from calrec.retrieve.bm25 import Index
 from calrec.retrieve.fusion import fuse, reciprocal, top_items
 from calrec.retrieve.search import Matches, Search
-from calrec.textify.texts import words
+from calrec.textify.words import words
 
 EPSILON = 1 / 5000
 

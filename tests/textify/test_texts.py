@@ -5,7 +5,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calrec.textify.texts import attribute, item_text, prompt, words
+from calrec.textify.texts import attribute, item_text, prompt
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "prompt.txt"
 ALL = ("title", "category", "brand", "price")
@@ -24,12 +24,6 @@ def test_the_prompt_is_the_golden_one():
 
 def test_an_empty_history_asks_for_the_first_item():
     assert prompt([]).endswith("The first item bought is as follows.")
-
-
-def test_words_are_lower_case_without_labels():
-    assert words("Title: Green Tea. Category: É-Drinks. Brand: Unknown. Price: 2.50.") == [
-        "green", "tea", "é", "drinks", "unknown", "2", "50",
-    ]  # fmt: skip
 
 
 VALUE = st.text("ab .:-é1", max_size=12).map(str.strip)

@@ -4,7 +4,10 @@ import html
 import re
 
 _TAG = re.compile(r"<[^<>]*>")
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2060\ufeff\ud800-\udfff]")
+# A joiner or non-joiner stays behind a letter or pictograph beyond ASCII: it spells words of many scripts of Asia.
+_CONTROL = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u200b\u200e\u200f\u2060\ufeff\ud800-\udfff]|(?<![^\x00-\xa0\\s\u200b-\u200f])[\u200c\u200d]"
+)
 _SPACE = re.compile(r"\s+")
 _PRICE = re.compile(r"^[$€£]?\s*(\d[\d,]*(?:\.\d+)?)(?:\s*-\s*[$€£]?\s*(\d[\d,]*(?:\.\d+)?))?$")
 _BY = re.compile(r"^by\s+", re.IGNORECASE)

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calrec.textify.texts import LABELS, NEXT, OPENING, words
+from calrec.textify.texts import LABELS, NEXT, OPENING
+from calrec.textify.words import words
 
 END = "<|endoftext|>"
 PAD = "<|pad|>"

@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from calrec import artifacts
 from calrec.model.loading import Users, load_users
-from calrec.textify.texts import words
+from calrec.textify.words import joined_in, words
 
 Ints = NDArray[np.int64]
 FILE, PROFILE = "drift.json", "profile.json"
@@ -102,16 +101,16 @@ def drift(champion: Path, texts: Path, domain: str, split: str) -> Drift:
     """
     index, log = Path(champion) / "index", _Log.of(texts, domain)
     of_index = artifacts.read_manifest(index, "index")
-    known = artifacts.read_table(index, "items.parquet", "index")["item_id"]
-    new = pc.invert(pc.is_in(log.items["item_id"], value_set=known)).to_numpy()
-    vocabulary = set(pq.read_table(index / "words.parquet")["word"].to_pylist())
+    known = artifacts.read_table(index, "items.parquet", "index")
+    new = pc.invert(pc.is_in(log.items["item_id"], value_set=known["item_id"])).to_numpy()
+    its_texts = known["text"].unique().to_pylist()
     shares = {
         "new_items_share": new,
         "new_items_event_share": new[log.codes],
         "new_items_target_share": new[log.targets(split)],
     }
     figures = {name: float(which.mean()) for name, which in shares.items() if len(which)}
-    figures["new_words_share"] = _new_words(log, vocabulary)
+    figures["new_words_share"] = _new_words(log, its_texts)
     then = _stored(Path(champion) / PROFILE)
     if then is None:
         return Drift(figures, of_index.inputs["texts"])
@@ -163,13 +162,15 @@ def median(of: Mapping[int, int]) -> float:
     return float(np.median(np.repeat(list(of.keys()), list(of.values()))))
 
 
-def _new_words(log: _Log, known: set[str]) -> float:
-    """Share of the words in the texts of all events that are not known; one that is said twice counts twice."""
+def _new_words(log: _Log, texts: Sequence[str]) -> float:
+    """Share of the words in the texts of all events that are in none of these; one that is said twice counts twice."""
+    joined = joined_in(texts)
+    known = set(words("\n".join(texts), joined))
     events = np.bincount(log.codes, minlength=len(log.items))
     bought = np.flatnonzero(events)
     said = unknown = 0
     for text, times in zip(log.items["text"].take(pa.array(bought)).to_pylist(), events[bought].tolist(), strict=True):
-        found = words(text)
+        found = words(text, joined)
         said += times * len(found)
         unknown += times * sum(word not in known for word in found)
     return unknown / max(1, said)

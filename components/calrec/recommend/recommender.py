@@ -26,6 +26,7 @@ from calrec.settings import from_dict
 from calrec.textify.encoding import FORMS, TextPrompts, encode_items
 from calrec.textify.texts import item_text
 from calrec.textify.tokens import Ragged, TokenCache, running
+from calrec.textify.words import normal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,4 +225,4 @@ def _refuse_other_bm25(built: Mapping[str, Any], asked: RetrieveConfig) -> None:
 
 
 def _plain(title: str) -> str:
-    return " ".join(title.lower().split())
+    return " ".join(normal(title).split())

@@ -9,7 +9,7 @@ of the query in that order, so it is the same bits whatever engine, batch or num
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from calrec.textify.texts import words
+from calrec.textify.words import VERSION, joined_in, words
 
 Ints = NDArray[np.int32]
 Longs = NDArray[np.int64]
@@ -63,12 +63,13 @@ class Index:
     tokenise: Tokenise = field(default=words, repr=False)
 
     @classmethod
-    def build(cls, texts: Sequence[str], k1: float = 1.5, b: float = 0.75, tokenise: Tokenise = words) -> "Index":
-        """The index of a catalogue, whose text i is group i.
+    def build(cls, texts: Sequence[str], k1: float = 1.5, b: float = 0.75, tokenise: Tokenise | None = None) -> "Index":
+        """The index of a catalogue, whose text i is group i; without `tokenise` by the words of this catalogue.
 
         Raises:
             ValueError: no text has a word.
         """
+        tokenise = tokenise or _words_with(joined_in(texts))
         codes, lengths, vocabulary = _coded(texts, tokenise)
         if not len(codes):
             raise ValueError("no text of the catalogue has a single word; BM25 has nothing to search")
@@ -92,20 +93,25 @@ class Index:
         np.save(Path(folder) / "groups.npy", self.groups)
         np.save(Path(folder) / "weights.npy", self.weights)
         pq.write_table(pa.table({"word": self.vocabulary}), Path(folder) / "words.parquet", compression="zstd")
-        (Path(folder) / "bm25.json").write_text(json.dumps({"size": self.size}) + "\n")
+        facts = {"size": self.size, "words": VERSION, "joined": sorted(_joined(self.tokenise))}
+        (Path(folder) / "bm25.json").write_text(json.dumps(facts, ensure_ascii=False) + "\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: Path, tokenise: Tokenise = words) -> "Index":
+    def load(cls, folder: Path, tokenise: Tokenise | None = None) -> "Index":
         """An index that :meth:`save` wrote; the arrays stay in their files and are read as they are needed.
+
+        Without `tokenise` texts come to the words that it was built with, if :func:`same_words` says so.
 
         Raises:
             ValueError: the files are not of one index.
         """
         offsets, groups, weights = (np.asarray(np.load(Path(folder) / name, mmap_mode="r")) for name in FILES[:3])
         vocabulary = pq.read_table(Path(folder) / "words.parquet")["word"].combine_chunks()
-        size = int(json.loads((Path(folder) / "bm25.json").read_text())["size"])
+        facts = json.loads((Path(folder) / "bm25.json").read_text(encoding="utf-8"))
+        size = int(facts["size"])
         if len(offsets) != len(vocabulary) + 1 or not offsets[-1] == len(groups) == len(weights):
             raise ValueError(f"{folder}: the files of the BM25 index do not belong together; build it again")
+        tokenise = tokenise or _words_with(frozenset(facts.get("joined", ())))
         return cls(size, vocabulary, offsets, groups, weights, tokenise)
 
     @property
@@ -153,6 +159,20 @@ class Index:
 
     def _weights_of(self, term: int) -> Floats:
         return self.weights[self.offsets[term] : self.offsets[term + 1]]
+
+
+def same_words(folder: Path, texts: Sequence[str]) -> bool:
+    """Whether the index of these texts in a folder has the words that they come to today; of ASCII all versions do."""
+    version = json.loads((Path(folder) / "bm25.json").read_text(encoding="utf-8")).get("words", 1)
+    return version == VERSION or all(map(str.isascii, texts))
+
+
+def _words_with(joined: frozenset[str]) -> Tokenise:
+    return partial(words, joined=joined) if joined else words
+
+
+def _joined(tokenise: Tokenise) -> frozenset[str]:
+    return tokenise.keywords["joined"] if isinstance(tokenise, partial) else frozenset()
 
 
 def _coded(texts: Sequence[str], tokenise: Tokenise) -> tuple[Ints, Longs, pa.Array]:

@@ -3,7 +3,7 @@
 New items need no training: an index that is built with them recommends them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from calrec import artifacts
 from calrec.artifacts import Manifest
 from calrec.config import GenerateConfig, RetrieveConfig, TextConfig
 from calrec.model.loading import load_users
-from calrec.retrieve.bm25 import Index
+from calrec.retrieve.bm25 import Index, same_words
 from calrec.retrieve.catalogue import Catalogue, load_catalogue, of_table
 from calrec.retrieve.evidence import Evidence, Fusion
 from calrec.retrieve.following import countable
@@ -143,16 +143,32 @@ def load(folder: Path, tokenizer: Any, of_model: Manifest) -> Stored:
         if (folder / "vectors.npy").is_file():
             vectors = np.load(folder / "vectors.npy")
     table = artifacts.read_table(folder, "items.parquet", "index")
+    catalogue = of_table(table, np.arange(len(table)))
     units = Ragged(*(np.asarray(np.load(folder / name, mmap_mode="r")) for name in ("ids.npy", "token_offsets.npy")))
     return Stored(
         manifest=manifest,
-        catalogue=of_table(table, np.arange(len(table))),
-        index=Index.load(folder),
+        catalogue=catalogue,
+        index=searched(folder, manifest, catalogue.group_texts),
         cache=_cache(units, config, table, tokenizer),
         evidence=Evidence.load(folder),
         vectors=vectors,
         fusion=Fusion.load(folder),
     )
+
+
+def searched(folder: Path, manifest: Manifest, texts: Sequence[str]) -> Index:
+    """The BM25 index in a folder; one of an earlier version's words is built again in memory from its own texts.
+
+    Args:
+        folder: made by :func:`build`.
+        manifest: of the folder.
+        texts: of its groups.
+    """
+    if same_words(folder, texts):
+        return Index.load(folder)
+    print(f"{folder}: its words are of an earlier version, so they are made again; calrec index saves that", flush=True)
+    how = manifest.config["retrieve"]
+    return Index.build(texts, how["k1"], how["b"])
 
 
 def _items(texts: Path, domain: str, new: pa.Table | None, text: TextConfig) -> tuple[pa.Table, Any]:

@@ -16,9 +16,6 @@ OPENING = "This is the summary of a user's purchase history. The first item boug
 NEXT = "The next item bought is as follows."
 LABELS = ("Title:", "Category:", "Brand:", "Price:")
 
-_LABELS = re.compile("|".join(LABELS))
-_WORDS = re.compile(r"\w+")
-
 
 def item_text(item: Mapping[str, str], attributes: Sequence[str]) -> str:
     """`Title: … . Category: … .` in the order of `attributes`; a missing value is the word Unknown."""
@@ -60,11 +57,3 @@ def prompt(history: Sequence[str], phrases: bool = True) -> str:
     """
     behind = [NEXT] if phrases else []
     return " ".join([OPENING, *(part for text in history for part in (text, *behind))])
-
-
-def words(text: str) -> list[str]:
-    """Terms of an item text for BM25: lower-cased Unicode words without the field labels.
-
-    With the labels every item would share a term, and the lowest score would no longer be 0.
-    """
-    return _WORDS.findall(_LABELS.sub(" ", text).lower())
