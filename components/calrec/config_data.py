@@ -8,7 +8,7 @@ from calrec.checks import check, instant, is_encoding, one_of
 FORMATS = (
     "auto", "sample", "amazon2014", "amazon2018", "amazon2023", "movielens", "recbole", "sequences", "table",
 )  # fmt: skip
-_FILTER = re.compile(r"\s*([^=!<>]+?)\s*(>=|<=|!=|=|>|<)\s*(.*?)\s*$")
+_FILTER = re.compile(r"\s*([^=!<>~]+?)\s*(>=|<=|!=|!~|=|>|<|~)\s*(.*?)\s*$", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,9 @@ class DataConfig:
     columns: Columns = field(default_factory=Columns)
     """Column map of the table format."""
     filters: tuple[str, ...] = ()
-    """Events that count, such as quantity>0 or event_type=purchase|cart; operators = != > >= < <=."""
+    """Events that count, such as quantity>0 or event_type=purchase|cart; operators = != > >= < <=, and ~ !~ for a
+    regular expression that is found anywhere in the value, such as code~^[0-9]. A value with a comma needs a JSON
+    list, in which each backslash is doubled: ["code~^[0-9]{3,5}$"]."""
     time_format: str = "auto"
     """auto (seconds, milliseconds, ISO 8601), s, ms, or a pattern such as %m/%d/%Y %H:%M (UTC)."""
     delimiter: str = ""
@@ -82,8 +84,14 @@ class DataConfig:
     """k-core: fewest events of an item."""
     min_length: int = 3
     """Fewest events of a user after the k-core; a history, a validation and a test item need 3."""
+    weight: str = "auto"
+    """What the weight is. quantity: added up where lines agree in user, item and time; rating: the first of them stays;
+    auto: a rating when the column's name says so (rating, overall, score, stars), else a quantity."""
+    returns: str = "drop"
+    """Events of negative weight. drop; cancel: they also take their quantity back from the newest earlier purchases of
+    the user and item; keep: they are events as any other."""
     min_weight: float = 0.0
-    """Events with a rating or quantity below this are dropped."""
+    """Events with a smaller rating or (added up) quantity are dropped; 0: only data.returns looks at the weight."""
     category: str = "first"
     """Which entry of a list of categories is the item's single category: first (the main one) or last (the finest)."""
     missing_metadata: str = "keep"
@@ -102,6 +110,8 @@ class DataConfig:
         check(len(set(self.header)) == len(self.header), f"data.header repeats a name: {', '.join(self.header)}")
         one_of("data.dedup", self.dedup, ("consecutive", "first", "none"))
         one_of("data.tie_break", self.tie_break, ("hash", "file"))
+        one_of("data.weight", self.weight, ("auto", "quantity", "rating"))
+        one_of("data.returns", self.returns, ("drop", "cancel", "keep"))
         one_of("data.category", self.category, ("first", "last"))
         one_of("data.missing_metadata", self.missing_metadata, ("keep", "drop"))
         for name in ("min_user", "min_item", "min_weight", "memory_gb"):
@@ -120,9 +130,17 @@ class DataConfig:
 
 
 def event_filter(text: str) -> tuple[str, str, str]:
-    """(column, operator, value) of an entry of `data.filters`; > >= < <= compare numbers."""
+    """(column, operator, value) of an entry of `data.filters`; > >= < <= compare numbers, ~ !~ search a pattern."""
+    check(
+        not text.startswith("["),
+        f"data.filters: no JSON list, {text!r}; put each filter in double quotes and double each backslash",
+    )
     match = _FILTER.match(text)
-    check(match is not None, f"data.filters takes COLUMN OPERATOR VALUE such as quantity>0, got {text!r}")
+    check(
+        match is not None,
+        f"data.filters takes COLUMN OPERATOR VALUE such as quantity>0, got {text!r}; "
+        'a value with a comma needs a JSON list: ["name~^a,b"]',
+    )
     assert match
     column, operator, value = match.groups()
     if operator[0] in "<>":
@@ -130,6 +148,18 @@ def event_filter(text: str) -> tuple[str, str, str]:
             float(value)
         except ValueError:
             raise ValueError(f"data.filters: {operator} needs a number, got {text!r}") from None
+    check(
+        not value.startswith(("=", "~")),
+        f"data.filters: one operator of = != > >= < <= ~ !~, got {text!r}; write {column}{value} for it",
+    )
+    if operator.endswith("~"):
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise ValueError(
+                f"data.filters: {value!r} of {text!r} is no regular expression ({error}); a pattern with a comma needs "
+                'a JSON list: ["code~^.{3,5}$"]'
+            ) from None
     return column, operator, value
 
 

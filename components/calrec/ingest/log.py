@@ -1,6 +1,7 @@
 """A raw log as the step sees it, whichever format it came in: batches of events, then the attributes of their items."""
 
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,13 @@ from calrec import artifacts
 from calrec.config import DataConfig
 from calrec.files import File
 from calrec.ingest.formats import plan
+from calrec.ingest.hints import frequent_values, literal_star, with_filter
 from calrec.ingest.items import Attributes, ItemCounts
+from calrec.ingest.layouts import Layout, plain
 from calrec.ingest.reading import Counts, Part, Rejects, forget, read_events
 from calrec.ingest.sample import read_sample
+
+_RATING = re.compile("rating|score|overall|stars?$|grade$")  # in a column's name, as `plain` gives it
 
 
 @dataclass
@@ -35,6 +40,10 @@ class RawLog:
     """Parquet files of rejected rows; those of items are there after `describe`."""
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    weight: str = ""
+    """What the weight is: quantity, rating, or empty without one."""
+    item_column: str = ""
+    """The items' column in the files, where a filter can name it."""
 
 
 def read(source: str, files: Sequence[File], data: DataConfig, cache: Path, scratch: Path) -> RawLog:
@@ -54,7 +63,7 @@ def read(source: str, files: Sequence[File], data: DataConfig, cache: Path, scra
     if source.startswith("sample:"):
         if data.format not in ("auto", "sample"):
             raise ValueError(f"data.format={data.format} does not fit {source}; use auto")
-        return _of_sample(source.removeprefix("sample:"))
+        return _of_sample(source.removeprefix("sample:"), data)
     if data.format == "sample":
         raise ValueError(f"data.format=sample needs a source such as sample:DELI, got {source}")
     found = plan(source, files, data)
@@ -68,7 +77,14 @@ def read(source: str, files: Sequence[File], data: DataConfig, cache: Path, scra
     for part in parts:
         counts.add(part.counts)
     rejects = [part.folder / "rejects.parquet" for part in parts]
-    refuse_many(source, "events", counts, rejects, data.max_reject_share)
+    file, layout = found.events[0]
+    remedy = _of_missing_ids(counts, layout, data.filters)
+    refuse_many(source, "events", counts, rejects, data.max_reject_share, remedy)
+    rules = _rules(counts, data.filters)
+    warnings = [*found.warnings, *_idle(source, rules, data.filters, file, layout)]
+    weight, said = _weight(layout, data)
+    for line in said:
+        print(f"ingest: {line}", flush=True)
 
     def describe(attributes: Attributes) -> ItemCounts:
         path, of_items = scratch / "item-rejects.parquet", ItemCounts()
@@ -80,12 +96,13 @@ def read(source: str, files: Sequence[File], data: DataConfig, cache: Path, scra
         refuse_many(source, "items", of_items, [path], data.max_reject_share)
         return of_items
 
-    rules = _rules(counts, data.filters)
-    notes, warnings = list(found.notes), list(found.warnings)
-    return RawLog(found.format, found.timed, lambda: _batches(parts), describe, counts, rules, rejects, notes, warnings)
+    return RawLog(
+        found.format, found.timed, lambda: _batches(parts), describe, counts, rules, rejects, [*found.notes, *said],
+        warnings, weight, "" if layout.sequences else layout.columns["item"][0],
+    )  # fmt: skip
 
 
-def _of_sample(department: str) -> RawLog:
+def _of_sample(department: str, data: DataConfig) -> RawLog:
     sample = read_sample(department)
     counts = Counts(sample.rows, filtered=[sample.rows - len(sample.events)])
 
@@ -94,7 +111,9 @@ def _of_sample(department: str) -> RawLog:
 
     rules = _rules(counts, ("quantity>0",))
     print(f"ingest: {sample.note}", flush=True)
-    return RawLog("sample", True, lambda: iter(sample.events.to_batches()), describe, counts, rules, [], [sample.note])
+    weight = "" if data.weight == "auto" else data.weight  # lines of one text are one item: not added up unasked
+    batches = sample.events.to_batches
+    return RawLog("sample", True, lambda: iter(batches()), describe, counts, rules, [], [sample.note], weight=weight)
 
 
 def _batches(parts: Sequence[Part]) -> Iterator[pa.RecordBatch]:
@@ -111,8 +130,48 @@ def _rules(counts: Counts, filters: Sequence[str]) -> list[dict[str, Any]]:
     return rules
 
 
-def refuse_many(source: str, what: str, counts: Counts, rejects: Sequence[Path], limit: float) -> None:
-    """Stop when more than the allowed share of the rows was rejected, with the top reasons and the first of them."""
+def _idle(
+    source: str, rules: Sequence[Mapping[str, Any]], filters: Sequence[str], file: File, layout: Layout
+) -> list[str]:
+    """Warnings of the filters that drop nothing; the first that leaves nothing is refused."""
+    found = []
+    for rule, text, (column, _, _) in zip(rules[1:], filters, layout.filters, strict=True):
+        before, after, star = rule["rows_before"], rule["rows_after"], literal_star(filters, text)
+        if before and after in (0, before):
+            seen = "; ".join([frequent_values(file, layout, column), *star])
+            if not after:
+                raise ValueError(f"{source}: the filter {text} leaves none of {before:,} rows; {seen}")
+            found.append(f"the filter {text} drops none of {before:,} rows; is it written right? {seen}")
+        else:
+            found += star
+    return found
+
+
+def _of_missing_ids(counts: Counts, layout: Layout, filters: Sequence[str]) -> str:
+    """What to do when most rejected rows have no user or no item."""
+    for role in ("user", "item"):
+        column = layout.columns[role][0]
+        if 2 * counts.reasons.get(f"{column} is missing", 0) > counts.rejects and not layout.sequences:
+            return f"; rows without {column} are left out by {with_filter(filters, f'{column}!=')}"
+    return ""
+
+
+def _weight(layout: Layout, data: DataConfig) -> tuple[str, list[str]]:
+    """What the weight is, and that in words; empty without one."""
+    if "weight" not in layout.columns:
+        return "", []
+    column = layout.columns["weight"][0]
+    found = "rating" if _RATING.search(plain(column)) else "quantity"
+    kind, other = (found, "quantity" if found == "rating" else "rating") if data.weight == "auto" else (data.weight, "")
+    of_one = "its sum counts" if kind == "quantity" else "the first counts"
+    note = f"weight {column} is a {kind}: {of_one} where lines agree in user, item and time"
+    return kind, [note + (f"; else --set data.weight={other}" if other else "")]
+
+
+def refuse_many(
+    source: str, what: str, counts: Counts, rejects: Sequence[Path], limit: float, remedy: str = ""
+) -> None:
+    """Stop when more than the allowed share of the rows was rejected, with the top reasons, the first and a remedy."""
     share = counts.rejects / max(1, counts.rows)
     if share <= limit:
         return
@@ -122,7 +181,7 @@ def refuse_many(source: str, what: str, counts: Counts, rejects: Sequence[Path],
     raise ValueError(
         f"{source}: {counts.rejects:,} of {counts.rows:,} rows of {what} cannot be read ({share:.1%}, "
         f"data.max_reject_share is {limit:.1%}): {listed}; the first is {first['file']} line {first['line']}: "
-        f"{first['raw'][:120]!r}"
+        f"{first['raw'][:120]!r}{remedy}"
     )
 
 

@@ -5,6 +5,7 @@ table, which gives the same events or None when any row needs a closer look.
 """
 
 import operator
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -122,15 +123,24 @@ def _named(column: str, parse: Callable[..., Any], *arguments: Any) -> Any:
 def _passes(value: Any, op: str, operand: str) -> bool:
     if op in _COMPARE:
         return _COMPARE[op][0](values.number_of(value), float(operand))
-    return (values.text_of(value) in operand.split("|")) == (op == "=")
+    return _fits("" if value != value else values.text_of(value), op, operand)  # NaN is nothing
+
+
+def _fits(text: str, op: str, operand: str) -> bool:
+    """Whether a text passes; ~ is Python's search, as another engine would find other matches."""
+    found = re.search(operand, text) is not None if op.endswith("~") else text in operand.split("|")
+    return found != op.startswith("!")
 
 
 def _mask(column: pa.Array, op: str, operand: str) -> pa.Array | None:
     if op in _COMPARE:
         number = values.numbers(column)
         return None if number is None else _COMPARE[op][1](number, float(operand))
+    if pa.types.is_floating(column.type):
+        column = pc.if_else(pc.is_nan(column), None, column)
     text = values.texts(column)
     if text is None:
         return None
-    found = pc.is_in(text, value_set=pa.array(operand.split("|"), pa.string()))
-    return found if op == "=" else pc.invert(found)
+    distinct = text.dictionary_encode()
+    passes = pa.array([_fits(one, op, operand) for one in distinct.dictionary.to_pylist()], pa.bool_())
+    return passes.take(distinct.indices)

@@ -6,15 +6,15 @@ dropped any more. Only where runs and histories lie differs, so the rows are the
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from calrec.checks import instant
+from calrec.checks import instant, iso
 from calrec.compiled import Int32, Int64
 from calrec.config import DataConfig
 from calrec.ingest import kernels
@@ -24,6 +24,10 @@ from calrec.ingest.spill import Blocks, Columns, Group, Runs, rows_of
 Bools = NDArray[np.bool_]
 Weights = NDArray[np.float32]
 Rule = tuple[str, Callable[[Columns], Bools]]
+
+RETURNS = "returns (negative weight)"
+UNMATCHED = "returns (negative weight) without an earlier purchase"
+TAKEN_BACK = "purchases taken back by returns"
 
 _HISTORY = {"item": "i4", "time": "i8", "weight": "f4"}
 _DEDUP = {"none": 0, "consecutive": 1, "first": 2}
@@ -49,7 +53,9 @@ class EventLog:
         """Append events in the order of the file, any number of times; `time` is in milliseconds. Arrays are copied."""
         self._runs.add(user, item, time, weight)
 
-    def clean(self, data: DataConfig, items: pa.Array, has_metadata: Bools, n_users: int) -> "Cleaned":
+    def clean(
+        self, data: DataConfig, items: pa.Array, has_metadata: Bools, n_users: int, weight: str = "rating"
+    ) -> "Cleaned":
         """Apply every rule in the order of method.md; the log is used up.
 
         Args:
@@ -57,21 +63,25 @@ class EventLog:
             items: the string of each item code.
             has_metadata: by item code.
             n_users: number of user codes.
+            weight: what it is: quantity, rating, or empty when the log has none. Quantities of one user, item and time
+                are added up, and can be taken back.
 
         Raises:
-            ValueError: no user is left; says how long the histories are and which setting to lower.
+            ValueError: no user is left; names the rule that leaves nothing, or says how long the histories are, and
+                which setting to change.
         """
         self._runs.close()
         ties = tie_ranks(items) if data.tie_break == "hash" else np.zeros(len(items), np.int32)
-        histories = _Histories(Blocks(self._folder, "history", _HISTORY, self._runs.in_files), n_users, ties)
-        rules = _row_rules(data, has_metadata)
+        blocks = Blocks(self._folder, "history", _HISTORY, self._runs.in_files)
+        tidying = Tidying.of(data, weight)
+        histories = _Histories(blocks, n_users, ties, tidying)
+        rules = _row_rules(data, has_metadata, weight)
         dropped = dict.fromkeys([name for name, _ in rules], 0)
         for group in self._runs.groups():
-            histories.add(group, _filtered(self._runs.gather(group), rules, dropped), _DEDUP[data.dedup])
+            histories.add(group, _filtered(self._runs.gather(group), rules, dropped))
+        dropped |= tidying.named(histories.lost)
+        self._refuse_nothing(dropped)
         self._runs.clear()
-        dropped["exact duplicates (user, item, timestamp)"] = histories.duplicates
-        if data.dedup != "none":
-            dropped[f"dedup = {data.dedup}"] = histories.repeats
         before, longest = len(self) - sum(dropped.values()), int(histories.length.max(initial=0))
         rule = f"k-core: users >= {data.min_user}, items >= {data.min_item}, until stable"
         dropped[rule] = histories.core(data.min_user, data.min_item, data.dedup == "consecutive")
@@ -83,6 +93,63 @@ class EventLog:
             )
         return Cleaned(histories, _account(len(self), dropped))
 
+    def _refuse_nothing(self, dropped: Mapping[str, int]) -> None:
+        """Blame the rule that leaves no event, with what it looked at and the setting."""
+        left = len(self)
+        for rule, lost in dropped.items():
+            if not (lost and lost == left):
+                left -= lost
+                continue
+            times, weights = self._ends("time"), self._ends("weight")
+            found, setting = {
+                "item": ("no item of the log is described", "set data.missing_metadata=keep"),
+                "timestamp": (
+                    f"events are from {iso(int(times[0]))} to {iso(int(times[1]))}",
+                    "change data.since or data.until",
+                ),
+                "weight": (f"the largest weight is {weights[1]:g}", "lower data.min_weight"),
+            }.get(
+                rule.split()[0],
+                (f"weights are from {weights[0]:g} to {weights[1]:g}", "see data.columns.weight and data.returns"),
+            )
+            raise ValueError(
+                f"no user is left after cleaning: the rule {rule!r} leaves none of {left:,} events; {found}; {setting}"
+            )
+
+    def _ends(self, column: str) -> tuple[Any, Any]:
+        """Smallest and largest value of a column of all events."""
+        values = [self._runs.gather(group)[column] for group in self._runs.groups()]
+        return min(v.min() for v in values if len(v)), max(v.max() for v in values if len(v))
+
+
+class Tidying(NamedTuple):
+    """What is done to a history before the k-core."""
+
+    cancels: bool
+    adds: bool
+    least: Any
+    dedup: str
+
+    @classmethod
+    def of(cls, data: DataConfig, weight: str) -> "Tidying":
+        """From the settings, and from what the weight is."""
+        quantity = weight == "quantity"
+        least = np.float32(data.min_weight if quantity and data.min_weight else -np.inf)
+        return cls(quantity and data.returns == "cancel", quantity, least, data.dedup)
+
+    def named(self, lost: Int64) -> dict[str, int]:
+        """What `kernels.tidy` dropped, by rule; no rule that was not asked for."""
+        event = "one event per user, item and time"
+        rules = {
+            UNMATCHED: self.cancels,
+            RETURNS: self.cancels,
+            TAKEN_BACK: self.cancels,
+            f"{event} (weights added)" if self.adds else f"{event} (the first stays)": True,
+            f"weight >= {self.least:g}": self.least > 0,
+            f"dedup = {self.dedup}": self.dedup != "none",
+        }
+        return {rule: n for (rule, asked), n in zip(rules.items(), lost.tolist(), strict=True) if asked}
+
 
 class _Histories:
     """The histories of all users, group by group, and what is left of them.
@@ -90,30 +157,31 @@ class _Histories:
     A group's items are -1 where an event was dropped, until `close` takes these events out.
     """
 
-    def __init__(self, blocks: Blocks, n_users: int, ties: Int32) -> None:
+    def __init__(self, blocks: Blocks, n_users: int, ties: Int32, tidying: Tidying) -> None:
         self.blocks = blocks
         self.groups: list[Group] = []
         self.length: Int32 = np.zeros(n_users, np.int32)
         self.popularity: Int64 = np.zeros(len(ties), np.int64)
-        self.duplicates = self.repeats = 0
+        self.lost: Int64 = np.zeros(6, np.int64)  # by the rules of Tidying
+        self._tidying = tidying
         self._size = self.length
         self._ties = ties
         self._seen, self._bought = np.zeros((2, len(ties)), np.int64)
         self._base = 1
 
-    def add(self, group: Group, columns: Columns, dedup: int) -> None:
-        """Put the events of the next users in order, without duplicates and repeats."""
+    def add(self, group: Group, columns: Columns) -> None:
+        """Put the events of the next users in order, tidied."""
         order, length = kernels.by_user(columns.pop("user") - np.int32(group[0]), group[1] - group[0])
         columns = rows_of(columns, order)
-        item, marks = columns["item"], (self._base, self._seen, self._bought)
-        stay, duplicates, repeats = kernels.tidy(
-            length, item, columns["time"], self._ties[item], dedup, self.popularity, *marks
-        )
+        item, weight, tidying = columns["item"], columns["weight"], self._tidying
+        stay, lost = kernels.tidy(
+            length, item, columns["time"], self._ties[item], weight, tidying.cancels, tidying.adds, tidying.least,
+            _DEDUP[tidying.dedup], self.popularity, self._base, self._seen, self._bought,
+        )  # fmt: skip
         self.blocks.append(rows_of(columns, stay))
         self.groups.append(group)
         self.length[slice(*group)] = length
-        self.duplicates += duplicates
-        self.repeats += repeats
+        self.lost += lost
         self._base += len(order)
 
     def core(self, min_user: int, min_item: int, collapse: bool) -> int:
@@ -199,18 +267,20 @@ def tie_ranks(items: pa.Array) -> Int32:
     return ranks
 
 
-def _row_rules(data: DataConfig, has_metadata: Bools) -> list[Rule]:
+def _row_rules(data: DataConfig, has_metadata: Bools, weight: str) -> list[Rule]:
     """The rules that look at one event alone: their words, and what keeps the event."""
     since, until = instant("data.since", data.since), instant("data.until", data.until)
     rules: list[Rule] = []
     if data.missing_metadata == "drop":
         rules.append(("item has metadata", lambda rows: has_metadata[rows["item"]]))
-    if data.min_weight > 0:
-        rules.append((f"weight >= {data.min_weight:g}", lambda rows: rows["weight"] >= data.min_weight))
     if since is not None:
         rules.append((f"timestamp >= {data.since}", lambda rows: rows["time"] >= since))
     if until is not None:
         rules.append((f"timestamp < {data.until}", lambda rows: rows["time"] < until))
+    if data.returns != "keep" and not Tidying.of(data, weight).cancels:
+        rules.append((RETURNS, lambda rows: rows["weight"] >= 0))
+    if data.min_weight > 0 and weight != "quantity":
+        rules.append((f"weight >= {data.min_weight:g}", lambda rows: rows["weight"] >= data.min_weight))
     return rules
 
 
@@ -218,8 +288,9 @@ def _filtered(columns: Columns, rules: list[Rule], dropped: dict[str, int]) -> C
     """The rows that every rule keeps; what each drops is added to `dropped`."""
     for rule, keeps in rules:
         mask = keeps(columns)
-        columns = {name: values[mask] for name, values in columns.items()}
-        dropped[rule] += len(mask) - len(columns["user"])
+        if lost := len(mask) - int(np.count_nonzero(mask)):
+            columns = {name: values[mask] for name, values in columns.items()}
+            dropped[rule] += lost
     return columns
 
 

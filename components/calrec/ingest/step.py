@@ -17,9 +17,10 @@ from calrec.checks import iso
 from calrec.config import DataConfig
 from calrec.files import File
 from calrec.ingest.examples import examples
+from calrec.ingest.hints import odd_ids
 from calrec.ingest.items import Attributes, ItemCounts, identical_texts, missing
 from calrec.ingest.log import RawLog, read, write_rejects
-from calrec.ingest.rules import Cleaned, EventLog
+from calrec.ingest.rules import RETURNS, TAKEN_BACK, UNMATCHED, Cleaned, EventLog
 from calrec.ingest.vocabulary import Vocabulary
 from calrec.settings import to_dict
 
@@ -65,7 +66,7 @@ def ingest(
         known = attributes.known(len(items))
         _refuse_other_metadata(source, of_items, known)
         try:
-            cleaned = events.clean(data, items.strings(), known, len(users))
+            cleaned = events.clean(data, items.strings(), known, len(users), log.weight)
         except ValueError as error:
             raise ValueError(f"{source}: {error}") from None
         rules = (*log.rules, *cleaned.rules)
@@ -73,6 +74,8 @@ def ingest(
         _write_interactions(folder, domain, users, items, cleaned)
         kept = np.flatnonzero(cleaned.item_counts)
         catalogue = attributes.catalogue(domain, kept)
+        ids = zip(items.take(kept).to_pylist(), cleaned.item_counts[kept].tolist(), strict=True)
+        hints = odd_ids(dict(ids), log.item_column, data.filters)
         artifacts.write_table(folder, "items.parquet", catalogue)
         write_rejects(log.rejects, folder / "rejects.parquet")
         shutil.rmtree(scratch)
@@ -83,6 +86,8 @@ def ingest(
             "items_without_metadata": int((~known[kept]).sum()),
             **missing(catalogue),
         }
+        for hint in hints:
+            print(f"ingest: {hint}", flush=True)
         manifest = Manifest(
             "interactions",
             config={
@@ -94,8 +99,8 @@ def ingest(
             },
             counts=counts,
             rules=rules,
-            notes=tuple(log.notes),
-            warnings=tuple(log.warnings),
+            notes=(*log.notes, *hints),
+            warnings=(*log.warnings, *_of_returns(cleaned, log.weight, data)),
         )
         shown = examples(log.timed, users, items, catalogue, cleaned)
         describe.write_report(folder, f"Log of {domain}", manifest, shown)
@@ -107,6 +112,26 @@ def ingest(
         flush=True,
     )
     return manifest
+
+
+def _of_returns(cleaned: Cleaned, weight: str, data: DataConfig) -> list[str]:
+    """What became of events of negative weight, when there are any."""
+    lost = {rule["rule"]: rule["rows_before"] - rule["rows_after"] for rule in cleaned.rules}
+    returns, alone, taken = (lost.get(rule, 0) for rule in (RETURNS, UNMATCHED, TAKEN_BACK))
+    found = []
+    if data.returns == "cancel" and weight != "quantity":
+        found.append("data.returns=cancel takes quantities back, and this log has none (see data.weight)")
+    if alone or taken:
+        found.append(
+            f"{returns + alone:,} events of negative weight are returns: they take {taken:,} purchases back; "
+            f"{alone:,} of them find no earlier purchase"
+        )
+    elif returns:
+        found.append(
+            f"{returns:,} events of negative weight are dropped as returns; --set data.returns=cancel takes back what "
+            "they return, too, --set data.returns=keep keeps them as events"
+        )
+    return found
 
 
 def _memory(data: DataConfig) -> int:

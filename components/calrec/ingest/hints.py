@@ -1,0 +1,86 @@
+"""What a person should know of a log before trusting it: filters with a wrong value, ids that may be no products."""
+
+import itertools
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from calrec.config_data import event_filter
+from calrec.files import File
+from calrec.ingest import values
+from calrec.ingest.layouts import Layout
+from calrec.ingest.reading import read_records
+
+_ROWS = 10_000  # of the file, for the values of a column
+_VALUES = 5
+_USUAL = 0.05  # a shape with this share of the items is a usual one
+_ODD = 0.05  # with a larger share of unusual ids, the ids simply have many shapes
+_FEWEST = 20  # items
+_LETTERS = r"[^\W\d_]"
+_STARTS = (r"^\d", rf"^{_LETTERS}", r"\d", r"^\D*$", rf"^{_LETTERS}+\d", r"^\w+$")
+
+
+def frequent_values(file: File, layout: Layout, column: str) -> str:
+    """The most frequent values of a column in the first rows of a file, in words."""
+    rows = itertools.islice(read_records(file, layout), _ROWS)
+    counts = Counter(values.loose(row.get(column)) for _, _, row in rows if isinstance(row, Mapping))
+    listed = ", ".join(f"{value[:40]!r} ({count:,})" for value, count in counts.most_common(_VALUES))
+    return f"the column {column} has values such as {listed}"
+
+
+def with_filter(filters: Sequence[str], new: str) -> str:
+    """The setting that adds a filter to the others, as it is typed; a value with a comma makes it a JSON list."""
+    every = [*filters, new]
+    text = json.dumps(every, ensure_ascii=False) if any("," in one for one in every) else ",".join(every)
+    return f"--set 'data.filters={text}'"
+
+
+def literal_star(filters: Sequence[str], text: str) -> list[str]:
+    """A warning when one of the filters has a * that may be meant as a wildcard."""
+    column, operator, value = event_filter(text)
+    if operator not in ("=", "!=") or "*" not in value:
+        return []
+    pattern = "|".join("^" + re.escape(one).replace(r"\*", ".*") + "$" for one in value.split("|"))
+    setting = with_filter([one for one in filters if one != text], column + operator.replace("=", "~") + pattern)
+    return [f"the filter {text} takes * as it is; for anything in its place write a regular expression: {setting}"]
+
+
+def shape(text: str) -> str:
+    """An id's shape: runs of digits are 9, runs of letters A, the rest stands as it is."""
+    return re.sub(r"\d+", "9", re.sub(rf"{_LETTERS}+", "A", text))
+
+
+def odd_ids(events: Mapping[str, int], column: str, filters: Sequence[str]) -> list[str]:
+    """A hint when few ids have another shape than the rest: postage, fees and samples are often such items.
+
+    Args:
+        events: events of each item id.
+        column: the items' column; empty when no filter can name it.
+        filters: the setting data.filters.
+    """
+    shapes = Counter(map(shape, events))
+    usual = {one for one, count in shapes.items() if count >= _USUAL * len(events)}
+    odd = [item for item in events if shape(item) not in usual]
+    if len(events) < _FEWEST or not odd or len(odd) > _ODD * len(events):
+        return []
+    odd.sort(key=lambda item: (-events[item], item))
+    listed = ", ".join(f"{item} ({events[item]:,} events)" for item in odd[:_VALUES])
+    remedy = ""
+    if column:
+        remedy = f"; if they are no products, drop them: {with_filter(filters, f'{column}~{_telling(events, odd)}')}"
+    return [
+        f"hint: {len(odd):,} of {len(events):,} items have ids of another shape than the rest: {listed}"
+        f"{', …' if len(odd) > _VALUES else ''}{remedy}"
+    ]
+
+
+def _telling(events: Mapping[str, int], odd: Sequence[str]) -> str:
+    """The shortest of a few patterns that every usual id fits and no odd one; else the usual shapes themselves."""
+    others = events.keys() - set(odd)
+    for pattern in _STARTS:
+        fits = re.compile(pattern).search
+        if all(map(fits, others)) and not any(map(fits, odd)):
+            return pattern
+    shapes = sorted({re.escape(shape(item)) for item in others})
+    return "^(" + "|".join(one.replace("9", r"\d+").replace("A", f"{_LETTERS}+") for one in shapes) + ")$"
