@@ -20,14 +20,14 @@ import pyarrow.parquet as pq
 
 from calrec import artifacts
 from calrec.files import File
-from calrec.ingest import parsing
+from calrec.ingest import parsing, texts
 from calrec.ingest.blocks import blocks, opened_parquet
 from calrec.ingest.layouts import Layout
 from calrec.ingest.rows import DroppedError, Events
 
 RAW_CUT = 500
 """Characters of a rejected row that are kept."""
-_READER = 1  # raised when the same bytes give other rows, so that cached parts are read again
+_READER = 2  # raised when the same bytes give other rows, so that cached parts are read again
 _THREADS = 2
 _QUEUED = 4  # blocks in flight: memory is bounded by them
 _ROW_GROUP = 1 << 18
@@ -238,7 +238,7 @@ def _as_bytes(schema: pa.Schema) -> pa.Schema:
 
 
 def _rows(at: int, table: pa.Table) -> Iterator[parsing.Line]:
-    return ((at + i, str(row).encode(), row) for i, row in enumerate(table.to_pylist()))
+    return ((at + i, str(row).encode(), row) for i, row in enumerate(texts.pyrows(table)))
 
 
 # --- item records -----------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from calrec.artifacts import Manifest
 from calrec.checks import iso
 from calrec.config import DataConfig
 from calrec.files import File
+from calrec.ingest.catalogue import refuse_not_utf8
 from calrec.ingest.items import Attributes, ItemCounts, identical_texts, missing
 from calrec.ingest.log import RawLog, read, write_rejects
 from calrec.ingest.rules import Cleaned, EventLog
@@ -71,7 +72,9 @@ def ingest(
         _assert_all_counted(log, rules, cleaned)
         _write_interactions(folder, domain, users, items, cleaned)
         kept = np.flatnonzero(cleaned.item_counts)
-        catalogue = attributes.catalogue(domain, kept)
+        described = attributes.catalogue(domain, kept)
+        refuse_not_utf8(source, described.accounts, data.max_reject_share)
+        catalogue = described.table
         artifacts.write_table(folder, "items.parquet", catalogue)
         write_rejects(log.rejects, folder / "rejects.parquet")
         shutil.rmtree(scratch)
@@ -81,6 +84,7 @@ def ingest(
             **identical_texts(catalogue),
             "items_without_metadata": int((~known[kept]).sum()),
             **missing(catalogue),
+            "attributes": described.counts,
         }
         manifest = Manifest(
             "interactions",
@@ -93,7 +97,8 @@ def ingest(
             },
             counts=counts,
             rules=rules,
-            notes=tuple(log.notes),
+            notes=(*log.notes, *described.notes),
+            warnings=tuple(described.warnings),
         )
         describe.write_report(folder, f"{domain}: {source}", manifest)
         manifest = artifacts.finish(folder, manifest)
