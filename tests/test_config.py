@@ -112,7 +112,7 @@ def test_since_comes_before_until():
         ("data.dedup.user=x", r"data.dedup.user is not a setting; valid: data.dedup"),
         ("data.filters=quantity", r"data.filters takes COLUMN OPERATOR VALUE such as quantity>0, got 'quantity'"),
         ("data.filters=quantity>many", r"data.filters: > needs a number, got 'quantity>many'"),
-        ("data.time_format=iso8601", r"data.time_format must be auto, s, ms or a pattern"),
+        ("data.time_format=iso8601", r"data.time_format must be auto, s, ms, us, ns or a pattern"),
         ("data.since=May", r"data.since must be an ISO date or time such as 2026-05-01, got 'May'"),
         ("data.min_length=2", r"data.min_length must be >= 3, got 2"),
         ("data.format=amazon", r"data.format must be one of auto, sample, amazon2014, .*; got 'amazon'"),

@@ -116,12 +116,11 @@ def index(options: argparse.Namespace, config: Config) -> None:
 def recommend(options: argparse.Namespace, config: Config) -> None:
     """Model, index and histories → ranked items."""
     from calrec.recommend import step
+    from calrec.recommend.items import read_ids
     from calrec.recommend.recommender import Filters, Recommender
     from calrec.recommend.rows import History
 
-    stock = None
-    if options.in_stock:
-        stock = tuple(line.strip() for line in options.in_stock.read_text().splitlines() if line.strip())
+    stock = read_ids(options.in_stock) if options.in_stock else None
     filters = Filters(stock, tuple(options.category))
     used, version = _model(options, config)
     retrieve = used.retrieve if options.k is None else dataclasses.replace(used.retrieve, k=options.k)

@@ -63,7 +63,7 @@ class DataConfig:
     regular expression that is found anywhere in the value, such as code~^[0-9]. A value with a comma needs a JSON
     list, in which each backslash is doubled: ["code~^[0-9]{3,5}$"]."""
     time_format: str = "auto"
-    """auto (seconds, milliseconds, ISO 8601), s, ms, or a pattern such as %m/%d/%Y %H:%M (UTC)."""
+    """auto (ISO 8601; a number's size tells its unit), s, ms, us, ns, or a pattern such as %m/%d/%Y %H:%M (UTC)."""
     delimiter: str = ""
     """Of CSV files; empty: found in the first line. Write \\t for a tab."""
     encoding: str = "auto"
@@ -119,8 +119,8 @@ class DataConfig:
         check(self.min_length >= 1, f"data.min_length must be >= 1, got {self.min_length}")
         check(0 <= self.max_reject_share <= 1, f"data.max_reject_share is a share, 0 to 1; got {self.max_reject_share}")
         check(
-            self.time_format in ("auto", "s", "ms") or "%" in self.time_format,
-            f"data.time_format must be auto, s, ms or a pattern such as %m/%d/%Y %H:%M; got {self.time_format!r}",
+            self.time_format in ("auto", "s", "ms", "us", "ns") or "%" in self.time_format,
+            f"data.time_format must be auto, s, ms, us, ns or a pattern, %m/%d/%Y %H:%M; got {self.time_format!r}",
         )
         for text in self.filters:
             event_filter(text)

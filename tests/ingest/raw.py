@@ -51,7 +51,7 @@ def read(files: Sequence[File], folder: Path, items: bool = False, **settings: A
         attributes.add_events(codes.encode(batch["item_id"]), batch)
         events += [tuple(row.values())[:4] for row in batch.to_pylist()]
     log.describe(attributes)
-    catalogue = attributes.catalogue("d", np.arange(len(codes))).to_pylist()
+    catalogue = attributes.catalogue("d", np.arange(len(codes))).table.to_pylist()
     described = [{name: text for name, text in row.items() if text and name != "domain"} for row in catalogue]
     return log, described if items else events
 

@@ -4,7 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calrec.ingest.cleaning import clean_brand, clean_category, clean_price, clean_text, clean_title
+from calrec.ingest.catalogue import clean_category
+from calrec.ingest.cleaning import clean_brand, clean_text, clean_title
+from calrec.ingest.prices import clean_price
 
 
 @pytest.mark.parametrize(
@@ -69,7 +71,7 @@ def test_clean_title(raw: str, category: str, clean: str):
 
 
 def test_a_category_that_says_it_has_none_is_missing():
-    assert [clean_category(raw) for raw in ("(no genres listed)", "unknown", "Drama &amp; War")] == [
+    assert [clean_category(raw, "first") for raw in ("(no genres listed)", "unknown", "Drama &amp; War")] == [
         "",
         "",
         "Drama & War",
@@ -78,7 +80,13 @@ def test_a_category_that_says_it_has_none_is_missing():
 
 @given(st.text(max_size=60) | st.text("<>&;/{}:.#spanby $0123456789-,\n", max_size=60))
 def test_whatever_comes_in_what_goes_out_is_one_clean_line(raw: str):
-    for clean in (clean_text, clean_brand, clean_price, clean_category, lambda text: clean_title(text, "")):
+    for clean in (
+        clean_text,
+        clean_brand,
+        clean_price,
+        lambda t: clean_category(t, "last", "|"),
+        lambda t: clean_title(t, ""),
+    ):
         once = clean(raw)
         assert once == once.strip()
         assert "\n" not in once and "\x00" not in once

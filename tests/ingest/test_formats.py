@@ -30,7 +30,7 @@ def everything(
         attributes.add_events(codes, batch)
         events += [tuple(row.values())[:4] for row in batch.to_pylist()]
     log.describe(attributes)
-    catalogue = attributes.catalogue("d", np.arange(len(items))).to_pylist()
+    catalogue = attributes.catalogue("d", np.arange(len(items))).table.to_pylist()
     return log, events, [{k: v for k, v in row.items() if v and k != "domain"} for row in catalogue]
 
 

@@ -161,7 +161,7 @@ def check(files: list[File], folder: Path) -> None:
         attributes.add_events(codes, batch)
         events += len(users.encode(batch["user_id"]))
     of_items = log.describe(attributes)
-    catalogue = attributes.catalogue("d", np.arange(len(items)))
+    catalogue = attributes.catalogue("d", np.arange(len(items))).table
     catalogue.validate(full=True)
     kept = sum(len(pa.parquet.read_table(path)) for path in log.rejects)
     assert log.counts.rows == events + log.counts.rejects

@@ -11,6 +11,8 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from calrec.ingest import values
+from calrec.ingest.texts import is_text, pylist
 from calrec.textify.tokens import running
 
 Ints = NDArray[np.int64]
@@ -71,6 +73,23 @@ def parquet(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         yield from file.iter_batches(_ROWS, columns=list(columns))
 
 
+def _as(field: pa.Field, column: pa.Array) -> pa.Array:
+    """A column in the type of its field; numbers become ids only with every digit."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    try:
+        if not pa.types.is_string(field.type) or is_text(column.type):
+            return column.cast(field.type)
+        found = values.ids(column)
+        if found is None:
+            found = pa.array([None if v is None else values.id_of(v) for v in pylist(column)], field.type)
+    except pa.ArrowInvalid:
+        raise ValueError(f"{field.name} must be whole numbers such as 1, 2, 3") from None
+    except ValueError as error:
+        raise ValueError(f"{field.name} {error}") from None
+    return found
+
+
 def foreign(path: Path, schema: pa.Schema, optional: Sequence[str] = ()) -> Iterator[pa.RecordBatch]:
     """Rows of a CSV or Parquet file that another program wrote, with the columns of `schema`.
 
@@ -89,10 +108,12 @@ def foreign(path: Path, schema: pa.Schema, optional: Sequence[str] = ()) -> Iter
             raise ValueError(f"no column {', '.join(missing)}; there are: {', '.join(found.names)}")
         wanted = pa.schema([field for field in schema if field.name in found.names])
         if path.suffix == ".parquet":
-            for batch in parquet(path, wanted.names):
-                yield from pa.Table.from_batches([batch]).select(wanted.names).cast(wanted).to_batches()
-            return
-        convert = pacsv.ConvertOptions(column_types=wanted, include_columns=wanted.names)
-        yield from pacsv.open_csv(path, convert_options=convert)
+            batches: Iterable[pa.RecordBatch] = parquet(path, wanted.names)
+        else:  # whole numbers as floats first: pandas writes 1.0 for them where one is missing
+            types = {f.name: pa.float64() if pa.types.is_integer(f.type) else f.type for f in wanted}
+            convert = pacsv.ConvertOptions(column_types=types, include_columns=wanted.names)
+            batches = pacsv.open_csv(path, convert_options=convert)
+        for batch in batches:
+            yield pa.RecordBatch.from_arrays([_as(field, batch[field.name]) for field in wanted], schema=wanted)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from None

@@ -9,7 +9,6 @@ _CONTROL = re.compile(
     "[\x00-\x1f\x7f-\x9f\u200b\u200e\u200f\u2060\ufeff\ud800-\udfff]|(?<![^\x00-\xa0\\s\u200b-\u200f])[\u200c\u200d]"
 )
 _SPACE = re.compile(r"\s+")
-_PRICE = re.compile(r"^[$€£]?\s*(\d[\d,]*(?:\.\d+)?)(?:\s*-\s*[$€£]?\s*(\d[\d,]*(?:\.\d+)?))?$")
 _BY = re.compile(r"^by\s+", re.IGNORECASE)
 # A fragment of the shop's page instead of an attribute: it begins with a tag of the page's structure, is a style sheet
 # or a script (Amazon 2018 has titles with the page's timer in them).
@@ -35,21 +34,6 @@ def clean_title(raw: str, category: str) -> str:
         return text
     text = _TORN.sub("", text)
     return "" if text == category else text
-
-
-def clean_category(raw: str) -> str:
-    """Missing when the log says so in words."""
-    text = clean_text(raw)
-    return "" if text in ("(no genres listed)", "unknown") else text
-
-
-def clean_price(raw: str) -> str:
-    """`$25.00` → `25.00`, a range keeps both ends, anything else (style sheets, `from 3`) is missing."""
-    match = _PRICE.match(clean_text(raw))
-    if not match:
-        return ""
-    low, high = (part.replace(",", "") if part else "" for part in match.groups())
-    return f"{low} - {high}" if high else low
 
 
 def clean_brand(raw: str) -> str:

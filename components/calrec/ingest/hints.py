@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from calrec.config_data import event_filter
 from calrec.files import File
-from calrec.ingest import values
+from calrec.ingest import texts
 from calrec.ingest.layouts import Layout
 from calrec.ingest.reading import read_records
 
@@ -24,7 +24,7 @@ _STARTS = (r"^\d", rf"^{_LETTERS}", r"\d", r"^\D*$", rf"^{_LETTERS}+\d", r"^\w+$
 def frequent_values(file: File, layout: Layout, column: str) -> str:
     """The most frequent values of a column in the first rows of a file, in words."""
     rows = itertools.islice(read_records(file, layout), _ROWS)
-    counts = Counter(values.loose(row.get(column)) for _, _, row in rows if isinstance(row, Mapping))
+    counts = Counter(texts.loose(row.get(column)) for _, _, row in rows if isinstance(row, Mapping))
     listed = ", ".join(f"{value[:40]!r} ({count:,})" for value, count in counts.most_common(_VALUES))
     return f"the column {column} has values such as {listed}"
 

@@ -1,25 +1,28 @@
 """Attributes of the log's items, from item files or from the events themselves, and the clean catalogue."""
 
-import functools
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from calrec import artifacts
 from calrec.files import File
-from calrec.ingest import values
-from calrec.ingest.cleaning import clean_brand, clean_category, clean_price, clean_title
+from calrec.ingest import lists, texts, values
+from calrec.ingest.beside import Chosen, Prices, Texts
+from calrec.ingest.catalogue import Account, clean
+from calrec.ingest.cleaning import clean_text
 from calrec.ingest.layouts import ATTRIBUTES, Layout
+from calrec.ingest.prices import clean_price, decimal_comma
 from calrec.ingest.reading import Counts, Rejects, read_records
 from calrec.ingest.vocabulary import Vocabulary
 
 _BATCH = 4096  # records looked up together
+_MANY = 0.05  # share of the items in conflict that is worth a warning
 
 
 @dataclass
@@ -32,6 +35,20 @@ class ItemCounts(Counts):
     """Rows of items that an earlier row has described; the first one counts."""
 
 
+@dataclass(frozen=True)
+class Catalogue:
+    """The items of a log, and what became of their attributes."""
+
+    table: pa.Table
+    """Schema artifacts.ITEMS, sorted by id; what is missing is an empty string."""
+    accounts: Mapping[str, Account]
+    counts: Mapping[str, Mapping[str, int]]
+    """Attribute → items whose value is read, cleaned, missing or not_readable, together all; and in_conflict, where
+    events say different things."""
+    warnings: Sequence[str] = field(default_factory=list)
+    notes: Sequence[str] = field(default_factory=list)
+
+
 class Attributes:
     """Raw attributes by item code."""
 
@@ -39,19 +56,18 @@ class Attributes:
         """`category` is the setting data.category: first or last entry of a list."""
         self._vocabulary, self._which = vocabulary, category
         self._texts: dict[str, dict[int, str]] = {name: {} for name in ATTRIBUTES}
+        self._beside: dict[str, Texts] = {}
         self._described: set[int] = set()
 
     def add_events(self, codes: NDArray[np.int32], batch: pa.RecordBatch) -> None:
-        """Take each attribute that stands beside the events from the first event of the item that has it."""
+        """Count each attribute that stands beside the events; see :mod:`calrec.ingest.beside`."""
         for name in ATTRIBUTES:
             if name not in batch.schema.names:
                 continue
-            texts = self._texts[name]
-            filled = np.flatnonzero(pc.not_equal(batch[name], "").to_numpy(zero_copy_only=False))
-            found, first = np.unique(codes[filled], return_index=True)
-            new = [at for at, code in enumerate(found.tolist()) if code not in texts]
-            values_ = batch[name].take(pa.array(filled[first[new]])).to_pylist()
-            texts.update(zip(found[new].tolist(), values_, strict=True))
+            if name not in self._beside:
+                self._beside[name] = Prices() if name == "price" else Texts()
+            bought = batch["weight"].to_numpy(zero_copy_only=False) > 0
+            self._beside[name].add(codes, batch[name], batch["timestamp"].to_numpy(), bought)
 
     def add_records(self, file: File, layout: Layout, rejects: Rejects, counts: ItemCounts) -> None:
         """Read an item file; the first record of an item counts, and only items of the log are kept."""
@@ -65,7 +81,8 @@ class Attributes:
                 else:
                     self._described.add(code)
                     for name in ATTRIBUTES:
-                        self._texts[name][code] = attribute(record, name, layout, self._which)
+                        text = attribute(record, name, layout)
+                        self._texts[name][code] = text if name == "title" else sys.intern(text)  # the others repeat
 
     def add_items(self, items: Sequence[Mapping[str, str]]) -> ItemCounts:
         """Items of the embedded sample, all of them in the log."""
@@ -96,16 +113,66 @@ class Attributes:
     def known(self, n_items: int) -> NDArray[np.bool_]:
         """For each item of the log, whether anything is known of it."""
         found = np.zeros(n_items, dtype=bool)
-        for codes in (self._described, *self._texts.values()):
-            found[list(codes)] = True
+        found[list(self._described)] = True
+        for beside in self._beside.values():
+            beside.known(found)
         return found
 
-    def catalogue(self, domain: str, codes: NDArray[np.int64]) -> pa.Table:
-        """Clean attributes of some items, sorted by id; what is missing is an empty string."""
-        by_id = sorted(zip(self._vocabulary.take(codes).to_pylist(), codes.tolist(), strict=True))
-        raw = ([self._texts[name].get(code, "") for name in ATTRIBUTES] for _, code in by_id)
-        columns = list(zip(*map(cleaned, raw), strict=True)) or [()] * len(ATTRIBUTES)
-        return pa.table([[item for item, _ in by_id], [domain] * len(by_id), *columns], schema=artifacts.ITEMS)
+    def catalogue(self, domain: str, codes: NDArray[np.int64]) -> Catalogue:
+        """Clean attributes of some items."""
+        ids = self._vocabulary.take(codes).to_pylist()
+        order = sorted(range(len(ids)), key=ids.__getitem__)
+        ids, codes = [ids[at] for at in order], codes[order]
+        chosen = {name: self._chosen(name, codes, ids) for name in ATTRIBUTES}
+        comma = decimal_comma(
+            [*chosen["price"].raw, *(self._beside["price"].words() if "price" in self._beside else ())]
+        )
+        found = clean({name: one.raw for name, one in chosen.items()}, self._which, comma)
+        columns = [ids, [domain] * len(ids), *(found.columns[name] for name in ATTRIBUTES)]
+        counts = {name: account.counts() for name, account in found.accounts.items()}
+        for name in self._beside:
+            counts[name]["in_conflict"] = chosen[name].disagree
+        conflicts = [_conflict(name, one, len(ids)) for name, one in chosen.items() if one.disagree]
+        many = any(one.disagree > _MANY * len(ids) for one in chosen.values())
+        return Catalogue(
+            pa.table(columns, schema=artifacts.ITEMS),
+            found.accounts,
+            counts,
+            found.warnings + (conflicts if many else []),
+            found.notes + ([] if many else conflicts),
+        )
+
+    def _chosen(self, name: str, codes: NDArray[np.int64], ids: Sequence[str]) -> Chosen:
+        """The raw text of each item: of the item files, else beside the events."""
+        its = self._texts[name]
+        if name not in self._beside:
+            return Chosen([its.get(code, "") for code in codes.tolist()])
+        chosen = self._beside[name].choose(codes, _worth(name, self._beside[name].words()), ids)
+        chosen.raw = [its.get(code, "") or beside for code, beside in zip(codes.tolist(), chosen.raw, strict=True)]
+        return chosen
+
+
+def _worth(name: str, words: Sequence[str]) -> Callable[[str], str]:
+    """What tells texts beside the events apart: their clean form; empty when they say nothing."""
+    if name == "price":
+        comma = decimal_comma(words)
+        return lambda text: clean_price(text, comma)
+
+    def worth(text: str) -> str:
+        odd = text.startswith((texts.NOT_UTF8, texts.NOT_TEXT)) or lists.nothing(text, title=name == "title")
+        return "" if odd else clean_text(text)
+
+    return worth
+
+
+def _conflict(name: str, chosen: Chosen, items: int) -> str:
+    what = (
+        "prices beside their events that differ by 2x or more" if name == "price" else f"more than one {name} beside "
+    )
+    what += "" if name == "price" else "their events"
+    taken = "the median of the newest prices" if name == "price" else "the most frequent one"
+    examples = "; ".join(chosen.examples)
+    return f"{chosen.disagree:,} of {items:,} items have {what}, such as {examples}: {taken} is taken"
 
 
 def _chunks(rows: Iterator[Any]) -> Iterator[list[Any]]:
@@ -113,41 +180,20 @@ def _chunks(rows: Iterator[Any]) -> Iterator[list[Any]]:
         yield chunk
 
 
-def attribute(record: Mapping[str, Any], name: str, layout: Layout, which: str) -> str:
-    """The raw text of one attribute: of its first column that is not empty."""
+def attribute(record: Mapping[str, Any], name: str, layout: Layout) -> str:
+    """The raw text of one attribute: of its first column that holds more than a word for nothing."""
     if name == "category" and layout.flags:
-        return _category([flag for flag in layout.flags if record.get(flag) in ("1", 1)], "", which)
+        return texts.loose([flag for flag in layout.flags if record.get(flag) in ("1", 1)], True)
+    found = ""
     for column in layout.columns.get(name, ()):
         value = record.get(column)
-        text = _category(value, layout.separator, which) if name == "category" else values.loose(value)
-        if text:
+        if name == "category" and layout.separator and isinstance(value, str):
+            value = value.split(layout.separator)
+        text = texts.loose(value, name == "category")
+        if not lists.nothing(text, title=name == "title") and (name != "category" or lists.entries(text)):
             return text
-    return ""
-
-
-def _category(value: Any, separator: str, which: str) -> str:
-    """The single category out of a text, a list, or a list of lists (Amazon 2014: the first one counts)."""
-    if isinstance(value, list) and value and isinstance(value[0], list):
-        value = value[0]
-    if isinstance(value, str) and separator:
-        value = value.split(separator)
-    if isinstance(value, list):
-        entries = [entry for entry in value if isinstance(entry, str) and entry]
-        value = (entries[-1] if which == "last" else entries[0]) if entries else ""
-    return values.loose(value)
-
-
-# Categories, brands and prices repeat.
-_category_text = functools.lru_cache(maxsize=1 << 16)(clean_category)
-_brand_text = functools.lru_cache(maxsize=1 << 16)(clean_brand)
-_price_text = functools.lru_cache(maxsize=1 << 16)(clean_price)
-
-
-def cleaned(row: Sequence[str]) -> tuple[str, ...]:
-    """Title, category, brand and price as they stand in a catalogue."""
-    title, category, brand, price = row
-    named = _category_text(category)
-    return clean_title(title, named), named, _brand_text(brand), _price_text(price)
+        found = found or text
+    return found
 
 
 def missing(catalogue: pa.Table) -> dict[str, int]:

@@ -5,6 +5,7 @@ reference that goes line by line and knows the number and the reason of each bad
 """
 
 import ast
+import contextlib
 import csv
 import json
 import re
@@ -23,6 +24,8 @@ from calrec.ingest.layouts import Layout
 Line = tuple[int, bytes, Mapping[str, Any] | str]
 """Number, raw bytes, and the record, or the reason why there is none."""
 TYPES = {"text": pa.string(), "whole": pa.int64(), "number": pa.float64(), "flag": pa.bool_()}
+_LONG = re.compile(rb"\d{19}")  # orjson makes floats of whole numbers beyond 64 bits
+_DIGITS = 4000  # of a whole number: Python refuses a few more
 # Outside of an object pyarrow's JSON reader must not meet a null: it crashes the process (pyarrow 25.0.1).
 _NULL_OUTSIDE = re.compile(rb"\}\s*null")
 _ESCAPED_QUOTE = re.compile(rb"(?<!\\)(?:\\\\)*\\\"")  # a quote behind an odd number of backslashes
@@ -75,15 +78,20 @@ def _fast_json(block: Block, layout: Layout) -> pa.Table | None:
 
 def json_object(line: bytes) -> Mapping[str, Any] | str:
     """The object of a line, or why there is none."""
+    if not _LONG.search(line):
+        with contextlib.suppress(orjson.JSONDecodeError):
+            record = orjson.loads(line)
+            return record if isinstance(record, dict) else "not a JSON object"
+    # Only what is wanted must be well formed: another field may hold NaN or bytes that are no UTF-8.
     try:
-        record = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        # Only what is wanted must be well formed: another field may hold NaN or bytes that are no UTF-8.
-        try:
-            record = json.loads(line.decode("utf-8", "surrogateescape"))
-        except (ValueError, RecursionError):
-            return "not JSON"
+        record = json.loads(line.decode("utf-8", "surrogateescape"), parse_int=_whole)
+    except (ValueError, RecursionError):
+        return "not JSON"
     return record if isinstance(record, dict) else "not a JSON object"
+
+
+def _whole(digits: str) -> int | str:
+    return int(digits) if len(digits) < _DIGITS else digits
 
 
 def literal(line: bytes) -> Mapping[str, Any] | str:

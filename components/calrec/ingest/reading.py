@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from calrec import artifacts
 from calrec.files import File
-from calrec.ingest import parsing
+from calrec.ingest import parsing, texts
 from calrec.ingest.blocks import Block, blocks, opened_parquet
 from calrec.ingest.layouts import Layout
 from calrec.ingest.rows import DroppedError, Events
@@ -242,7 +242,7 @@ def _as_bytes(schema: pa.Schema) -> pa.Schema:
 
 
 def _rows(at: int, table: pa.Table) -> Iterator[parsing.Line]:
-    return ((at + i, str(row).encode(), row) for i, row in enumerate(table.to_pylist()))
+    return ((at + i, str(row).encode(), row) for i, row in enumerate(texts.pyrows(table)))
 
 
 # --- item records -----------------------------------------------------------------------------------------------

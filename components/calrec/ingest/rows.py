@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from calrec.ingest import values
+from calrec.ingest import texts, values
 from calrec.ingest.layouts import Layout
 
 _COMPARE: Mapping[str, tuple[Callable[[Any, Any], bool], Any]] = {
@@ -64,7 +64,8 @@ class Events:
         return [(user, item, time, weight, *self._attributes(record))]
 
     def _attributes(self, record: Mapping[str, Any]) -> list[str]:
-        return [values.loose(record.get(self._layout.columns[name][0])) for name in self._layout.attributes]
+        columns = self._layout.columns
+        return [texts.loose(record.get(columns[name][0]), name == "category") for name in self._layout.attributes]
 
     def table(self, table: pa.Table) -> tuple[pa.Table, list[int]] | None:
         """Events of a whole table, and how many each filter dropped; None when a row needs a closer look."""

@@ -16,6 +16,7 @@ from calrec.artifacts import Manifest
 from calrec.checks import iso
 from calrec.config import DataConfig
 from calrec.files import File
+from calrec.ingest.catalogue import refuse_not_utf8
 from calrec.ingest.examples import examples
 from calrec.ingest.hints import odd_ids
 from calrec.ingest.items import Attributes, ItemCounts, identical_texts, missing
@@ -73,7 +74,9 @@ def ingest(
         _assert_all_counted(log, rules, cleaned)
         _write_interactions(folder, domain, users, items, cleaned)
         kept = np.flatnonzero(cleaned.item_counts)
-        catalogue = attributes.catalogue(domain, kept)
+        described = attributes.catalogue(domain, kept)
+        refuse_not_utf8(source, described.accounts, data.max_reject_share)
+        catalogue = described.table
         ids = zip(items.take(kept).to_pylist(), cleaned.item_counts[kept].tolist(), strict=True)
         hints = odd_ids(dict(ids), log.item_column, data.filters)
         artifacts.write_table(folder, "items.parquet", catalogue)
@@ -85,6 +88,7 @@ def ingest(
             **identical_texts(catalogue),
             "items_without_metadata": int((~known[kept]).sum()),
             **missing(catalogue),
+            "attributes": described.counts,
         }
         for hint in hints:
             print(f"ingest: {hint}", flush=True)
@@ -99,8 +103,8 @@ def ingest(
             },
             counts=counts,
             rules=rules,
-            notes=(*log.notes, *hints),
-            warnings=(*log.warnings, *_of_returns(cleaned, log.weight, data)),
+            notes=(*log.notes, *described.notes, *hints),
+            warnings=(*log.warnings, *described.warnings, *_of_returns(cleaned, log.weight, data)),
         )
         shown = examples(log.timed, users, items, catalogue, cleaned)
         describe.write_report(folder, f"Log of {domain}", manifest, shown)

@@ -11,79 +11,63 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from calrec.ingest.texts import exact, is_plain, is_text, pylist
+from calrec.ingest.texts import text_of as text_of
+from calrec.ingest.texts import texts as texts
 
 _EARLIEST, _LATEST = -62_135_596_800_000, 253_402_300_799_999  # years 1 to 9999
 _NUMBER = r"^-?\d{1,15}(\.\d{1,15})?$"
 _ISO = r"^\d{4}-\d\d-\d\d([ T]\d\d:\d\d:\d\d(\.\d{1,6})?( UTC|Z)?)?$"
+_WHOLE = re.compile(r"-?[0-9]{1,19}")
+_COMMA = r"^(-?[0-9]{1,15}),([0-9]{1,2}|[0-9]{4,15})$"  # the comma of a decimal: it cannot part thousands
 _SIMPLE_PATTERN = re.compile(r"(?:%[YmdHMS]|[-/:.T ])+")
-_EXACT = 2**53  # above it a double is not a whole number's only name
+_SIZES = {"ns": 10**17, "us": 10**14, "ms": 10**11}  # least size of a time in this unit
+_PARTS = {"us": 1000, "ns": 1_000_000}  # of a millisecond
+_THOUSANDS = re.compile(r"^\s*-?\d{1,3}(?:,\d{3})+(?:\.\d*)?\s*$")
+_AMBIGUOUS = ": its comma may part thousands or decimals; write it with a decimal point"
 
 # --- one value --------------------------------------------------------------------------------------------------
 
 
-def text_of(value: Any) -> str:
-    """A cell as text; nothing is the empty string.
-
-    Raises:
-        ValueError: bytes that are no UTF-8, a list or an object.
-    """
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
-        return str(int(value))
-    if isinstance(value, bytes):
-        value = value.decode("utf-8", "surrogateescape")
-    if isinstance(value, str):
-        if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
-            raise ValueError("is not UTF-8")
-        return value
-    if isinstance(value, int | float | datetime.date | Decimal):
-        return str(value)
-    raise ValueError(f"is a {type(value).__name__}, not a single value")
-
-
-def loose(value: Any) -> str:
-    """An attribute of any type as raw text, of a list its first entry; the cleaning decides what it is worth."""
-    if isinstance(value, list):
-        value = value[0] if value else ""
-    try:
-        return text_of(value)
-    except ValueError:
-        return ""
-
-
 def id_of(value: Any) -> str:
-    """A user's or an item's id; whole numbers are ids too.
+    """A user's or an item's id; whole numbers are ids too, with every digit.
 
     Raises:
-        ValueError: nothing, white space, a fraction, or no single value.
+        ValueError: nothing, white space, a fraction, a float too large to be exact, or no single value.
     """
-    if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
+    if isinstance(value, float | np.floating):
+        if not value.is_integer():
+            raise ValueError("is not an id")
+        if abs(float(value)) >= exact(value):
+            raise ValueError(
+                f"is a float of {exact(value):,} or more, which has lost digits; store ids as text or whole numbers"
+            )
+    if isinstance(value, bool) or (isinstance(value, Decimal) and value != value.to_integral_value()):
         raise ValueError("is not an id")
-    text = text_of(value)
+    text = str(int(value)) if isinstance(value, Decimal) else text_of(value)
     if not text or text.isspace():
         raise ValueError("is missing")
     return text
 
 
 def number_of(value: Any) -> float:
-    """A finite number, also when it is written as text.
+    """A finite number, also when it is written as text, with a decimal point or an unmistakable decimal comma.
 
     Raises:
-        ValueError: anything else.
+        ValueError: anything else; `1,500` is refused, as it may be 1.5 or 1500.
     """
     if isinstance(value, str) and "_" not in value:
         try:
-            value = float(value)
+            value = float(re.sub(_COMMA, r"\1.\2", value.strip()) if "," in value else value)
         except ValueError:
-            raise ValueError("is not a number") from None
-    if isinstance(value, Decimal):
+            raise ValueError("is not a number" + (_AMBIGUOUS if _THOUSANDS.search(value) else "")) from None
+    if isinstance(value, Decimal | np.floating):
         value = float(value)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not _finite(value):
         raise ValueError("is not a number" if value not in (None, "") else "is missing")
     return float(value)
 
@@ -95,11 +79,18 @@ def joined_of(cells: Sequence[Any]) -> Any:
     return None if None in cells or "" in cells else " ".join(str(cell).strip() for cell in cells)
 
 
+def _finite(value: int | float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond the floats
+        return False
+
+
 def millis_of(value: Any, time_format: str) -> int:
     """A timestamp in milliseconds since 1970, UTC unless it says otherwise.
 
-    With time_format "auto" a number of 1e11 or more (seconds would be after the year 5000) is in milliseconds, a
-    smaller one in seconds, and a text is ISO 8601.
+    With time_format "auto" the size of a number tells its unit: below 1e11 it is in seconds (until the year 5138), from
+    there on in milliseconds, from 1e14 on in microseconds, from 1e17 on in nanoseconds. A text is ISO 8601.
 
     Raises:
         ValueError: no timestamp, or one outside of the years 1 to 9999.
@@ -115,15 +106,28 @@ def millis_of(value: Any, time_format: str) -> int:
             raise ValueError(f"does not fit data.time_format={time_format}") from None
     else:
         try:
-            number = number_of(value)
+            number = int(value) if isinstance(value, str) and _WHOLE.fullmatch(value) else value
+            number = number if type(number) is int else number_of(number)
         except ValueError:
             ms = _iso(value)
         else:
-            scale = {"s": 1000, "ms": 1}.get(time_format) or (1 if abs(number) >= 1e11 else 1000)
-            ms = value * scale if isinstance(value, int) else _whole(number * scale)
+            ms = _in_millis(number, unit_of(number) if time_format == "auto" else time_format)
     if not _EARLIEST <= ms <= _LATEST:
         raise ValueError("is outside of the years 1 to 9999")
     return ms
+
+
+def unit_of(number: int | float) -> str:
+    """s, ms, us or ns: the unit of a time whose size is so many of it since 1970."""
+    return next((unit for unit, size in _SIZES.items() if abs(number) >= size), "s")
+
+
+def _in_millis(number: int | float, unit: str) -> int:
+    """Parts of a millisecond are dropped where they were counted, and rounded where a float has them."""
+    if unit in _PARTS:
+        return math.floor(number / _PARTS[unit]) if isinstance(number, float) else number // _PARTS[unit]
+    number *= 1000 if unit == "s" else 1
+    return number if isinstance(number, int) else _whole(number)
 
 
 def _iso(value: Any) -> int:
@@ -149,21 +153,23 @@ def _whole(number: float) -> int:
 # --- a column ---------------------------------------------------------------------------------------------------
 
 
-def texts(column: pa.Array) -> pa.Array | None:
-    """Cells as text, nothing as the empty string."""
-    if pa.types.is_floating(column.type) or pa.types.is_date(column.type):
-        return pa.array([text_of(value) for value in column.to_pylist()], pa.string())
-    if not _plain(column.type):
-        return None
-    return pc.fill_null(pc.cast(column, pa.string()), "")
-
-
 def ids(column: pa.Array) -> pa.Array | None:
     """Ids."""
-    if column.null_count or not _plain(column.type) or pa.types.is_boolean(column.type):
+    kind = column.type
+    if column.null_count or pa.types.is_boolean(kind):
         return None
-    if pa.types.is_integer(column.type):
+    if pa.types.is_integer(kind) or (pa.types.is_decimal(kind) and kind.scale == 0):
         return pc.cast(column, pa.string())
+    if pa.types.is_floating(kind) and not pa.types.is_float16(kind):
+        limit = exact(pylist(column[:1])[0]) if len(column) else 0
+        if not pc.all(pc.less(pc.abs(column), limit), min_count=0).as_py():
+            return None
+        try:
+            return pc.cast(pc.cast(column, pa.int64()), pa.string())
+        except pa.ArrowInvalid:  # a fraction
+            return None
+    if not is_plain(kind):
+        return None
     column = pc.cast(column, pa.string())
     blank = pc.or_(pc.equal(column, ""), pc.utf8_is_space(column))
     return None if pc.any(blank).as_py() else column
@@ -173,7 +179,8 @@ def numbers(column: pa.Array) -> pa.Array | None:
     """Finite numbers as float64."""
     if column.null_count:
         return None
-    if _is_text(column.type):
+    if is_text(column.type):
+        column = pc.replace_substring_regex(column, pattern=_COMMA, replacement=r"\1.\2")
         if not pc.all(pc.match_substring_regex(column, _NUMBER), min_count=0).as_py():
             return None
     elif not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
@@ -184,7 +191,7 @@ def numbers(column: pa.Array) -> pa.Array | None:
 
 def joined(columns: Sequence[pa.Array]) -> pa.Array:
     """A single column as it is; a day and an hour as one text."""
-    if len(columns) == 1 or not all(_is_text(column.type) for column in columns):
+    if len(columns) == 1 or not all(is_text(column.type) for column in columns):
         return columns[0] if len(columns) == 1 else pa.nulls(len(columns[0]))
     trimmed = [pc.utf8_trim_whitespace(pc.if_else(pc.equal(column, ""), None, column)) for column in columns]
     return pc.binary_join_element_wise(*trimmed, " ")
@@ -198,47 +205,51 @@ def millis(column: pa.Array, time_format: str) -> pa.Array | None:
         found = _floored(column)
     elif "%" in time_format:
         found = _patterned(column, time_format)
-    elif _is_text(column.type) and pc.all(pc.match_substring_regex(column, _ISO), min_count=0).as_py():
+    elif is_text(column.type) and pc.all(pc.match_substring_regex(column, _ISO), min_count=0).as_py():
         found = _iso_column(column)
-    elif pa.types.is_integer(column.type):
-        found = _scaled_whole(column, time_format)
     else:
-        found = _scaled(numbers(column), time_format)
+        found = _scaled_whole(column, time_format) or _scaled(numbers(column), time_format)
     if found is None:
         return None
     inside = pc.and_(pc.greater_equal(found, _EARLIEST), pc.less_equal(found, _LATEST))
     return found if pc.all(inside, min_count=0).as_py() else None
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
-def _plain(kind: pa.DataType) -> bool:
-    return _is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind)
-
-
 def _scaled_whole(column: pa.Array, time_format: str) -> pa.Array | None:
-    if not pa.types.is_signed_integer(column.type):
+    """Whole numbers, also when they are written as text."""
+    if is_text(column.type):
+        if not pc.all(pc.match_substring_regex(column, f"^(?:{_WHOLE.pattern})$"), min_count=0).as_py():
+            return None
+    elif not pa.types.is_signed_integer(column.type):
         return None
-    column = pc.cast(column, pa.int64())
-    if not pc.all(pc.and_(pc.greater(column, -(10**15)), pc.less(column, 10**15)), min_count=0).as_py():
-        return None  # outside of the years, or close to what int64 holds
-    return _by_unit(column, time_format, column)
+    try:
+        column = pc.cast(column, pa.int64())
+    except pa.ArrowInvalid:  # more than 64 bits
+        return None
+    sizes = [abs(number or 0) for number in pc.min_max(pc.abs(column)).as_py().values()]
+    if time_format == "auto" and max(sizes) < _SIZES["us"]:
+        return _mixed(column)
+    units = {unit_of(size) for size in sizes} if time_format == "auto" else {time_format}
+    unit = units.pop()
+    if units or (unit not in _PARTS and max(sizes) >= 10**15):
+        return None  # several units, outside of the years, or close to what int64 holds
+    if unit in _PARTS:
+        parts = pc.divide(column, _PARTS[unit])  # towards zero, where the reference goes down
+        return pc.subtract(parts, pc.cast(pc.less(column, pc.multiply(parts, _PARTS[unit])), pa.int64()))
+    return pc.multiply(column, 1000) if unit == "s" else column
 
 
 def _scaled(number: pa.Array | None, time_format: str) -> pa.Array | None:
-    if number is None or not pc.all(pc.less(pc.abs(number), 1e15), min_count=0).as_py():
+    limit = 1e14 if time_format == "auto" else 1e15
+    if number is None or time_format in _PARTS or not pc.all(pc.less(pc.abs(number), limit), min_count=0).as_py():
         return None
-    ms = _by_unit(number, time_format, number)
+    ms = _mixed(number) if time_format == "auto" else pc.multiply(number, 1000) if time_format == "s" else number
     return pc.cast(pc.floor(pc.add(ms, 0.5)), pa.int64())
 
 
-def _by_unit(column: pa.Array, time_format: str, size: pa.Array) -> pa.Array:
-    if time_format == "ms":
-        return column
-    in_s = pc.multiply(column, 1000)
-    return in_s if time_format == "s" else pc.if_else(pc.greater_equal(pc.abs(size), 10**11), column, in_s)
+def _mixed(column: pa.Array) -> pa.Array:
+    """Seconds below 1e11, else milliseconds."""
+    return pc.if_else(pc.greater_equal(pc.abs(column), _SIZES["ms"]), column, pc.multiply(column, 1000))
 
 
 def _iso_column(column: pa.Array) -> pa.Array | None:
@@ -259,7 +270,7 @@ def _floored(moments: pa.Array) -> pa.Array:
 def _patterned(column: pa.Array, time_format: str) -> pa.Array | None:
     if pa.types.is_integer(column.type):
         column = pc.cast(column, pa.string())
-    if not _is_text(column.type) or not _SIMPLE_PATTERN.fullmatch(time_format):
+    if not is_text(column.type) or not _SIMPLE_PATTERN.fullmatch(time_format):
         return None
     found = pc.strptime(column, format=time_format, unit="s", error_is_null=True)
     return None if found.null_count else pc.multiply(pc.cast(found, pa.int64()), 1000)

@@ -6,10 +6,12 @@ import pyarrow as pa
 
 from calrec.files import local
 from calrec.ingest import values
+from calrec.ingest.catalogue import clean
 from calrec.ingest.columns import usual
-from calrec.ingest.items import attribute, cleaned
+from calrec.ingest.items import attribute
 from calrec.ingest.layouts import ATTRIBUTES
 from calrec.ingest.look import look
+from calrec.ingest.prices import decimal_comma
 from calrec.ingest.reading import read_records
 
 SCHEMA = pa.schema([(name, pa.string()) for name in ("item_id", *ATTRIBUTES)])
@@ -52,7 +54,32 @@ def read_items(path: Path, category: str = "last") -> pa.Table:
             item = values.id_of(record.get(columns["item"][0]))
         except ValueError as error:
             raise ValueError(f"{path.name}, row {line}: {columns['item'][0]} {error}; mend or remove it") from None
-        rows.setdefault(item, cleaned([attribute(record, name, layout, category) for name in ATTRIBUTES]))
+        rows.setdefault(item, tuple(attribute(record, name, layout) for name in ATTRIBUTES))
     if not rows:
         raise ValueError(f"{path.name}: holds no item")
-    return pa.table([list(rows), *zip(*rows.values(), strict=True)], schema=SCHEMA)
+    raw = dict(zip(ATTRIBUTES, zip(*rows.values(), strict=True), strict=True))
+    found = clean(raw, category, decimal_comma(raw["price"]))
+    for name, account in found.accounts.items():
+        if account.not_utf8:
+            raise ValueError(
+                f"{path.name}: {account.not_utf8:,} items have a {name} that is not UTF-8, such as "
+                f"{account.said('not_utf8')}; save the file as UTF-8"
+            )
+    for sentence in (*found.notes, *found.warnings):
+        print(f"{path.name}: {sentence}", flush=True)
+    return pa.table([list(rows), *(found.columns[name] for name in ATTRIBUTES)], schema=SCHEMA)
+
+
+def read_ids(path: Path) -> tuple[str, ...]:
+    """Ids of a text file, one a line; each counts as it stands there, and without white space around it.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is not UTF-8.
+    """
+    try:
+        lines = path.read_bytes().decode("utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 ({error}); save it as UTF-8") from None
+    ids = (one for line in lines for one in (line.removesuffix("\r"), line.strip()))
+    return tuple(dict.fromkeys(filter(str.strip, ids)))

@@ -11,7 +11,7 @@ import numpy as np
 from calrec import artifacts
 from calrec.config import GenerateConfig, RetrieveConfig, TextConfig
 from calrec.generate.samples import Generation, Prompt
-from calrec.ingest.cleaning import clean_brand, clean_category, clean_price, clean_title
+from calrec.ingest.catalogue import cleaned
 from calrec.model import checkpoint
 from calrec.model.device import placed, use_threads
 from calrec.recommend.rows import Described, History, Reject
@@ -181,14 +181,7 @@ class Recommender:
 
     def _described(self, item: Described) -> str:
         """The item's text, cleaned as a catalogue's."""
-        category = clean_category(item.category)
-        fields = {
-            "title": clean_title(item.title, category),
-            "category": category,
-            "brand": clean_brand(item.brand),
-            "price": clean_price(item.price),
-        }
-        return item_text(fields, self._text.attributes)
+        return item_text(cleaned(vars(item)), self._text.attributes)
 
     def _with(self, texts: list[str]) -> TokenCache:
         """The token cache with further texts behind the catalogue's."""

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from calrec.files import File
-from calrec.ingest import parsing, values
+from calrec.ingest import parsing, texts, values
 from calrec.ingest.blocks import opened_parquet
 from calrec.ingest.layouts import Layout
 
@@ -65,11 +65,11 @@ def parquet_rows(file: File, columns: list[str]) -> Iterator[parsing.Line]:
 
 def _python(batch: pa.RecordBatch) -> Iterator[Mapping[str, Any] | str]:
     try:
-        yield from batch.to_pylist()
-    except UnicodeDecodeError:  # before the first row: to_pylist gives all or none
+        yield from list(texts.pyrows(batch))
+    except UnicodeDecodeError:  # before the first row: a list is whole or not there
         for at in range(len(batch)):
             try:
-                yield batch.slice(at, 1).to_pylist()[0]
+                yield next(texts.pyrows(batch.slice(at, 1)))
             except UnicodeDecodeError:
                 yield "holds text that is not UTF-8"
 
@@ -118,7 +118,7 @@ def _missing(value: Any) -> bool:
     return (
         value is None
         or (isinstance(value, str) and not value.strip())
-        or (isinstance(value, float) and math.isnan(value))
+        or (isinstance(value, float | np.floating) and math.isnan(value))
     )
 
 
