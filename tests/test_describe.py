@@ -40,6 +40,8 @@ SOUND = {"users": 5000, "items": 100, "rejects": 0, "tied_share": 0.1, "items_wi
         ("evaluation", {"targets_in_the_history": 0.5}, ["50% of the targets are in the history"]),
         ("decision", {"promote": 0}, ["the model does not pass the gate"]),
         ("texts", {"users_of_too_few_baskets": 4000}, ["80% of the users have fewer than three baskets and are"]),
+        ("generations", {"empty_texts": 500, "users_with_mostly_empty_texts": 50}, []),
+        ("generations", {"users_with_mostly_empty_texts": 200}, ["4% of the users have mostly empty texts: the model"]),
         ("generations", {"unfinished_share": 0.2}, ["20.0% of the samples were cut; raise generate.max_new_tokens"]),
     ],
 )

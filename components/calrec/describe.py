@@ -22,7 +22,6 @@ _WARNINGS: Mapping[str, Sequence[_Warning]] = {
     "tokens": (("assembled_exact_share", lambda s: s < 1, "only {:.1%} of probed prompts are assembled exactly"),),
     "generations": (
         ("unfinished_share", lambda s: s > 0.05, "{:.1%} of the samples were cut; raise generate.max_new_tokens"),
-        ("empty_texts", lambda n: n > 0, "{:,.0f} samples are empty"),
         ("distinct_share", lambda s: s < 0.05, "only {:.1%} of the samples are distinct; raise generate.temperature"),
     ),
     "recommendations": (
@@ -42,6 +41,11 @@ _PARTS: Mapping[str, tuple[str, float, str]] = {
     "items_with_shared_text": ("items", 0.2, "items share their text with another: retrieval cannot tell them apart"),
     "items_cut": ("items", 0.2, "items have a longer text than text.max_item_tokens; it was cut"),
     "users_of_too_few_baskets": ("users", 0.5, "users have fewer than three baskets and are training only"),
+    "users_with_mostly_empty_texts": (
+        "users", 0.01,
+        "users have mostly empty texts: the model ends before it begins. Train it longer (--set stage2.steps=N), or "
+        "let it write items of the catalogue alone (--set generate.trie=sample)",
+    ),
     "prompts_cut": ("prompts", 0.5, "prompts lose their oldest items; raise text.max_tokens"),
 }  # fmt: skip
 _SETTINGS = ("threads", "ranks")  # counts that say how a step was run and not what came out
