@@ -117,6 +117,7 @@ def test_since_comes_before_until():
         ("data.min_length=2", r"data.min_length must be >= 3, got 2"),
         ("data.format=amazon", r"data.format must be one of auto, sample, amazon2014, .*; got 'amazon'"),
         ("split.kind=random", r"split.kind must be one of leave_last_out, time; got 'random'"),
+        ("split.unit=invoice", r"split.unit must be one of event, basket; got 'invoice'"),
         ("split.valid_from=2020-01-01", r"split.valid_from and split.test_from go together"),
         ("cluster.train_gpus=one", r"cluster.train_gpus must be a whole number, 0 for none; got 'one'"),
         ("cluster.data_memory=8GB", r"cluster.data_memory must be a quantity of Kubernetes above 0.*; got '8GB'"),

@@ -17,7 +17,7 @@ SOUND = {"users": 5000, "items": 100, "rejects": 0, "tied_share": 0.1, "items_wi
         ("interactions", {"rejects": 7}, ["7 rows could not be read; they are in rejects.parquet with their reasons"]),
         ("interactions", {"users": 99}, ["only 99 users: metrics will have wide intervals"]),
         ("interactions", {"items_without_title": 40}, ["40% of the items have no title"]),
-        ("interactions", {"tied_share": 0.5}, ["50% of neighbouring events have one timestamp; see data.tie_break"]),
+        ("interactions", {"tied_share": 0.5}, ["50% of neighbouring events have one time: "]),
         ("interactions", {"first_event": "1970-01-18 02:00:00"}, ["the first event is in 1970: is the unit of the"]),
         ("tokens", {"assembled_exact_share": 0.5}, ["only 50.0% of probed prompts are assembled exactly"]),
         (
@@ -39,6 +39,9 @@ SOUND = {"users": 5000, "items": 100, "rejects": 0, "tied_share": 0.1, "items_wi
         ("recommendations", {"filled_share": 0.5}, ["50% of the places are filled with popular items"]),
         ("evaluation", {"targets_in_the_history": 0.5}, ["50% of the targets are in the history"]),
         ("decision", {"promote": 0}, ["the model does not pass the gate"]),
+        ("texts", {"users_of_too_few_baskets": 4000}, ["80% of the users have fewer than three baskets and are"]),
+        ("generations", {"empty_texts": 500, "users_with_mostly_empty_texts": 50}, []),
+        ("generations", {"users_with_mostly_empty_texts": 200}, ["4% of the users have mostly empty texts: the model"]),
         ("generations", {"unfinished_share": 0.2}, ["20.0% of the samples were cut; raise generate.max_new_tokens"]),
     ],
 )

@@ -41,6 +41,9 @@ ITEM_TEXTS = pa.schema(
         ("domain", pa.string()),
         ("title", pa.string()),
         ("category", pa.string()),
+        # As ingest read them, whether the text names them or not.
+        ("brand", pa.string()),
+        ("price", pa.string()),
         ("text", pa.string()),
         # Items of a domain with one text form a group; numbered by falling training frequency, then by text.
         ("group", pa.int32()),
@@ -49,6 +52,7 @@ ITEM_TEXTS = pa.schema(
 )
 # items[:train_end] is training; items[valid_at] and items[test_at] are held out (-1: none), history is what precedes.
 # With test_at = -1 no item lies in the test window: users whose every item does are left out of the table.
+# Where baskets are held out, the target is the first item of its basket; the rest of the test basket serves nothing.
 SEQUENCES = pa.schema(
     [
         ("user_id", pa.string()),
@@ -65,6 +69,8 @@ INDEX_ITEMS = pa.schema(
         ("item_id", pa.string()),
         ("title", pa.string()),
         ("category", pa.string()),
+        ("brand", pa.string()),
+        ("price", pa.string()),
         ("text", pa.string()),
         ("group", pa.int32()),
         ("train_count", pa.int32()),
@@ -151,7 +157,7 @@ KINDS: Mapping[str, tuple[int, Mapping[str, pa.Schema | None]]] = {
         },
     ),
     "texts": (
-        3,
+        4,
         {"items.parquet": ITEM_TEXTS, "sequences.parquet": SEQUENCES, "report.md": None, "report.html": None},
     ),
     # int32 ids of units, one after the other, and the int64 offset of each: calrec.textify.tokens.TokenCache.
@@ -162,7 +168,7 @@ KINDS: Mapping[str, tuple[int, Mapping[str, pa.Schema | None]]] = {
     "rankings": (1, {"rankings.parquet": RANKINGS}),
     # Files of calrec.retrieve.stored.
     "index": (
-        1,
+        2,
         {
             "items.parquet": INDEX_ITEMS,
             **dict.fromkeys(("ids.npy", "token_offsets.npy", "following.npz")),

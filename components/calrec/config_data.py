@@ -170,6 +170,9 @@ class SplitConfig:
     kind: str = "leave_last_out"
     """leave_last_out: the last item is the test target, the one before the validation target; time: two global cuts,
     a user's first event in a window is the window's target."""
+    unit: str = "event"
+    """What is held out, event or basket: a user's events of one time. Of a basket one item, whatever the history holds,
+    is the target, and the history ends before the basket."""
     valid_from: str = ""
     """time: start of the validation window, an ISO date or time (UTC); empty: set by the shares."""
     test_from: str = ""
@@ -181,6 +184,7 @@ class SplitConfig:
 
     def __post_init__(self) -> None:
         one_of("split.kind", self.kind, ("leave_last_out", "time"))
+        one_of("split.unit", self.unit, ("event", "basket"))
         for name in ("valid_share", "test_share"):
             share = getattr(self, name)
             check(0 < share < 1, f"split.{name} is a share of the events, between 0 and 1; got {share}")

@@ -15,14 +15,14 @@ _WARNINGS: Mapping[str, Sequence[_Warning]] = {
     "interactions": (
         ("rejects", lambda n: n > 0, "{:,.0f} rows could not be read; they are in rejects.parquet with their reasons"),
         ("users", lambda n: n < 1000, "only {:,.0f} users: metrics will have wide intervals"),
-        ("tied_share", lambda s: s > 0.3, "{:.0%} of neighbouring events have one timestamp; see data.tie_break"),
+        ("tied_share", lambda s: s > 0.3, "{:.0%} of neighbouring events have one time: the last item is any item of a "
+         "basket, in the order of data.tie_break; --set split.unit=basket holds out whole baskets"),
         ("target_is_previous_share", lambda s: s > 0.2, "{:.0%} of the last items repeat the one before"),
         ("target_in_history_share", lambda s: s > 0.3, "{:.0%} of the last items were bought before"),
     ),
     "tokens": (("assembled_exact_share", lambda s: s < 1, "only {:.1%} of probed prompts are assembled exactly"),),
     "generations": (
         ("unfinished_share", lambda s: s > 0.05, "{:.1%} of the samples were cut; raise generate.max_new_tokens"),
-        ("empty_texts", lambda n: n > 0, "{:,.0f} samples are empty"),
         ("distinct_share", lambda s: s < 0.05, "only {:.1%} of the samples are distinct; raise generate.temperature"),
     ),
     "recommendations": (
@@ -41,6 +41,12 @@ _PARTS: Mapping[str, tuple[str, float, str]] = {
     "items_without_title": ("items", 0.2, "items have no title"),
     "items_with_shared_text": ("items", 0.2, "items share their text with another: retrieval cannot tell them apart"),
     "items_cut": ("items", 0.2, "items have a longer text than text.max_item_tokens; it was cut"),
+    "users_of_too_few_baskets": ("users", 0.5, "users have fewer than three baskets and are training only"),
+    "users_with_mostly_empty_texts": (
+        "users", 0.01,
+        "users have mostly empty texts: the model ends before it begins. Train it longer (--set stage2.steps=N), or "
+        "let it write items of the catalogue alone (--set generate.trie=sample)",
+    ),
     "prompts_cut": ("prompts", 0.5, "prompts lose their oldest items; raise text.max_tokens"),
 }  # fmt: skip
 _SETTINGS = ("threads", "ranks")  # counts that say how a step was run and not what came out

@@ -91,7 +91,9 @@ def ours(index: Index, threads: int) -> Callable[[Users], list[list[int]]]:
     size = index.size
     every = np.arange(size)
     no_text = [""] * size
-    catalogue = Catalogue(every, no_text, no_text, no_text, every, no_text, [[at] for at in range(size)], every)
+    catalogue = Catalogue(
+        every, no_text, no_text, no_text, no_text, every, no_text, [[at] for at in range(size)], every
+    )
     search, config = Search(index, threads), RetrieveConfig(k=DEPTH, epsilon=EPSILON)
 
     def lists(users: Users) -> list[list[int]]:

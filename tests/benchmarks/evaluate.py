@@ -88,12 +88,15 @@ def make(root: Path, users: int, seed: int = 0) -> None:
         group[np.lexsort((np.arange(ITEMS), -counts))] = np.arange(ITEMS)
         kinds = [f"kind {i % 41}" for i in range(ITEMS)]
         titles = [f"thing {i} of kind {i % 97}" for i in range(ITEMS)]
-        columns = [ids, ["d"] * ITEMS, titles, kinds, texts, pa.array(group, pa.int32()), pa.array(counts, pa.int32())]
+        nothing = [""] * ITEMS
+        numbers = [pa.array(each, pa.int32()) for each in (group, counts)]
+        columns = [ids, ["d"] * ITEMS, titles, kinds, nothing, nothing, texts, *numbers]
         artifacts.write_table(folder, "items.parquet", pa.table(columns, schema=artifacts.ITEM_TEXTS))
         for name in ("report.md", "report.html"):
             (folder / name).write_text("")
+        sizes = {"users": users, "users_with_test": users, "users_with_tied_test": 0}
         config = {"domains": ["d"], "text": to_dict(TextConfig()), "split": to_dict(SplitConfig())}
-        made = artifacts.finish(folder, Manifest("texts", config, {"by_category": {"d": {"users": users}}}))
+        made = artifacts.finish(folder, Manifest("texts", config, {"by_category": {"d": sizes}}))
     _generated_and_ranked(rng, root, users, ids, texts, made)
 
 

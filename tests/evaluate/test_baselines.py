@@ -27,7 +27,7 @@ from tests.conftest import shared
 
 # Items 10 .. 14 with ids a .. e, bought 3, 2, 1, 1 and 0 times.
 CATALOGUE = Catalogue(
-    items=np.array([10, 11, 12, 13, 14]), item_id=list("abcde"), title=list("ABCDE"), category=[""] * 5,
+    items=np.array([10, 11, 12, 13, 14]), item_id=list("abcde"), title=list("ABCDE"), category=[""] * 5, price=[""] * 5,
     group_of=np.arange(5), group_texts=["red tea", "red cup", "blue cup", "tea pot", "lamp"],
     members=[[10], [11], [12], [13], [14]],
     train_count=np.array([3, 2, 1, 1, 0]),
@@ -143,7 +143,9 @@ class World:
         ]
         train_count = np.array([self.counts[code] for code in self.codes.tolist()])
         nothing = [""] * size
-        self.catalogue = Catalogue(self.codes, self.ids, nothing, nothing, group_of, group_texts, members, train_count)
+        self.catalogue = Catalogue(
+            self.codes, self.ids, nothing, nothing, nothing, group_of, group_texts, members, train_count
+        )
         self.popular = sorted(self.codes.tolist(), key=lambda code: (-self.counts[code], self.id_of(code)))
         self.asked = [*self.histories, [int(self.codes[-1])]]
         seen = [frozenset(items) for items in self.asked]
@@ -324,6 +326,7 @@ def test_ties_go_to_the_popular_then_to_the_smaller_id():
     """b, c and d followed a once each; b was bought once more, and c has a smaller id and a larger code than d."""
     catalogue = Catalogue(
         items=np.array([10, 11, 12, 13]), item_id=["a", "d", "c", "b"], title=[""] * 4, category=[""] * 4,
+        price=[""] * 4,
         group_of=np.zeros(4, np.int64), group_texts=["tea"], members=[[10, 13, 12, 11]], train_count=np.zeros(4),
     )  # fmt: skip
     histories = [[10, 11], [10, 12], [10, 13], [13]]

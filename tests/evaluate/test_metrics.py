@@ -19,7 +19,7 @@ RANKS = np.array([1, 2, 0, 10, 11])
 CONFIG = EvaluateConfig(recall_at=(1, 3), ndcg_at=(2, 3), bootstrap=200)
 # items 10..14; 12 and 13 share a text
 CATALOGUE = Catalogue(
-    items=np.arange(10, 15), item_id=list("abcde"), title=list("ABCDE"), category=[""] * 5,
+    items=np.arange(10, 15), item_id=list("abcde"), title=list("ABCDE"), category=[""] * 5, price=[""] * 5,
     group_of=np.array([0, 1, 2, 2, 3]), group_texts=["red tea", "red cup", "blue cup", "lamp"],
     members=[[10], [11], [12, 13], [14]], train_count=np.array([4, 2, 1, 1, 0]),
 )  # fmt: skip

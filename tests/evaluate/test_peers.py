@@ -20,7 +20,7 @@ DEEP = EvaluateConfig(recall_at=(1, 5, 10, 20, 100), ndcg_at=(10, 20))
 
 def catalogue_of(size: int) -> Catalogue:
     every, ids = np.arange(size), [str(item) for item in range(size)]
-    return Catalogue(every, ids, ids, ids, every, ids, [[item] for item in range(size)], np.ones(size, np.int64))
+    return Catalogue(every, ids, ids, ids, ids, every, ids, [[item] for item in range(size)], np.ones(size, np.int64))
 
 
 def ranks(lists: Lists, targets: NDArray[np.int64], size: int) -> NDArray[np.int32]:

@@ -56,7 +56,9 @@ def test_equal_prices_make_fewer_bands():
 
 
 def scores_of(ranks: list[int]) -> Scores:
-    catalogue = Catalogue(np.arange(2), ["a", "b"], ["", ""], ["", ""], np.arange(2), ["", ""], [[0], [1]], np.ones(2))
+    catalogue = Catalogue(
+        np.arange(2), ["a", "b"], ["", ""], ["", ""], ["", ""], np.arange(2), ["", ""], [[0], [1]], np.ones(2)
+    )
     scores = Scores(Target(np.zeros(len(ranks), np.int64), np.zeros(len(ranks), np.int64)), catalogue, 3)
     scores.rank[:] = ranks
     return scores

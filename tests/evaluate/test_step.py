@@ -105,6 +105,17 @@ def test_slices_by_hand_add_up_to_all_users(judged: SimpleNamespace):
     }  # fmt: skip
 
 
+def test_prices_divide_the_users_although_no_text_names_them(tmp_path: Path, judged: SimpleNamespace):
+    texts = world.texts(tmp_path, attributes=("title",))
+    generations = world.generations(tmp_path, texts)
+    ranked = world.recommendations(tmp_path, texts, generations, world.rows_of(world.LISTS))
+    evaluate(texts, generations, ranked, tmp_path / "e", CONFIG)
+    found = json.loads((tmp_path / "e/metrics.json").read_text())["slices"]
+    by_price = [(one["value"], one["users"]) for one in found if one["by"] == "price"]
+    assert by_price == [(one["value"], one["users"]) for one in judged.document["slices"] if one["by"] == "price"]
+    assert len(by_price) == 5
+
+
 def test_the_model_is_tested_against_every_other_method(judged: SimpleNamespace):
     methods = judged.document["methods"]
     assert methods["calrec"]["against"] == {}

@@ -52,7 +52,9 @@ TEXT_A, TEXT_D = (
 GENERATED = {user: [(TEXT_A, 3), ("Title: nonsense.", 1)] for user in SEQUENCES}
 
 
-def texts(root: Path, sequences: Mapping[str, Sequence[str]] = SEQUENCES) -> Path:
+def texts(
+    root: Path, sequences: Mapping[str, Sequence[str]] = SEQUENCES, attributes: Sequence[str] = TextConfig().attributes
+) -> Path:
     """The folder of the textify step."""
     rows = [
         {"item_id": item, "title": title, "categories": [category], "brand": "", "price": price}
@@ -62,7 +64,7 @@ def texts(root: Path, sequences: Mapping[str, Sequence[str]] = SEQUENCES) -> Pat
     rows = [{"user_id": user, "items": items} for user, items in sequences.items()]
     write_lines(root / "raw/sequences.jsonl.gz", rows)
     ingest("shop", str(root / "raw"), root / "log", DataConfig(dedup="none", min_user=3, min_item=0))
-    textify([root / "log"], root / "texts", TextConfig())
+    textify([root / "log"], root / "texts", TextConfig(attributes=tuple(attributes)))
     return root / "texts"
 
 

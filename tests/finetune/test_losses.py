@@ -63,7 +63,19 @@ def test_both_directions_are_the_mean_of_the_two():
 def test_token_nll_is_the_sum_of_minus_log_softmax():
     logits = torch.tensor([[1.0, 2.0, 0.5], [0.0, 0.0, 3.0]])
     by_hand = -(2 - math.log(math.e + math.e**2 + math.e**0.5)) - (3 - math.log(2 + math.e**3))
-    assert token_nll(logits, torch.tensor([1, 2])).item() == pytest.approx(by_hand, rel=1e-6)
+    nothing = torch.empty(0, dtype=torch.long)
+    assert token_nll(logits, torch.tensor([1, 2]), nothing, 0).item() == pytest.approx(by_hand, rel=1e-6)
+
+
+def test_what_cannot_begin_an_item_is_no_part_of_its_distribution():
+    """Of the second row token 0 is left out: its logit says nothing and gets no gradient."""
+    logits = torch.tensor([[1.0, 2.0, 3.0], [90.0, 0.5, 1.5]], requires_grad=True)
+    nll = token_nll(logits, torch.tensor([0, 2]), torch.tensor([1]), 0)
+    by_hand = math.log(math.exp(1) + math.exp(2) + math.exp(3)) - 1 + math.log(math.exp(0.5) + math.exp(1.5)) - 1.5
+    assert nll.item() == pytest.approx(by_hand, rel=1e-6)
+    nll.backward()
+    assert logits.grad is not None and logits.grad[1, 0] == 0 and logits.grad[0, 0] != 0
+    assert logits.detach()[1, 0] == 90
 
 
 @settings(max_examples=50)

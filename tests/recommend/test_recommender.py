@@ -83,12 +83,16 @@ def test_it_answers_as_the_pipeline_does(small: SimpleNamespace, index: Path, tm
 
 def test_new_items_need_an_index_and_no_training(small: SimpleNamespace, tmp_path: Path):
     (tmp_path / "new.csv").write_text(
-        "sku,name,category,brand\nn1,purple &amp; gold harp,Music,brand 9\ni3,red shelf renamed,Home,brand 3\n"
+        "sku,name,category,brand,price\nn1,purple &amp; gold harp,Music,brand 9,$12.50\n"
+        "i3,red shelf renamed,Home,brand 3,\n"
     )
     new = read_items(tmp_path / "new.csv")
     stored.build(small.texts, small.tokens, small.base, "home", tmp_path / "i", RetrieveConfig(dense=4), new)
     known = recommender(small, tmp_path / "i", retrieve=RetrieveConfig(k=13, dense=13, threads=1))
     catalogue = known.catalogue
+    rows = {row["item_id"]: row for row in artifacts.read_table(tmp_path / "i", "items.parquet", "index").to_pylist()}
+    assert (rows["n1"]["brand"], rows["n1"]["price"]) == ("brand 9", "12.50")
+    assert (rows["i3"]["brand"], rows["i2"]["brand"]) == ("brand 3", "brand 2")
     assert catalogue.title[catalogue.item_id.index("n1")] == "purple & gold harp"
     assert catalogue.title[catalogue.item_id.index("i3")] == "red shelf renamed"
     assert len(catalogue.items) == 13 and catalogue.train_count[catalogue.item_id.index("n1")] == 0

@@ -28,7 +28,7 @@ def catalogue(group_texts: list[str], sizes: list[int]) -> Catalogue:
     names = [f"i{item}" for item in items]
     members = [row.tolist() for row in np.split(items, np.cumsum(sizes)[:-1])]
     group_of = np.repeat(np.arange(len(sizes)), sizes)
-    return Catalogue(items, names, names, names, group_of, group_texts, members, np.zeros(len(items), np.int64))
+    return Catalogue(items, names, names, names, names, group_of, group_texts, members, np.zeros(len(items), np.int64))
 
 
 @settings(max_examples=150, deadline=None)

@@ -51,6 +51,11 @@ def histories_of(log: Log) -> tuple[Histories, pa.ChunkedArray]:
     return made, pa.chunked_array([[item for _, item in items]], pa.string())
 
 
+def split_of(log: Log, config: SplitConfig) -> tuple[Histories, Split]:
+    histories, item_id = histories_of(log)
+    return split(histories, config, item_id)
+
+
 def write_log(root: Path, log: Log, time: str = "ms", title: str = "Thing") -> list[Path]:
     """Folders as the ingest step writes them."""
     for domain, users in log.items():
@@ -96,13 +101,14 @@ EXPECTED = {
 
 
 def test_each_case_of_the_time_split_by_hand():
-    kept, made = split(histories_of({"x": CASES})[0], TIME)
+    kept, made = split_of({"x": CASES}, TIME)
     columns = (made.train_end.tolist(), made.valid_at.tolist(), made.test_at.tolist())
     assert dict(zip(kept.user_id.to_pylist(), zip(*columns, strict=True), strict=True)) == EXPECTED
     assert made.cuts == (V, T)
     facts = {name: of.tolist() for name, of in made.facts.items()}
     assert facts == {"users_active_in_validation": [5], "users_active_in_test": [5], "users_left_out": [1],
-                     "interactions_left_out": [3]}  # fmt: skip
+                     "interactions_left_out": [3], "users_with_tied_validation": [0],
+                     "users_with_tied_test": [0]}  # fmt: skip
     # behind a target: f of all; not held out and not trained on: valid only
     assert (kept.lengths - made.used).tolist() == [1, 0, 0, 0, 0, 0, 3]
 
@@ -135,7 +141,7 @@ def test_the_time_split_equals_a_plain_loop(log: Log, valid: int, window: int):
     histories, item_id = histories_of(log)
     at = [datetime.datetime.fromtimestamp(n / 1000, datetime.UTC).isoformat() for n in (valid, valid + window)]
     try:
-        kept, made = split(histories, SplitConfig(kind="time", valid_from=at[0], test_from=at[1]))
+        kept, made = split(histories, SplitConfig(kind="time", valid_from=at[0], test_from=at[1]), item_id)
     except ValueError:
         assume(False)
     expected = [
@@ -174,13 +180,13 @@ def test_cuts_by_shares_leave_the_shares(times: list[int], data: st.DataObject):
 )
 def test_cuts_that_leave_nothing_are_refused(config: dict[str, Any], message: str):
     with pytest.raises(ValueError, match=message):
-        split(histories_of({"x": CASES})[0], SplitConfig(kind="time", **config))
+        split_of({"x": CASES}, SplitConfig(kind="time", **config))
 
 
 def test_a_category_without_test_users_is_named():
     log = {"x": CASES, "y": {"u": days(("a", 0), ("b", 1), ("c", 5))}}
     with pytest.raises(ValueError, match="y: no user has an event in the test window .*; .*leave y out"):
-        split(histories_of(log)[0], TIME)
+        split_of(log, TIME)
 
 
 def test_data_without_times_are_refused(tmp_path: Path):
@@ -214,7 +220,7 @@ def plain_leaks(log: Log, made: Split, ordered: set[str]) -> set[tuple[str, str,
 @given(logs, st.sets(st.sampled_from(["x", "y", "z"])))
 def test_leaks_are_those_that_a_plain_loop_finds(log: Log, ordered: set[str]):
     histories, item_id = histories_of(log)
-    kept, made = split(histories, SplitConfig())
+    kept, made = split(histories, SplitConfig(), item_id)
     timed = plain_leaks(log, made, set())
     assert plain_count(kept, made, item_id, ()) == len(timed)
     if not timed:  # the comparison with times comes first
@@ -250,7 +256,7 @@ def test_the_same_item_at_another_time_is_no_leak(tmp_path: Path):
     log = {**PLANTED, "sport": {**PLANTED["sport"], "ann": [("ball", 3), ("bike", 5), ("boat", 6)]}}
     assert textify(write_log(tmp_path, log), tmp_path / "t", TextConfig()).notes == ()
     histories, item_id = histories_of(log)
-    kept, made = split(histories, SplitConfig())
+    kept, made = split(histories, SplitConfig(), item_id)
     with pytest.raises(ValueError, match="if the ids of the two files only look alike, make them distinct"):
         refuse_leaks(kept, made, item_id, ["sport"])
 
@@ -270,7 +276,7 @@ def altered(made: Split, **columns: list[int]) -> Split:
 )
 def test_a_split_out_of_order_is_found(columns: dict[str, list[int]], message: str):
     histories, item_id = histories_of({"x": {f"u{n}": [(i, n) for n, i in enumerate("abcd")] for n in range(3)}})
-    kept, made = split(histories, SplitConfig())
+    kept, made = split(histories, SplitConfig(), item_id)
     refuse_leaks(kept, made, item_id)
     with pytest.raises(ValueError, match=message):
         refuse_leaks(kept, altered(made, **columns), item_id)
@@ -287,7 +293,7 @@ def test_a_split_out_of_order_is_found(columns: dict[str, list[int]], message: s
 )
 def test_an_event_on_the_wrong_side_of_a_cut_is_found(columns: dict[str, list[int]], message: str):
     histories, item_id = histories_of({"x": CASES})
-    kept, made = split(histories, TIME)
+    kept, made = split(histories, TIME, item_id)
     refuse_leaks(kept, made, item_id)
     with pytest.raises(ValueError, match=message):
         refuse_leaks(kept, altered(made, **columns), item_id)
@@ -306,13 +312,13 @@ def timed(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 def test_the_manifest_has_the_cuts_and_the_counts(timed: SimpleNamespace):
     assert timed.manifest.config["split"] == {
         "kind": "time", "valid_from": "1970-01-05T00:00:00+00:00", "test_from": "1970-01-08T00:00:00+00:00",
-        "valid_share": 0.1, "test_share": 0.1,
+        "valid_share": 0.1, "test_share": 0.1, "unit": "event",
     }  # fmt: skip
     assert timed.manifest.counts["by_category"]["x"] == {
         "users": 7, "users_who_train": 4, "users_with_validation": 3, "users_with_test": 4, "items": 6,
         "items_with_shared_text": 0, "text_groups": 6, "interactions": 24, "interactions_in_training": 10,
         "interactions_unused": 4, "users_active_in_validation": 5, "users_active_in_test": 5, "users_left_out": 1,
-        "interactions_left_out": 3,
+        "interactions_left_out": 3, "users_with_tied_validation": 0, "users_with_tied_test": 0,
     }  # fmt: skip
 
 

@@ -68,7 +68,8 @@ def test_the_tables_are_those_of_a_plain_loop(tmp_path_factory, log: Log, batch:
         for item in sorted({i for events in log[domain].values() for i, _ in events}):
             codes[domain, item] = len(items)
             text = item_text({"title": f"{title} {item}", "brand": ""}, ("title", "brand"))
-            items.append({"item_id": item, "domain": domain, "title": f"{title} {item}", "category": "", "text": text})
+            nothing = dict.fromkeys(("category", "brand", "price"), "")
+            items.append({"item_id": item, "domain": domain, "title": f"{title} {item}", **nothing, "text": text})
     rows = []
     for domain in sorted(log):
         for user, events in log[domain].items():

@@ -2,10 +2,7 @@
 
 from pathlib import Path
 
-from hypothesis import given
-from hypothesis import strategies as st
-
-from calrec.textify.texts import attribute, item_text, prompt
+from calrec.textify.texts import item_text, prompt
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "prompt.txt"
 ALL = ("title", "category", "brand", "price")
@@ -24,20 +21,3 @@ def test_the_prompt_is_the_golden_one():
 
 def test_an_empty_history_asks_for_the_first_item():
     assert prompt([]).endswith("The first item bought is as follows.")
-
-
-VALUE = st.text("ab .:-é1", max_size=12).map(str.strip)
-
-
-@given(st.fixed_dictionaries(dict.fromkeys(ALL, VALUE)), st.permutations(ALL), st.integers(1, 4))
-def test_an_attribute_is_read_back_from_the_text(item: dict[str, str], order: list[str], many: int):
-    names = order[:many]
-    assert {name: attribute([item_text(item, names)], name, names)[0] for name in names} == {n: item[n] for n in names}
-
-
-def test_a_label_in_a_title_is_not_the_attribute():
-    guide = {"title": "Deals. Price: 3. Brand: None", "category": "", "brand": "Acme", "price": "9.00"}
-    texts = [item_text(guide, ALL), item_text(TEA, ALL)]
-    assert attribute(texts, "price", ALL) == ["9.00", "2.50"]
-    assert attribute(texts, "brand", ALL) == ["Acme", ""]
-    assert attribute(texts, "title", ALL) == ["Deals. Price: 3. Brand: None", "Green tea"]

@@ -1,7 +1,7 @@
 """Two evaluations over the users that they share: whether one model is really better than the other."""
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,8 @@ class Comparison:
     b: Side
     differences: Mapping[str, Difference]
     """By metric: b less a; Holm's correction is over these metrics."""
+    meaning: Sequence[str] = ()
+    """What the figures of a and b mean where events share their times; one sentence where both mean the same."""
 
     @property
     def verdict(self) -> str:
@@ -103,7 +105,8 @@ def compare(
         for folder, method, ranks, ids in ((a, method_a, theirs, ids_a), (b, method_b, ours, ids_b))
     )
     found = corrected([differences(ours, theirs, metrics)])[0]
-    return Comparison(first["domain"], first["split"], len(shared), k, side_a, side_b, found)
+    meaning = dict.fromkeys(one["meaning"] for one in (first, second) if one.get("meaning"))
+    return Comparison(first["domain"], first["split"], len(shared), k, side_a, side_b, found, list(meaning))
 
 
 def _document(folder: Path) -> dict[str, Any]:
@@ -201,6 +204,7 @@ def _about(comparison: Comparison) -> list[str]:
         f"B: {b.method} of {b.folder}",
         f"{comparison.users:,} users of {comparison.domain} with a {comparison.split} item are in both; "
         f"{a.more_users:,} are only in A and {b.more_users:,} only in B; lists of {comparison.k}",
+        *comparison.meaning,
     ]
 
 

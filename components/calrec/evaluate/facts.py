@@ -1,6 +1,6 @@
 """What is known of each judged user beside the ranks: it explains the metrics and divides the users."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,6 @@ from calrec.evaluate.generated import Generated
 from calrec.evaluate.slices import Division
 from calrec.evaluate.users import Judged
 from calrec.retrieve.catalogue import Catalogue
-from calrec.textify.texts import attribute
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -82,17 +81,9 @@ class Facts:
             yield pa.table(columns).cast(artifacts.USERS)
 
 
-def prices(catalogue: Catalogue, attributes: Sequence[str]) -> Floats:
-    """Price of each item from its text, the lower end of a range; nan where there is none.
-
-    Args:
-        catalogue: the items.
-        attributes: of their texts, in their order.
-    """
-    if "price" not in attributes:
-        return np.full(len(catalogue.items), np.nan)
-    by_group = [_number(value) for value in attribute(catalogue.group_texts, "price", attributes)]
-    return np.array(by_group)[catalogue.group_of]
+def prices(catalogue: Catalogue) -> Floats:
+    """Price of each item, the lower end of a range; nan where there is none."""
+    return np.array([_number(price) for price in catalogue.price])
 
 
 def _number(price: str) -> float:

@@ -9,6 +9,8 @@ from calrec import artifacts
 from calrec.artifacts import Manifest
 from calrec.config import GenerateConfig, RetrieveConfig
 from calrec.settings import from_dict
+from calrec.textify.baskets import meaning
+from calrec.textify.report import tied_share
 
 
 @dataclass(frozen=True)
@@ -36,9 +38,10 @@ class Inputs:
         return from_dict(RetrieveConfig, self.recommendations.config["retrieve"])
 
     @property
-    def attributes(self) -> list[str]:
-        """Of an item's text, in their order."""
-        return list(self.texts.config["text"]["attributes"])
+    def meaning(self) -> str:
+        """What the figures mean where events share their times."""
+        share = tied_share(self.texts.counts["by_category"][self.domain], self.split)
+        return meaning(self.texts.config["split"]["unit"], share)
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -124,6 +124,8 @@ class Evaluation:
     """Settings of every step, by section."""
     drift: Drift | None = None
     """How far the data moved from the champion's; None: there was no champion whose data are known."""
+    meaning: str = ""
+    """What the figures mean where events share their times, see :func:`calrec.textify.baskets.meaning`."""
 
     @property
     def metrics(self) -> list[str]:

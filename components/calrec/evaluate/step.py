@@ -78,7 +78,7 @@ def evaluate(
     its = judged(users, generated.user_id, catalogue, inputs.split, generations)
     methods, match = _methods(its, catalogue, inputs, recommendations, rankings)
     methods |= _baselines(its, users, catalogue, inputs, config)
-    facts = Facts(its, generated, catalogue, prices(catalogue, inputs.attributes), match)
+    facts = Facts(its, generated, catalogue, prices(catalogue), match)
     explanations = {**facts.explanations(), "bm25_margin": float(inputs.recommendations.counts["bm25_margin"])}
     curves, cost = curves_and_cost(models, generations)
     evaluation = Evaluation(
@@ -98,6 +98,7 @@ def evaluate(
         data={**inputs.data, "catalogue": artifacts.short_hash(sorted(catalogue.item_id))},
         config={**inputs.settings, "evaluate": to_dict(config)},
         drift=drift_of(champion) if champion else None,
+        meaning=inputs.meaning,
     )
     _print(evaluation, config)
     tables = {"ranks": _rank_tables(its, methods), "users": facts.tables()}
@@ -195,8 +196,13 @@ def _print(evaluation: Evaluation, config: EvaluateConfig) -> None:
     headline = f"recall_at_{config.recall_at[-1]}" if config.recall_at else evaluation.metrics[0]
     shown = ", ".join(f"{name} {its.figures[headline].mean:.4f}" for name, its in evaluation.methods.items())
     print(f"evaluate {evaluation.domain}: {headline}: {shown}", flush=True)
-    for warning in warnings(evaluation.drift):
-        print(f"evaluate {evaluation.domain}: {warning}", flush=True)
+    for sentence in _sentences(evaluation):
+        print(f"evaluate {evaluation.domain}: {sentence}", flush=True)
+
+
+def _sentences(evaluation: Evaluation) -> tuple[str, ...]:
+    """What a person must know before reading the figures."""
+    return (*([evaluation.meaning] if evaluation.meaning else []), *warnings(evaluation.drift))
 
 
 def _rank_tables(its: Judged, methods: Mapping[str, Scores]) -> Iterator[pa.Table]:
@@ -220,7 +226,7 @@ def _manifest(evaluation: Evaluation, inputs: Inputs) -> Manifest:
         "evaluation",
         config={"domain": evaluation.domain, **evaluation.config},
         counts={**counts, **evaluation.explanations},
-        notes=tuple(warnings(evaluation.drift)),
+        notes=_sentences(evaluation),
         inputs={"recommendations": inputs.recommendations.digest, "texts": inputs.texts.digest},
     )
 

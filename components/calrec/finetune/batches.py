@@ -1,10 +1,10 @@
 """Rows of users as one packed row of tokens.
 
-Shape suffixes: B users, T tokens of all sequences, N predicted tokens.
+Shape suffixes: B users, T tokens of all sequences, N predicted tokens, M items that begin among them.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -40,6 +40,10 @@ class Batch:
     """That token."""
     group_B: Tensor
     """Text group of the target."""
+    begin_M: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+    """Which of the N are the first token of an item that must not be `barred`; none when nothing is barred."""
+    barred: int = 0
+    """A token that is left out of the distribution there."""
 
     def __len__(self) -> int:
         return len(self.group_B)
@@ -61,10 +65,12 @@ class Batch:
 
 
 def collate(rows: Sequence[Row], cache: TokenCache, groups: NDArray[np.int32], train_on: str) -> Batch:
-    """Tokens and labels of some rows.
+    """Tokens and labels of some rows; no position has two labels.
 
-    With train_on = "all" every item of the history is predicted too, each closed by the end token as a target is: the
-    label after its last token is the end token, although the next-item phrase follows in the text.
+    With train_on = "all" every item of the history is predicted too. Where a phrase stands behind it, it is closed by
+    the end token as a target is: the label after its last token is the end token, although the phrase follows in the
+    text. Without phrases that place predicts the next item's first token, and the end is learned behind targets; the
+    two do not compete, as the distribution over first tokens leaves out the end token.
     """
     prompts = cache.assemble([row.history for row in rows])
     targets = cache.targets([row.target for row in rows])
@@ -75,10 +81,13 @@ def collate(rows: Sequence[Row], cache: TokenCache, groups: NDArray[np.int32], t
     ids = np.empty(offsets[-1], dtype=np.int64)
     ids[prompt_at], ids[target_at], ids[offsets[len(rows)] :] = prompts.ids, targets.flat, targets.flat
     predicted, label = target_at - 1, targets.flat.astype(np.int64)
+    begin = running(alone)[:-1]
     if train_on == "all":
-        inside, ends = prompts.inside_items(), prompt_at[prompts.ends]
+        inside = prompts.inside_items()
+        ends = prompt_at[prompts.ends] if cache.barred is None else prompt_at[:0]
         predicted = np.concatenate([prompt_at[inside] - 1, ends, predicted])
         label = np.concatenate([prompts.ids[inside], np.full(len(ends), cache.end), label])
+        begin = np.concatenate([np.cumsum(inside)[prompts.starts] - 1, int(inside.sum()) + len(ends) + begin])
     return Batch(
         ids_T=torch.from_numpy(ids),
         position_T=torch.from_numpy(spans(np.zeros(len(offsets) - 1, dtype=np.int64), np.diff(offsets))),
@@ -87,6 +96,8 @@ def collate(rows: Sequence[Row], cache: TokenCache, groups: NDArray[np.int32], t
         predict_N=torch.from_numpy(predicted),
         label_N=torch.from_numpy(label.astype(np.int64)),
         group_B=torch.from_numpy(groups[[row.target for row in rows]].astype(np.int64)),
+        begin_M=torch.from_numpy(begin[label[begin] != cache.barred] if cache.barred is not None else begin[:0]),
+        barred=cache.end,
     )
 
 

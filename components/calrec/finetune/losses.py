@@ -1,6 +1,6 @@
 """The loss of CALRec on tensors, apart from any model (method.md, "Loss").
 
-Shape suffixes: B rows of the batch, D width of the model, N predicted tokens, V vocabulary.
+Shape suffixes: B rows of the batch, D width of the model, N predicted tokens, M some of them, V vocabulary.
 """
 
 from dataclasses import dataclass
@@ -20,9 +20,20 @@ class Terms:
     ut: Tensor
 
 
-def token_nll(logits_NV: Tensor, labels_N: Tensor) -> Tensor:
-    """Negative log-likelihood summed over the predicted tokens (nats); L_NIG divides the sum of a step once."""
-    return F.cross_entropy(logits_NV.float(), labels_N, reduction="sum")
+def token_nll(logits_NV: Tensor, labels_N: Tensor, begin_M: Tensor, barred: int) -> Tensor:
+    """Negative log-likelihood summed over the predicted tokens (nats); L_NIG divides the sum of a step once.
+
+    Args:
+        logits_NV: of each predicted token.
+        labels_N: the tokens.
+        begin_M: which of the N are predicted among all tokens but `barred`.
+        barred: a token.
+    """
+    logits_NV = logits_NV.float()
+    if len(begin_M):
+        never = torch.full_like(begin_M, float("-inf"), dtype=logits_NV.dtype)
+        logits_NV = logits_NV.index_put((begin_M, torch.full_like(begin_M, barred)), never)
+    return F.cross_entropy(logits_NV, labels_N, reduction="sum")
 
 
 def info_nce(anchor_BD: Tensor, positive_BD: Tensor, group_B: Tensor, tau: float, direction: str) -> Tensor:

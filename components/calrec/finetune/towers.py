@@ -73,8 +73,8 @@ class Towers:
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             read = self._padded if self.kernel == "padded" else self._packed
             states_TD, logits_NV = read(batch, predict_N)
-        labels_N = batch.label_N[: len(predict_N)]
-        return Read(pooled(states_TD, batch), losses.token_nll(logits_NV, labels_N))
+        labels_N, begin_M = (each if graph else each[:0] for each in (batch.label_N, batch.begin_M))
+        return Read(pooled(states_TD, batch), losses.token_nll(logits_NV, labels_N, begin_M, batch.barred))
 
     def _packed(self, batch: Batch, predict_N: Tensor) -> tuple[Tensor, Tensor]:
         """One row that holds all sequences; the head sees the predicted positions alone."""

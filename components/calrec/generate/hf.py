@@ -16,8 +16,8 @@ from calrec.generate.samples import Prompt, Sample, merged, not_finite
 class SequenceLogProb(LogitsProcessor):  # type: ignore[misc]
     """Adds up log-probabilities at temperature 1 while `generate` samples; it sees logits without temperature."""
 
-    def __init__(self, end: int, user: str):
-        self.end, self.user = end, user
+    def __init__(self, end: int, prompt: Prompt):
+        self.end, self.prompt = end, prompt
         self.total: Tensor | None = None
         self._last: Tensor | None = None
         self._open: Tensor | None = None
@@ -26,9 +26,11 @@ class SequenceLogProb(LogitsProcessor):  # type: ignore[misc]
         """Called by `generate` before each draw with the tokens so far and the next token's logits."""
         if self._last is not None:
             self.add(input_ids[:, -1])
+        elif self.prompt.barred is not None:
+            scores = scores.index_fill(1, torch.tensor([self.prompt.barred], device=scores.device), float("-inf"))
         self._last = torch.log_softmax(scores.float(), -1)
         if bool(self._last.isnan().any()):
-            raise not_finite(self.user, input_ids.shape[1])
+            raise not_finite(self.prompt.user, input_ids.shape[1])
         return scores
 
     def add(self, drawn: Tensor) -> None:
@@ -66,7 +68,7 @@ def sample(network: Any, prompts: Sequence[Prompt], end: int, config: GenerateCo
     network.generation_config = options  # what a checkpoint stored must not fill in anything
     for prompt in prompts:
         ids = torch.from_numpy(prompt.ids.astype(np.int64))[None].to(network.device)
-        logprob = SequenceLogProb(end, prompt.user)
+        logprob = SequenceLogProb(end, prompt)
         with torch.no_grad(), torch.random.fork_rng():
             torch.manual_seed(int(stream(config.seed, prompt.user).integers(2**63)))
             out = network.generate(

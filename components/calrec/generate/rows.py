@@ -12,7 +12,7 @@ from torch import Tensor
 
 from calrec.generate.attention import Branches
 from calrec.generate.decoder import Decoder
-from calrec.generate.samples import Prompt, not_finite
+from calrec.generate.samples import Prompt, bar, not_finite
 from calrec.textify.tokens import Ints, Ragged, running
 
 Floats = NDArray[np.float64]
@@ -33,6 +33,7 @@ class Rows:
         """
         self.decoder, self.prompts = decoder, prompts
         read, logits_UV, _ = decoder.prefill([prompt.ids for prompt in prompts])
+        bar(logits_UV, prompts)
         rows = self._there(owners)
         self.branches = Branches(read, rows)
         self.owner_R = owners

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from calrec.textify.tokens import Ids
 
@@ -14,6 +15,8 @@ class Prompt:
     user: str
     """Names the user's own random numbers."""
     ids: Ids
+    barred: int | None = None
+    """A token that the text cannot begin with, see :attr:`calrec.textify.tokens.TokenCache.barred`."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,13 @@ class Generation:
     count: int = 1
     finished: bool = True
     """False when the text was cut."""
+
+
+def bar(logits_UV: Any, prompts: Sequence[Prompt]) -> None:
+    """Take the prompts' barred tokens out of the distributions of their first tokens, in place."""
+    for row, prompt in enumerate(prompts):
+        if prompt.barred is not None:
+            logits_UV[row, prompt.barred] = float("-inf")
 
 
 def merged(samples: Sequence[Sample]) -> list[Sample]:

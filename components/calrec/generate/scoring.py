@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from calrec.generate.attention import Branches, Prompts
 from calrec.generate.decoder import Decoder, bytes_per_token
-from calrec.generate.samples import Prompt, not_finite
+from calrec.generate.samples import Prompt, bar, not_finite
 from calrec.textify.tokens import Ints, Ragged, running, spans
 
 Floats = NDArray[np.float64]
@@ -46,6 +46,7 @@ def logprobs(
 def _of_prompt(decoder: Decoder, prompt: Prompt, items: Ragged, wanted: Ints, tokens: int) -> Floats:
     """Of one prompt's candidates, about so many tokens in one pass, none more than twice as long as another."""
     read, logits_1V, _ = decoder.prefill([prompt.ids])
+    bar(logits_1V, [prompt])
     lengths = items.lengths(wanted)
     first = torch.from_numpy(items.flat[items.offsets[wanted]].astype(np.int64)).to(logits_1V.device)
     total: Floats = logits_1V[0].log_softmax(-1)[first].double().cpu().numpy()

@@ -62,7 +62,7 @@ def generate(texts: Path, tokens: Path, model: Path, out: Path, domain: str, con
             for start in range(0, len(chosen), _USERS):
                 part = list(zip(chosen[start : start + _USERS], cut_at[start : start + _USERS], strict=True))
                 prompts = [
-                    Prompt(users.user_id[user], ids)
+                    Prompt(users.user_id[user], ids, cache.barred)
                     for (user, _), ids in zip(
                         part, cache.assemble([users.items[u][:at] for u, at in part]).rows(), strict=True
                     )
@@ -121,9 +121,12 @@ def _table(users: Sequence[str], found: Sequence[Sequence[Generation]]) -> pa.Ta
 
 def _count(found: Sequence[Sequence[Generation]]) -> Counter[str]:
     counts = Counter[str]()
-    for one in (one for generations in found for one in generations):
-        unfinished, empty = (one.count * flag for flag in (not one.finished, not one.text))
-        counts.update(samples=one.count, texts=1, unfinished=unfinished, empty=empty)
+    for generations in found:
+        samples = sum(one.count for one in generations)
+        empty = sum(one.count for one in generations if not one.text)
+        unfinished = sum(one.count for one in generations if not one.finished)
+        mostly_empty = int(2 * empty > samples)
+        counts.update(samples=samples, texts=len(generations), unfinished=unfinished, empty=empty, silent=mostly_empty)
     return counts
 
 
@@ -133,5 +136,6 @@ def _shares(counts: Counter[str], users: int) -> dict[str, float]:
         "samples": counts["samples"],
         "distinct_share": round(counts["texts"] / counts["samples"], 4),
         "empty_texts": counts["empty"],
+        "users_with_mostly_empty_texts": counts["silent"],
         "unfinished_share": round(counts["unfinished"] / counts["samples"], 4),
     }

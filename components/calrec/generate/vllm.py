@@ -17,7 +17,8 @@ def sample(network: Any, prompts: Sequence[Prompt], end: int, config: GenerateCo
     """`config.samples` independent continuations of each prompt, equal ones with their count, in the order given.
 
     vLLM reads the folder that the network was loaded from. Each user has a seed of his own, but vLLM's results still
-    depend a little on what is decoded beside him, as its kernels do.
+    depend a little on what is decoded beside him, as its kernels do. Where a text cannot begin with the end token, the
+    log-probabilities of a user's texts are all lower by one number here: their first tokens compete with the end too.
 
     Raises:
         ValueError: vLLM is not installed, or the network was not loaded from a folder of a whole model.
@@ -47,6 +48,7 @@ def sample(network: Any, prompts: Sequence[Prompt], end: int, config: GenerateCo
                 min_p=0.0,
                 repetition_penalty=1.0,
                 max_tokens=config.max_new_tokens,
+                min_tokens=int(prompt.barred is not None),
                 ignore_eos=True,
                 stop_token_ids=[end],
                 seed=int(stream(config.seed, prompt.user).integers(2**31)),

@@ -8,8 +8,8 @@ from calrec.evaluate.results import METHOD, Evaluation
 from calrec.promote.gate import Decision
 
 
-def headline(evaluation: Evaluation, methods: Sequence[str], metrics: Sequence[str]) -> Table:
-    """Methods by metrics with their 95 % intervals."""
+def headline(evaluation: Evaluation, methods: Sequence[str], metrics: Sequence[str]) -> list[Block]:
+    """Methods by metrics with their 95 % intervals, and what these mean where events share their times."""
     rows = [
         [Cell(words.name(method), strong=method == METHOD)]
         + [
@@ -18,7 +18,8 @@ def headline(evaluation: Evaluation, methods: Sequence[str], metrics: Sequence[s
         ]
         for method in methods
     ]
-    return Table(["Method, with 95 % interval", *map(words.metric_title, metrics)], rows)
+    table = Table(["Method, with 95 % interval", *map(words.metric_title, metrics)], rows)
+    return [table, *([Text(evaluation.meaning)] if evaluation.meaning else [])]
 
 
 def reasons(decision: Decision) -> Table:

@@ -49,7 +49,7 @@ def card(document: Mapping[str, Any], decision: Decision, facts: Mapping[str, ob
         Section("", [Text(words.verdict(evaluation), "lead")]),
         Section("Model", [tables.settings("Model", {**ours, **_named(facts), **ours})]),
         Section("Data", [tables.settings("Data", _data(evaluation)), Text(words.protocol(evaluation))]),
-        Section("Figures", [headline(evaluation, [METHOD, *others[:_OTHERS]], main)]),
+        Section("Figures", headline(evaluation, [METHOD, *others[:_OTHERS]], main)),
         Section("Decision", [Text(f"It {verdict}."), reasons(decision)]),
         Section("Limits", [Text(limit) for limit in _limits(document, evaluation, main[0])]),
         Section("Cost", cost(evaluation)),

@@ -71,7 +71,7 @@ def _markdown(evaluation: Evaluation, decision: Decision, rule: GateConfig, verd
     sections = [
         Section("", [Text(verdict, "lead"), Text(words.protocol(evaluation).removesuffix(words.PLUS_MINUS))]),
         Section("Why", [reasons(decision)]),
-        Section("Figures", [headline(evaluation, methods, metrics)]),
+        Section("Figures", headline(evaluation, methods, metrics)),
         Section("Cost", [*cost(evaluation), Text(words.COST)]),
         Section("Rule", [tables.settings("gate", to_dict(rule))]),
     ]

@@ -106,7 +106,10 @@ class Recommender:
         extra: dict[str, int] = {}
         histories = [self._codes(one, extra, rejects) for one in users]
         cache = self._with(list(extra))
-        prompts = [Prompt(one.user_id, ids) for one, ids in zip(users, cache.assemble(histories).rows(), strict=True)]
+        prompts = [
+            Prompt(one.user_id, ids, cache.barred)
+            for one, ids in zip(users, cache.assemble(histories).rows(), strict=True)
+        ]
         of_users = zip(histories, prompts, self._generator(prompts), strict=True)
         return [self._asked(codes, list(extra), prompt, its) for codes, prompt, its in of_users], rejects
 

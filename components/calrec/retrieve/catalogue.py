@@ -25,6 +25,7 @@ class Catalogue:
     item_id: list[str]
     title: list[str]
     category: list[str]
+    price: list[str]
     group_of: Ints
     """Group of each item, parallel to `items`."""
     group_texts: list[str]
@@ -73,7 +74,7 @@ def of_table(table: pa.Table, codes: Ints) -> Catalogue:
     """A catalogue of the rows of an items table, whose groups are numbered without gaps.
 
     Args:
-        table: with item_id, title, category, text, group and train_count.
+        table: with item_id, title, category, price, text, group and train_count.
         codes: of each row, ascending.
     """
     counts, group = (table[name].to_numpy().astype(np.int64) for name in ("train_count", "group"))
@@ -88,6 +89,7 @@ def of_table(table: pa.Table, codes: Ints) -> Catalogue:
         item_id=table["item_id"].to_pylist(),
         title=table["title"].to_pylist(),
         category=table["category"].to_pylist(),
+        price=table["price"].to_pylist(),
         group_of=group,
         group_texts=table["text"].take(pa.array(firsts)).to_pylist(),
         members=[row.tolist() for row in np.split(codes[order], running(sizes)[1:-1])],

@@ -144,7 +144,7 @@ def of_history(
             user,
             history.tolist(),
             [catalogue.text(item) for item in history[-RECENT:].tolist()],
-            Prompt(user, cache.history(history)[0]) if cache else None,  # type: ignore[arg-type]
+            Prompt(user, cache.history(history)[0], cache.barred) if cache else None,  # type: ignore[arg-type]
             generations=generations[at] if generations else (),
             banned=frozenset(history.tolist()) if exclude_seen else frozenset(),
         )

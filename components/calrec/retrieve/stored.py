@@ -179,25 +179,26 @@ def _items(texts: Path, domain: str, new: pa.Table | None, text: TextConfig) -> 
         known = artifacts.read_manifest(texts).config["domains"]
         raise ValueError(f"unknown category {domain!r}; {texts} holds: {', '.join(known)}")
     rows = np.where(chosen, np.cumsum(chosen) - 1, -1)
-    columns = ["item_id", "title", "category", "text", "train_count"]
+    columns = ["item_id", "title", "category", "brand", "price", "text", "train_count"]
     table = every.filter(pa.array(chosen)).select(columns)
     if new is not None:
         table = _with_new(table, new, text)
     domains = pa.chunked_array([pa.array([domain] * len(table))])
     groups = text_groups(table["text"], domains, table["train_count"].to_numpy())
-    table = table.add_column(4, "group", pa.array(groups, pa.int32()))
+    table = table.add_column(6, "group", pa.array(groups, pa.int32()))
     return table.cast(artifacts.INDEX_ITEMS), rows
 
 
 def _with_new(table: pa.Table, new: pa.Table, text: TextConfig) -> pa.Table:
     """New items behind the known ones; of a known id the new attributes count, and its place and counts stay."""
-    added = new.select(["item_id", "title", "category"]).append_column("text", item_texts(new, text.attributes))
+    known = new.select([name for name in table.column_names if name in new.column_names])
+    added = known.append_column("text", item_texts(new, text.attributes))
     place = {item: row for row, item in enumerate(table["item_id"].to_pylist())}
     at = [place.get(item, -1) for item in added["item_id"].to_pylist()]
     source = np.arange(len(table))
-    for row, known in enumerate(at):
-        if known >= 0:
-            source[known] = len(table) + row
+    for row, old in enumerate(at):
+        if old >= 0:
+            source[old] = len(table) + row
     both = pa.concat_tables([table.drop_columns(["train_count"]), added])
     fresh = np.flatnonzero(np.array(at) < 0) + len(table)
     counts = np.append(table["train_count"].to_numpy(), np.zeros(len(fresh), np.int32))

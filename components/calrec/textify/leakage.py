@@ -35,6 +35,8 @@ def refuse_leaks(histories: Histories, split: Split, item_id: pa.ChunkedArray, o
     _inside_users(histories, split)
     if split.cuts:
         _around_cuts(histories, split, split.cuts)
+    if split.unit == "basket":
+        _around_baskets(histories, split)
     shared = _shared(item_id)
     if not (shared >= 0).any():
         return
@@ -78,6 +80,22 @@ def _around_cuts(histories: Histories, split: Split, cuts: tuple[int, int]) -> N
             raise ValueError(
                 f"{int(faults.sum()):,} {what} ({iso(cuts[0])}, {iso(cuts[1])}): the interactions are not in the "
                 "order of their times; run ingest again"
+            )
+
+
+def _around_baskets(histories: Histories, split: Split) -> None:
+    """What precedes a target, and what is trained on, is older than the target's basket."""
+    for name, at in (("validation", split.valid_at), ("test", split.test_at)):
+        held = np.full(len(at), np.iinfo(np.int64).max)
+        held[at >= 0] = histories.times[held_out(histories, at)]
+        known = histories.positions < histories.per_event(np.maximum(at, split.train_end))
+        wrong = known & (histories.times >= histories.per_event(held))
+        if wrong.any():
+            user = int(np.searchsorted(histories.offsets, int(wrong.argmax()), side="right")) - 1
+            raise ValueError(
+                f"{int(wrong.sum()):,} events of a {name} basket are in the history or the training before it, first "
+                f"user {histories.user_id[user]}: the interactions are not in the order of their times; run ingest "
+                "again"
             )
 
 

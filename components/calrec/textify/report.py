@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from calrec import draw
 from calrec.checks import iso
+from calrec.textify.baskets import FEWEST, meaning
 from calrec.textify.sequences import Histories, Ints
 from calrec.textify.splits import Split
 from calrec.textify.texts import prompt
@@ -79,6 +80,12 @@ def by_category(histories: Histories, split: Split, items: pa.Table, groups: Int
     return {name: {what: int(n[c]) for what, n in sizes.items()} for c, name in enumerate(histories.domains)}
 
 
+def tied_share(sizes: Mapping[str, int], part: str) -> float:
+    """Share of a category's targets that have the time of the event before; `part` is test or valid."""
+    name = {"test": "test", "valid": "validation"}[part]
+    return sizes[f"users_with_tied_{name}"] / max(1, sizes[f"users_with_{name}"])
+
+
 @dataclass(frozen=True)
 class Report:
     """What the report says."""
@@ -86,19 +93,35 @@ class Report:
     sizes: Mapping[str, Mapping[str, int]]
     """category → what → number."""
     totals: Mapping[str, Any]
-    cuts: tuple[int, int] | None
+    split: Split
     previews: Sequence[Preview]
     histograms: Mapping[str, Sequence[tuple[str, int]]]
 
     @property
     def how(self) -> str:
-        """The split in a sentence."""
-        if self.cuts is None:
-            return "The last item of each user is the test target, the one before it the validation target."
-        return (
-            f"Training before {iso(self.cuts[0])}, validation from there on, test from {iso(self.cuts[1])} on; "
-            "a user's first item in a window is its target."
-        )
+        """The split in a sentence or two."""
+        of = self.split
+        if of.cuts:
+            first = "one item of a user's first basket" if of.unit == "basket" else "a user's first item"
+            return (
+                f"Training before {iso(of.cuts[0])}, validation from there on, test from {iso(of.cuts[1])} on; "
+                f"{first} in a window is its target."
+            )
+        if of.unit == "basket":
+            few = self.totals["users_of_too_few_baskets"]
+            return (
+                "One item of each user's last basket (his events of one time) is the test target, one of the basket "
+                f"before it the validation target; a history ends before the basket. {few:,} of "
+                f"{self.totals['users']:,} users have fewer than {FEWEST} baskets and are training only."
+            )
+        return "The last item of each user is the test target, the one before it the validation target."
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """By category, what the figures will mean where single events are held out of baskets."""
+        shares = {name: tied_share(of, "test") for name, of in self.sizes.items()}
+        said = {name: meaning(self.split.unit, share) for name, share in shares.items()}
+        return tuple(f"{name}: {text}" for name, text in said.items() if text and self.split.unit == "event")
 
     @property
     def chars(self) -> str:
@@ -152,9 +175,10 @@ def _bars(values: Ints, upper: Sequence[int]) -> list[tuple[str, int]]:
 def markdown(report: Report) -> str:
     """The report as Markdown."""
     shown = "\n".join(f"{one.title}\n\n    {one.prompt}\n    -> {one.target}\n" for one in report.previews)
-    return (
-        f"# Texts\n\n{report.how} {report.chars}\n\n{draw.markdown(report.header, report.rows)}\n\n{_LEGEND}\n\n{shown}"
-    )
+    warned = "".join(f"- Warning: {warning}\n" for warning in report.warnings)
+    warned += "\n" if warned else ""
+    table = draw.markdown(report.header, report.rows)
+    return f"# Texts\n\n{warned}{report.how} {report.chars}\n\n{table}\n\n{_LEGEND}\n\n{shown}"
 
 
 def page(report: Report) -> str:
@@ -165,5 +189,10 @@ def page(report: Report) -> str:
         for one in report.previews
     ]
     charts = [draw.histogram(name, bars) for name, bars in report.histograms.items()]
-    first = [f"<p>{html.escape(report.how)} {html.escape(report.chars)}</p>", draw.table(report.header, report.rows)]
+    warned = [f"<p><b>Warning:</b> {html.escape(warning)}</p>" for warning in report.warnings]
+    first = [
+        *warned,
+        f"<p>{html.escape(report.how)} {html.escape(report.chars)}</p>",
+        draw.table(report.header, report.rows),
+    ]
     return draw.page("Texts", [*first, *charts, f"<p>{html.escape(_LEGEND)}</p>", *prompts])

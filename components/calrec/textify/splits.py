@@ -1,12 +1,14 @@
 """Which events of a user are training, validation and test."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+import pyarrow as pa
 
 from calrec.checks import instant, iso
 from calrec.config import SplitConfig
+from calrec.textify import baskets
 from calrec.textify.sequences import Histories, Ints
 
 
@@ -22,8 +24,10 @@ class Split:
     """The test target. With a time split, -1 means that the user has no event in the test window."""
     cuts: tuple[int, int] | None = None
     """Time split: first milliseconds of the validation and of the test window."""
+    unit: str = "event"
+    """basket: the target stands first in its basket, and what follows it there precedes no target of that basket."""
     facts: Mapping[str, Ints] = field(default_factory=dict)
-    """Time split: counts per category that the positions do not tell."""
+    """Counts per category that the positions do not tell."""
 
     @property
     def used(self) -> Ints:
@@ -32,24 +36,45 @@ class Split:
         return ends
 
 
-def split(histories: Histories, config: SplitConfig, ordered: Sequence[str] = ()) -> tuple[Histories, Split]:
+def split(
+    histories: Histories, config: SplitConfig, item_id: pa.ChunkedArray, ordered: Sequence[str] = ()
+) -> tuple[Histories, Split]:
     """The histories that are kept, and their split.
 
     Args:
         histories: of all categories.
-        config: leave_last_out keeps every user; time leaves out those whose every event lies in the test window.
+        config: leave_last_out keeps every user; time leaves out those whose every event lies in the test window. By
+            baskets the target of each held-out basket moves to its first place, see :mod:`calrec.textify.baskets`.
+        item_id: id of each item code.
         ordered: categories whose events have an order but no time.
 
     Raises:
-        ValueError: a time split of data without times; a cut outside of the data; a category with an empty window.
+        ValueError: a time split, or one by baskets, of data without times; a cut outside of the data; a category with
+            an empty window, or in which nobody has three baskets.
     """
-    if config.kind == "leave_last_out":
-        return histories, Split(*leave_last_out(histories.lengths))
-    if ordered:
-        raise ValueError(
-            f"split.kind=time needs times, but {', '.join(ordered)} came as an order alone; "
-            "use split.kind=leave_last_out"
-        )
+    for name, timed in (("kind=time", config.kind == "time"), ("unit=basket", config.unit == "basket")):
+        if timed and ordered:
+            instead = "kind=leave_last_out" if config.kind == "time" else "unit=event"
+            raise ValueError(
+                f"split.{name} needs times, but {', '.join(ordered)} came as an order alone; use split.{instead}"
+            )
+    if config.kind == "time":
+        histories, made = _by_time(histories, config)
+    elif config.unit == "basket":
+        made = _by_baskets(histories)
+    else:
+        made = Split(*leave_last_out(histories.lengths))
+    if config.unit == "basket":
+        made = replace(made, unit="basket")
+        histories = replace(histories, codes=baskets.targets_first(histories, (made.valid_at, made.test_at), item_id))
+    ties = {
+        f"users_with_tied_{name}": histories.per_category(baskets.tied(histories, at))
+        for name, at in (("validation", made.valid_at), ("test", made.test_at))
+    }
+    return histories, replace(made, facts={**made.facts, **ties})
+
+
+def _by_time(histories: Histories, config: SplitConfig) -> tuple[Histories, Split]:
     cuts = cut_points(histories.times, config)
     before_valid, before_test = (_before(histories, cut) for cut in cuts)
     facts = _activity(histories, before_valid, before_test)
@@ -58,6 +83,21 @@ def split(histories: Histories, config: SplitConfig, ordered: Sequence[str] = ()
     return histories.only(kept), Split(
         *by_time(before_valid[kept], before_test[kept], histories.lengths[kept]), cuts=cuts, facts=facts
     )
+
+
+def _by_baskets(histories: Histories) -> Split:
+    """Leave-last-out by baskets; users of one or two are training only."""
+    made = Split(*baskets.leave_last_out(histories))
+    trains_only = histories.per_category(made.test_at < 0)
+    for name, users, without in zip(
+        histories.domains, histories.per_category(np.ones_like(made.test_at)), trains_only, strict=True
+    ):
+        if users == without:
+            raise ValueError(
+                f"{name}: none of its {users:,} users has {baskets.FEWEST} baskets (events of one user at one time), "
+                "so nothing can be held out; use split.unit=event"
+            )
+    return replace(made, facts={"users_of_too_few_baskets": trains_only})
 
 
 def leave_last_out(lengths: Ints) -> tuple[Ints, Ints, Ints]:

@@ -38,13 +38,13 @@ def textify(data: Sequence[Path], out: Path, text: TextConfig, parts: SplitConfi
     items = pa.concat_tables(_items(domain, folder, text) for domain, folder in folders.items())
     ids = {domain: items.filter(pc.equal(items["domain"], domain))["item_id"].combine_chunks() for domain in folders}
     ordered = [domain for domain, manifest in manifests.items() if manifest.config["time"] == "order"]
-    histories, its_split = split(read_histories(folders, ids), parts, ordered)
+    histories, its_split = split(read_histories(folders, ids), parts, items["item_id"], ordered)
     refuse_leaks(histories, its_split, items["item_id"], ordered)
 
     counts = train_counts(histories, its_split.train_end, len(items))
     texts = item_texts(items, text.attributes)
     groups = text_groups(texts, items["domain"], counts)
-    columns = [items[name] for name in ("item_id", "domain", "title", "category")]
+    columns = [items[name] for name in ("item_id", "domain", "title", "category", "brand", "price")]
     numbers = [pa.array(column, pa.int32()) for column in (groups, counts)]
     item_table = pa.table([*columns, texts, *numbers], schema=artifacts.ITEM_TEXTS)
     sizes = report.by_category(histories, its_split, items, groups)
@@ -52,7 +52,7 @@ def textify(data: Sequence[Path], out: Path, text: TextConfig, parts: SplitConfi
     told = report.Report(
         sizes=sizes,
         totals=totals,
-        cuts=its_split.cuts,
+        split=its_split,
         previews=report.previews(histories, its_split, texts, text.phrases),
         histograms=report.histograms(histories, texts, counts),
     )
@@ -70,6 +70,7 @@ def textify(data: Sequence[Path], out: Path, text: TextConfig, parts: SplitConfi
                 "texts",
                 config={"domains": list(folders), "text": to_dict(text), "split": to_dict(parts)},
                 counts={**totals, "by_category": sizes},
+                warnings=told.warnings,
                 inputs={f"data.{domain}": manifest.digest for domain, manifest in manifests.items()},
             ),
         )
@@ -123,5 +124,7 @@ def _print(told: report.Report) -> None:
     """The report for the log."""
     print(f"textify: {', '.join(f'{value:,} {name}' for name, value in told.totals.items())}", flush=True)
     print(f"textify: {told.how}", flush=True)
+    for warning in told.warnings:
+        print(f"textify: warning: {warning}", flush=True)
     for one in told.previews:
         print(f"textify: {one.title} {one.prompt} -> {one.target}", flush=True)

@@ -1,10 +1,9 @@
-"""The paper's texts: items, the prompt, and their way back.
+"""The paper's texts: items and the prompt.
 
 Every unit begins with a space and a letter, which is a pre-token boundary of the GPT-2, Llama-3, Qwen and SentencePiece
 tokenizers: the ids of a prompt are then the concatenated ids of its units (tokens.py measures that).
 """
 
-import re
 from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
@@ -30,22 +29,6 @@ def item_texts(items: pa.Table, attributes: Sequence[str]) -> pa.ChunkedArray:
         value = pc.if_else(pc.equal(given, ""), UNKNOWN, given)
         parts.append(pc.binary_join_element_wise(f"{name.capitalize()}: ", value, ".", ""))
     return pc.binary_join_element_wise(*parts, " ")
-
-
-def attribute(texts: Sequence[str], name: str, attributes: Sequence[str]) -> list[str]:
-    """The value of one attribute in each of many item texts, empty where it is missing: the way back from a text.
-
-    Args:
-        texts: made with :func:`item_text`.
-        name: the attribute.
-        attributes: those of the texts, in their order. Where a value holds the label of a later one, such as a title
-            with `Price: 3.` in it, the last label counts.
-    """
-    parts = (f"{each.capitalize()}: {'(.*)' if each == name else '.*'}\\." for each in attributes)
-    pattern = re.compile(" ".join(parts), re.DOTALL)
-    found = (pattern.fullmatch(text) for text in texts)
-    values = (match[1] if match else "" for match in found)
-    return ["" if value == UNKNOWN else value for value in values]
 
 
 def prompt(history: Sequence[str], phrases: bool = True) -> str:

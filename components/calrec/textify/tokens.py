@@ -105,6 +105,15 @@ class TokenCache:
         """Ids of the next-item phrase."""
         return self.units[len(self.units) - 2]
 
+    @property
+    def barred(self) -> int | None:
+        """The end token where items follow each other without a phrase, else None: no item begins with it.
+
+        There the place behind an item is the one before the next item. If an end and a beginning were both likely at
+        it, a model would write the empty text for many users, and two items for others.
+        """
+        return None if len(self.following) else self.end
+
     def targets(self, items: Sequence[int] | Ints) -> Ragged:
         """Ids of items as targets: each item's text and the end token."""
         rows = np.asarray(items, dtype=np.int64)

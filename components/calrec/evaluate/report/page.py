@@ -93,7 +93,11 @@ def _sections(evaluation: Evaluation) -> list[Section]:
 
 def _result(evaluation: Evaluation) -> list[Block]:
     marks = [Text(words.MARKS, "note")] if len(evaluation.methods) > 1 else []
-    return [tables.headline(evaluation), *marks, Charts(list(_bars(evaluation).values()))]
+    return [tables.headline(evaluation), *_meaning(evaluation), *marks, Charts(list(_bars(evaluation).values()))]
+
+
+def _meaning(evaluation: Evaluation) -> list[Block]:
+    return [Text(evaluation.meaning)] if evaluation.meaning else []
 
 
 def _bars(evaluation: Evaluation) -> dict[str, str]:
@@ -108,11 +112,15 @@ def _bars(evaluation: Evaluation) -> dict[str, str]:
 
 def _against(evaluation: Evaluation) -> list[Block]:
     found = [tables.pairwise(evaluation, metric) for metric in words.main_metrics(evaluation)]
-    return [*found, Text(words.PAIRWISE, "note")] if found[0].rows else []
+    return [*found, *_meaning(evaluation), Text(words.PAIRWISE, "note")] if found[0].rows else []
 
 
 def _beyond(evaluation: Evaluation) -> list[Block]:
-    return [tables.beyond(evaluation, words.main_metrics(evaluation)), Text(words.BEYOND, "note")]
+    return [
+        tables.beyond(evaluation, words.main_metrics(evaluation)),
+        *_meaning(evaluation),
+        Text(words.BEYOND, "note"),
+    ]
 
 
 def _slices(evaluation: Evaluation) -> list[Block]:
@@ -122,7 +130,7 @@ def _slices(evaluation: Evaluation) -> list[Block]:
     ways = [list(found) for _, found in groupby(evaluation.slices, key=lambda one: one.by)]
     few = any(one.users < words.FEW for one in evaluation.slices)
     note = Text(words.slicing(rival, metric, few), "note")
-    return [note, *(tables.slices(found, rival, metric) for found in ways)]
+    return [note, *(tables.slices(found, rival, metric) for found in ways), *_meaning(evaluation)]
 
 
 def _curves(evaluation: Evaluation) -> list[Block]:
