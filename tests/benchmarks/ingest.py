@@ -94,7 +94,7 @@ def ours(raw: Path, out: Path) -> int:
     """The product's reader."""
     from calrec import files
     from calrec.config import DataConfig
-    from calrec.ingest.formats import plan
+    from calrec.ingest.plan import plan
     from calrec.ingest.reading import read_events
 
     (file, layout), *_ = plan(str(raw), files.local(str(raw)), DataConfig(format="amazon2018")).events

@@ -1,6 +1,5 @@
 """Which column is what: names, contents and headers together; what is doubtful is a warning with the setting."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +7,8 @@ import pytest
 
 from calrec.config import Columns, DataConfig
 from calrec.files import File
-from calrec.ingest.formats import Plan, plan
+from calrec.ingest.plan import Plan, plan
 from calrec.ingest.step import ingest
-from tests.conftest import shared
 from tests.ingest import raw
 
 KINDS = ("lamp", "chair", "table", "cup", "sock", "fan")
@@ -195,29 +193,19 @@ def test_a_log_with_the_name_of_an_item_file_is_a_log():
     assert [file.name for file, _ in found.events] == ["item_views.csv"]
 
 
-# --- the shared cases ---------------------------------------------------------------------------------------------
-
-CASES: dict[str, dict[str, str]] = {
-    "ratings-csv-name": {"format": "table"},
-    "ordered_at-unknown-time": {"time": "ordered_at", "title": "product"},
-    "customer-name-column": {"title": "product_name"},
-    "review-headline-as-title": {"format": "amazon2023", "title": ""},
-    "amazon2023-csv-events": {"format": "amazon2023"},
-    "utf16": {"title": "title"},
-    "json-array": {"item": "item_id"},
-}
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_the_shared_cases(case: str, tmp_path: Path):
+@pytest.mark.parametrize(("of_log", "of_items"), [("p{}", " p{}"), ("{}", "{}.0"), ("0{}", "{}")])
+def test_ids_that_are_written_differently_are_shown_beside_each_other(of_log: str, of_items: str, tmp_path: Path):
+    rows = "".join(f"u{n % 9},{of_log.format(n % 7)}\n" for n in range(90))
+    (tmp_path / "log.csv").write_text("user_id,item_id\n" + rows)
+    items = "".join(f"{of_items.format(n)},Lamp {n}\n" for n in range(7))
+    (tmp_path / "items.csv").write_text("item_id,title\n" + items)
+    said = f"such as {of_log.format(0)!r} and {of_items.format(0)!r}: are the ids written alike"
     settings = DataConfig(min_user=0, min_item=0)
-    manifest = ingest("x", str(shared("cases/ingest", case)), tmp_path / "out", settings)
-    assert (manifest.counts["users"], manifest.counts["items"]) == (40, 24)
-    said: Sequence[str] = [note for note in manifest.notes if note.startswith("events from")]
-    for what, value in CASES[case].items():
-        if what == "format":
-            assert manifest.config["format"] == value
-        elif value:
-            assert f"{what} = {value}" in said[0]
-        else:
-            assert f"{what} =" not in said[0]
+    with pytest.raises(ValueError, match=f"none of the 7 items of the log is in the metadata, and 7 .*{said}"):
+        ingest("x", str(tmp_path), tmp_path / "out", settings)
+    (tmp_path / "items.csv").write_text("item_id,title\n" + items + f"{of_log.format(3)},Lamp\n")
+    warnings = ingest("x", str(tmp_path), tmp_path / "out", settings).warnings
+    assert any(
+        f"6 of 7 items of the log are not in the metadata, and 7 of the metadata not in the log, {said}" in one
+        for one in warnings
+    )

@@ -33,6 +33,8 @@ class ItemCounts(Counts):
     """Rows of items that the log never names."""
     repeated: int = 0
     """Rows of items that an earlier row has described; the first one counts."""
+    stranger: str = ""
+    """Id of the first item that the log never names."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +75,10 @@ class Attributes:
         """Read an item file; the first record of an item counts, and only items of the log are kept."""
         for chunk in _chunks(self._identified(file, layout, rejects, counts)):
             codes = self._vocabulary.lookup(pa.array([item for item, _ in chunk], pa.string()))
-            for code, (_, record) in zip(codes.tolist(), chunk, strict=True):
+            for code, (item, record) in zip(codes.tolist(), chunk, strict=True):
                 if code < 0:
                     counts.absent += 1
+                    counts.stranger = counts.stranger or item
                 elif code in self._described:
                     counts.repeated += 1
                 else:

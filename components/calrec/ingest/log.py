@@ -13,10 +13,10 @@ from calrec import artifacts
 from calrec.config import DataConfig
 from calrec.files import File
 from calrec.ingest.columns import plain
-from calrec.ingest.formats import plan
 from calrec.ingest.hints import frequent_values, literal_star, with_filter
 from calrec.ingest.items import Attributes, ItemCounts
 from calrec.ingest.layouts import Layout
+from calrec.ingest.plan import plan
 from calrec.ingest.reading import Counts, Part, Rejects, forget, read_events
 from calrec.ingest.sample import read_sample
 
@@ -68,8 +68,8 @@ def read(source: str, files: Sequence[File], data: DataConfig, cache: Path, scra
     if data.format == "sample":
         raise ValueError(f"data.format=sample needs a source such as sample:DELI, got {source}")
     found = plan(source, files, data)
-    for sentence in [*(f"warning: {warning}" for warning in found.warnings), *found.notes]:
-        print(f"ingest: {sentence}", flush=True)
+    for note in found.notes:
+        print(f"ingest: {note}", flush=True)
     parts = [read_events(file, layout, cache) for file, layout in found.events]
     forget(cache)
     cached = sum(part.cached for part in parts)

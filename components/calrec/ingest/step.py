@@ -27,6 +27,7 @@ from calrec.settings import to_dict
 
 _MEMORY_SHARE = 0.3
 _ROW_GROUP = 1 << 18
+_STRANGERS = 0.2  # share of the items without metadata that is worth a look at the ids
 _REASONS = 20  # in the manifest; rejects.parquet has them all
 
 
@@ -65,7 +66,9 @@ def ingest(
         _encode(log, users, items, attributes, events)
         of_items = log.describe(attributes)
         known = attributes.known(len(items))
-        _refuse_other_metadata(source, of_items, known)
+        strangers = _other_metadata(of_items, known, items)
+        if strangers and not known.any():
+            raise ValueError(f"{source}: {strangers[0]}")
         try:
             cleaned = events.clean(data, items.strings(), known, len(users), log.weight)
         except ValueError as error:
@@ -104,7 +107,7 @@ def ingest(
             counts=counts,
             rules=rules,
             notes=(*log.notes, *described.notes, *hints),
-            warnings=(*log.warnings, *described.warnings, *_of_returns(cleaned, log.weight, data)),
+            warnings=(*log.warnings, *strangers, *described.warnings, *_of_returns(cleaned, log.weight, data)),
         )
         shown = examples(log.timed, users, items, catalogue, cleaned)
         describe.write_report(folder, f"Log of {domain}", manifest, shown)
@@ -167,11 +170,18 @@ def _encode(log: RawLog, users: Vocabulary, items: Vocabulary, attributes: Attri
         at += len(batch)
 
 
-def _refuse_other_metadata(source: str, of_items: ItemCounts, known: np.ndarray[Any, Any]) -> None:
-    if of_items.rows and len(known) and not known.any():
-        raise ValueError(
-            f"{source}: none of the {len(known):,} items of the log is in the metadata; are the ids the same?"
-        )
+def _other_metadata(of_items: ItemCounts, known: np.ndarray[Any, Any], items: Vocabulary) -> list[str]:
+    """A warning when many of the log's items, and items of the metadata, are strangers to each other: one of each."""
+    unknown = np.flatnonzero(~known)
+    if not of_items.rows or not of_items.stranger or len(unknown) <= _STRANGERS * len(known):
+        return []
+    of_log = items.take(unknown[:1])[0].as_py()
+    some = f"{len(unknown):,} of {len(known):,} items of the log are not"
+    how = some if known.any() else f"none of the {len(known):,} items of the log is"
+    return [
+        f"{how} in the metadata, and {of_items.absent:,} of the metadata not in the log, such as {of_log!r} and "
+        f"{of_items.stranger!r}: are the ids written alike?"
+    ]
 
 
 def _assert_all_counted(log: RawLog, rules: Sequence[Any], cleaned: Cleaned) -> None:
