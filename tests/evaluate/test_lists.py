@@ -205,12 +205,30 @@ def test_numbers_as_ids_are_read_as_text(tmp_path: Path):
     assert batch.to_pylist() == [{"user_id": "007", "item_id": "NA"}]
 
 
+def test_ids_of_a_ranking_are_exact(tmp_path: Path):
+    path, schema = tmp_path / "r.parquet", pa.schema([("user_id", pa.string()), ("rank", pa.int32())])
+    for ids in (
+        *(pa.array([7, 1000]).cast(k) for k in (pa.float64(), pa.decimal128(38, 0), pa.int64())),
+        pa.array([7, 1000]).dictionary_encode(),
+    ):
+        pq.write_table(pa.table({"user_id": ids, "rank": [1.0, 2.0]}), path)
+        (batch,) = blocks.foreign(path, schema)
+        assert batch.to_pylist() == [{"user_id": "7", "rank": 1}, {"user_id": "1000", "rank": 2}], ids.type
+    for ids, ranks, why in (
+        ([2.0**53], [1.0], "r.parquet: user_id is a float of 9,007,199,254,740,992 or more"),
+        ([1.0], [1.5], "r.parquet: rank must be whole numbers such as 1, 2, 3"),
+    ):
+        pq.write_table(pa.table({"user_id": ids, "rank": ranks}), path)
+        with pytest.raises(ValueError, match=why):
+            list(blocks.foreign(path, schema))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("user_id,rank,item_id\nu1,1,a\n", "4 judged users without a list"),
         ("user_id,rank,item\nu1,1,a\n", r"s.csv: no column item_id; there are: user_id, rank, item"),
-        ("user_id,rank,item_id\nu1,first,a\n", r"s.csv: .*conversion error to int32"),
+        ("user_id,rank,item_id\nu1,first,a\n", r"s.csv: .*conversion error to double"),
         ("user_id,rank,item_id\nu1,1\n", r"s.csv: .*Expected 3 columns, got 2"),
         ("user_id,rank,item_id,score\nu1,1,a,\n", "1 scores that are no finite numbers"),
         ("", r"s.csv: Empty CSV file"),

@@ -2,14 +2,17 @@
 
 import datetime
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calrec.ingest import values
+from calrec.ingest.texts import pylist
 
 DAY = 86_400_000
 
@@ -24,6 +27,14 @@ DAY = 86_400_000
         ("1400000000.5", "auto", 1_400_000_000_500),
         (1_400_000_000_123, "ms", 1_400_000_000_123),
         (90_000, "ms", 90_000),
+        (1_400_000_000_123_999, "auto", 1_400_000_000_123),
+        (-1_400_000_000_123_001, "auto", -1_400_000_000_124),
+        ("1400000000123999", "auto", 1_400_000_000_123),
+        (1_400_000_000_123_999_999, "auto", 1_400_000_000_123),
+        ("1400000000123999999", "auto", 1_400_000_000_123),
+        (1.400000000123999e15, "auto", 1_400_000_000_123),
+        (5_000, "us", 5),
+        ("5999999", "ns", 5),
         (-5, "s", -5000),
         ("1970-01-02", "auto", DAY),
         ("1970-01-02 00:00:01", "auto", DAY + 1000),
@@ -63,7 +74,8 @@ def test_no_timestamps(value: Any, time_format: str, reason: str):
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [("a b", "a b"), (7, "7"), (7.0, "7"), (b"x", "x"), (2**63, str(2**63)), ("\x00", "\x00")]
+    ("value", "text"),
+    [("a b", "a b"), (7, "7"), (7.0, "7"), (b"x", "x"), (2**63, str(2**63)), ("\x00", "\x00"), ("1000.0", "1000.0")],
 )
 def test_ids(value: Any, text: str):
     assert values.id_of(value) == text
@@ -76,6 +88,10 @@ def test_ids(value: Any, text: str):
         ("", "is missing"),
         (" \t", "is missing"),
         (7.5, "is not an id"),
+        (2.0**53, "is a float of 9,007,199,254,740,992 or more, which has lost digits; store ids as text"),
+        (1e20, "is a float of"),
+        (np.float32(2**24), "is a float of 16,777,216 or more"),
+        (Decimal("7.50"), "is not an id"),
         (True, "is not an id"),
         (["a"], "is a list, not a single value"),
         ({}, "is a dict"),
@@ -90,7 +106,11 @@ def test_no_ids(value: Any, reason: str):
 
 def test_numbers():
     assert [values.number_of(value) for value in ("5", " 2.5", 3, -0.5, "1e3")] == [5, 2.5, 3, -0.5, 1000]
-    for bad in ("five", "1_000", "nan", "inf", float("inf"), True, [1]):
+    assert [values.number_of(value) for value in ("1,5", "-0,25", "1234,5678")] == [1.5, -0.25, 1234.5678]
+    for unsure in ("1,500", "-12,000.5"):
+        with pytest.raises(ValueError, match="is not a number: its comma may part thousands or decimals"):
+            values.number_of(unsure)
+    for bad in ("five", "1_000", 10**400, "nan", "inf", float("inf"), True, [1]):
         with pytest.raises(ValueError, match="is not a number"):
             values.number_of(bad)
 
@@ -98,6 +118,7 @@ def test_numbers():
 # --- the fast path gives what the reference gives ----------------------------------------------------------------
 
 WHOLE = st.integers(-(2**63), 2**63 - 1) | st.integers(-(10**13), 10**13)
+NARROW = st.floats(allow_nan=True, allow_infinity=True, width=32)
 NUMBERS = st.floats(allow_nan=True, allow_infinity=True) | st.floats(-1e13, 1e13) | WHOLE.map(float)
 NUMERALS = st.builds("{}{}".format, st.sampled_from(["", "-", "+", " ", "0x", "00"]), WHOLE | NUMBERS)
 MOMENTS = st.datetimes(datetime.datetime(1600, 1, 1), datetime.datetime(2200, 1, 1))
@@ -113,7 +134,11 @@ TEXTS = (
 COLUMNS = st.one_of(
     st.tuples(st.just(pa.int64()), st.lists(WHOLE | st.none(), max_size=4)),
     st.tuples(st.just(pa.float64()), st.lists(NUMBERS | st.none(), max_size=4)),
+    st.tuples(st.just(pa.float32()), st.lists(NARROW | st.integers(-(2**25), 2**25).map(float), max_size=4)),
+    st.tuples(st.just(pa.float16()), st.lists(st.floats(width=16) | st.none(), max_size=4)),
+    st.tuples(st.just(pa.decimal128(38, 0)), st.lists(WHOLE.map(Decimal) | st.none(), max_size=4)),
     st.tuples(st.just(pa.string()), st.lists(TEXTS | st.none(), max_size=4)),
+    st.tuples(st.just(pa.string()), st.lists(st.from_regex(r"-?[0-9]{1,20}([.,][0-9]{1,4})?", fullmatch=True))),
     st.tuples(st.just(pa.large_string()), st.lists(TEXTS, max_size=4)),
     st.tuples(st.just(pa.bool_()), st.lists(st.booleans() | st.none(), max_size=4)),
     st.tuples(st.just(pa.timestamp("us")), st.lists(MOMENTS | st.none(), max_size=4)),
@@ -129,7 +154,7 @@ KINDS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "numbers": (values.numbers, values.number_of),
     **{
         f"millis {form}": (lambda c, f=form: values.millis(c, f), lambda v, f=form: values.millis_of(v, f))
-        for form in ("auto", "s", "ms", PATTERN)
+        for form in ("auto", "s", "ms", "us", "ns", PATTERN)
     },
 }
 
@@ -142,4 +167,4 @@ def test_a_column_is_what_its_values_are(kind: str, column: tuple[pa.DataType, l
     array = pa.array(column[1], column[0])
     found = of_column(array)
     if found is not None:
-        assert found.to_pylist() == [of_value(value) for value in array.to_pylist()]
+        assert found.to_pylist() == [of_value(value) for value in pylist(array)]

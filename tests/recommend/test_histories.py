@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from calrec import artifacts
 from calrec.recommend import histories, rows
 from calrec.recommend.histories import History, Reject
+from calrec.recommend.items import read_ids
 
 USERS = [History("u1", ("a", "b")), History("7", ("12", "b", "c")), History("ü3", ("tea, green", 'a "b"'))]
 
@@ -94,6 +95,34 @@ def test_numbers_are_ids(tmp_path: Path):
             tmp_path / "h.parquet",
         )
         assert users(tmp_path / "h.parquet") == expected
+
+
+def test_numbers_of_any_length_are_ids_with_every_digit(tmp_path: Path):
+    expected = [History(str(10**24 + 1), (str(10**24 + 2), str(2**64)))]
+    line = {"user_id": 10**24 + 1, "items": [10**24 + 2, 2**64]}
+    assert users(lines(tmp_path / "h.jsonl", line)) == expected
+    (tmp_path / "h.csv").write_text(f"user_id,item_id\n{10**24 + 1},{10**24 + 2}\n{10**24 + 1},{2**64}\n")
+    assert users(tmp_path / "h.csv") == expected
+    kind = pa.decimal128(38, 0)
+    table = {"user_id": pa.array([line["user_id"]], kind), "items": pa.array([line["items"]], pa.list_(kind))}
+    pq.write_table(pa.table(table), tmp_path / "h.parquet")
+    assert users(tmp_path / "h.parquet") == expected
+    for width, size in ((pa.float64(), 2**53), (pa.float32(), 2**24)):
+        given = pa.array([[1], [size]], pa.list_(pa.int64())).cast(pa.list_(width))
+        pq.write_table(pa.table({"user_id": ["a", "b"], "items": given}), tmp_path / "h.parquet")
+        assert users(tmp_path / "h.parquet") == [History("a", ("1",))]
+        assert [one.reason.partition(",")[0] for one in rejects(tmp_path / "h.parquet")] == [
+            f"items[0] is a float of {size:,}".partition(",")[0]
+        ]
+
+
+def test_ids_of_what_is_in_stock(tmp_path: Path):
+    (tmp_path / "stock.txt").write_bytes(b"\xef\xbb\xbfp1\r\n p2\n\n1000000000000000000000029\np\xc2\x853\n")
+    found = read_ids(tmp_path / "stock.txt")
+    assert found == ("p1", " p2", "p2", "1000000000000000000000029", "p\x853")
+    (tmp_path / "stock.txt").write_bytes(b"\xff")
+    with pytest.raises(ValueError, match="stock.txt is not UTF-8 .*; save it as UTF-8"):
+        read_ids(tmp_path / "stock.txt")
 
 
 def test_empty_lists_and_empty_files(tmp_path: Path):

@@ -125,7 +125,7 @@ class Texts:
         item, text, counts, _ = self._pairs(codes[worst])
         said = []
         for at, name in enumerate(names[place] for place in worst.tolist()):
-            order = np.flatnonzero(item == at)
+            order = np.flatnonzero((item == at) & (counts > 0))
             order = order[np.argsort(-counts[order], kind="stable")][:3]
             said.append(f"{name}: " + ", ".join(f"{words[int(text[k])].as_py()!r:.60} ({counts[k]:,}x)" for k in order))
         return int((off > 0).sum()), said

@@ -1,12 +1,11 @@
 """Values that are written as text and are none: words for nothing, and lists."""
 
 import ast
+import json
 import re
 import warnings
 from collections.abc import Iterable
 from typing import Any
-
-import orjson
 
 from calrec.ingest.texts import entry
 
@@ -67,7 +66,7 @@ def _listed(text: str) -> list[Any] | None:
     if re.search(r"\0\s+\0", shape):  # numpy: Python would join the two
         plain = not re.sub(r"[\0\s,\[\]]", "", shape)
         return [_literal(token) for token in _TOKEN.findall(text)] if plain else None
-    for parse in (orjson.loads, _literal):
+    for parse in (json.loads, _literal):
         try:
             found = parse(text)
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):

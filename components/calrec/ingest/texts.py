@@ -2,13 +2,13 @@
 
 import contextlib
 import datetime
+import json
 import math
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Any
 
 import numpy as np
-import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -69,7 +69,7 @@ def loose(value: Any, listed: bool = False) -> str:
     """
     if isinstance(value, list | tuple):
         if listed and value:
-            return orjson.dumps([entry(one) for one in value]).decode()
+            return json.dumps([entry(one) for one in value], ensure_ascii=False)
         value = value[0] if value else ""
     try:
         return text_of(value)
