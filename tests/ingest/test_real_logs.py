@@ -1,5 +1,6 @@
 """The shared real logs: nothing is lost, and what is left is what other programs leave."""
 
+import dataclasses
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,10 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from calrec import runs
 from calrec.config import DataConfig
 from calrec.ingest.step import ingest
+from calrec.settings import override
 from tests.conftest import shared
 
 # Folder of the shared data → settings, users, items, interactions with the default rules.
@@ -103,3 +106,110 @@ def test_the_truncated_files_are_refused(tmp_path: Path):
     ):
         ingest("x", str(found), tmp_path / "out", DataConfig(events="*reviews*", items="meta*"))
     assert not (tmp_path / "out").exists()
+
+
+RETAIL = override(
+    runs.sample(),
+    [
+        "data.columns.user=CustomerID",
+        "data.columns.item=StockCode",
+        "data.columns.title=Description",
+        r"data.filters=CustomerID!=,UnitPrice>0,StockCode~^\d{5}",
+    ],
+).data
+
+
+def retail_in_pandas(cancel: bool) -> tuple[list[int], pd.DataFrame]:
+    """Rows after each rule of the README's example on Online Retail, down to one event per user, item and time."""
+    log = pd.read_parquet(shared("data", "online-retail-uci", "online_retail.parquet"))
+    after = [len(log)]
+
+    def keep(rows: pd.DataFrame) -> pd.DataFrame:
+        after.append(len(rows))
+        return rows
+
+    log = keep(log[log.CustomerID.notna()])
+    log = keep(log[log.UnitPrice > 0])
+    log = keep(log[log.StockCode.str[:5].str.isdigit() & (log.StockCode.str.len() >= 5)])
+    log = log.set_axis(["invoice", "item", "title", "n", "time", "price", "user", "country"], axis=1)
+    if cancel:
+        log = taken_back(log)
+        log = keep(log[~((log.n < 0) & ~log.matched)])
+        log = keep(log[log.n >= 0])
+        log = keep(log[log.rest > 0].assign(n=lambda rows: rows.rest))
+    else:
+        log = keep(log[log.n >= 0])
+    log = keep(log.groupby(["user", "item", "time"], as_index=False, sort=False).agg(n=("n", "sum")))
+    return after, log.assign(user=log.user.astype(int).astype(str))
+
+
+def taken_back(log: pd.DataFrame) -> pd.DataFrame:
+    """`rest` of each purchase, and whether a return is `matched`: last in, first out, by user and item."""
+    log = log.reset_index(drop=True)
+    rest, matched = log.n.clip(lower=0).to_numpy(copy=True), log.n.to_numpy() > 0
+    ordered = log.assign(back=log.n < 0).sort_values(["time", "back"], kind="stable")
+    for rows in ordered.groupby(["user", "item"]).indices.values():
+        held: list[int] = []
+        for at in ordered.index[rows]:
+            owed = -log.n[at]
+            if owed < 0:
+                held.append(at)
+                continue
+            matched[at] = bool(held)
+            while held and owed:
+                part = min(owed, rest[held[-1]])
+                rest[held[-1]] -= part
+                owed -= part
+                if not rest[held[-1]]:
+                    held.pop()
+    return log.assign(rest=rest, matched=matched)
+
+
+@pytest.mark.parametrize("returns", ["drop", "cancel"])
+def test_online_retail_is_what_pandas_leaves(tmp_path: Path, returns: str):
+    after, log = retail_in_pandas(returns == "cancel")
+    data = dataclasses.replace(RETAIL, returns=returns)
+    manifest = ingest("retail", str(shared("data", "online-retail-uci")), tmp_path / "out", data)
+    found = [rule["rows_after"] for rule in manifest.rules]
+    assert found[: len(after)] == after
+    known = {
+        "drop": [541_909, 406_829, 406_789, 404_876, 396_337, 386_250],
+        "cancel": [541_909, 406_829, 406_789, 404_876, 403_820, 396_337, 393_527, 383_536],
+    }
+    assert after == known[returns]
+    counts = manifest.counts
+    assert (counts["users"], counts["items"], counts["interactions"]) == in_pandas(log)
+    events = pq.read_table(tmp_path / "out/interactions.parquet").to_pandas()
+    keyed = log.assign(time=log.time.astype("datetime64[ms]").astype("int64")).set_index(["user", "item", "time"]).n
+    assert keyed.loc[pd.MultiIndex.from_frame(events[["user_id", "item_id", "timestamp"]])].tolist() == list(
+        events.weight
+    )
+
+
+def test_online_retail_without_rules_says_what_is_wrong_with_it(tmp_path: Path):
+    source = str(shared("data", "online-retail-uci"))
+    every = dataclasses.replace(RETAIL, filters=())
+    with pytest.raises(ValueError, match="135,080 of 541,909 rows .* left out by --set 'data.filters=CustomerID!='"):
+        ingest("retail", source, tmp_path / "out", every)
+    manifest = ingest("retail", source, tmp_path / "out", dataclasses.replace(every, filters=("CustomerID!=",)))
+    # SOURCE.md: 8,905 cancellations with a customer, 397,924 other lines, 10,127 of these agree with an earlier one.
+    lost = {rule["rule"]: (rule["rows_before"] - rule["rows_after"], rule["rows_after"]) for rule in manifest.rules}
+    assert lost["returns (negative weight)"] == (8905, 397_924)
+    assert lost["one event per user, item and time (weights added)"][0] == 10_127
+    assert "8,905 events of negative weight are dropped as returns" in manifest.warnings[0]
+    (hint,) = [note for note in manifest.notes if note.startswith("hint")]
+    assert "POST (1,084 events), M (240 events), C2" in hint and r"data.filters=CustomerID!=,StockCode~^\d'" in hint
+
+
+def test_returns_of_online_retail_empty_the_known_number_of_pairs():
+    log = pd.read_parquet(shared("data", "online-retail-uci", "online_retail.parquet")).dropna(subset="CustomerID")
+    log = taken_back(
+        log.rename(columns={"CustomerID": "user", "StockCode": "item", "Quantity": "n", "InvoiceDate": "time"})
+    )
+    pairs = log.groupby(["user", "item"]).agg(
+        total=("n", "sum"), least=("n", "min"), most=("n", "max"), rest=("rest", "sum")
+    )
+    both = pairs[(pairs.least < 0) & (pairs.most > 0)]
+    # 1,582 pairs of customer and product whose returns are as many as their purchases, whenever they were; in 98 of
+    # them a return is older than a purchase, which it cannot take back.
+    assert ((both.total <= 0).sum(), (both.rest == 0).sum()) == (1582, 1484)
