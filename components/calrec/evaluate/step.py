@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from calrec import artifacts
+from calrec import artifacts, describe
 from calrec.artifacts import Manifest
 from calrec.checks import check
 from calrec.config import BASELINES, EvaluateConfig, RetrieveConfig, metric_names
@@ -97,6 +97,7 @@ def evaluate(
         cost=cost,
         data={**inputs.data, "catalogue": artifacts.short_hash(sorted(catalogue.item_id))},
         config={**inputs.settings, "evaluate": to_dict(config)},
+        warnings=describe.warnings(inputs.recommendations),
         drift=drift_of(champion) if champion else None,
     )
     _print(evaluation, config)
@@ -195,7 +196,7 @@ def _print(evaluation: Evaluation, config: EvaluateConfig) -> None:
     headline = f"recall_at_{config.recall_at[-1]}" if config.recall_at else evaluation.metrics[0]
     shown = ", ".join(f"{name} {its.figures[headline].mean:.4f}" for name, its in evaluation.methods.items())
     print(f"evaluate {evaluation.domain}: {headline}: {shown}", flush=True)
-    for warning in warnings(evaluation.drift):
+    for warning in (*evaluation.warnings, *warnings(evaluation.drift)):
         print(f"evaluate {evaluation.domain}: {warning}", flush=True)
 
 
@@ -221,6 +222,7 @@ def _manifest(evaluation: Evaluation, inputs: Inputs) -> Manifest:
         config={"domain": evaluation.domain, **evaluation.config},
         counts={**counts, **evaluation.explanations},
         notes=tuple(warnings(evaluation.drift)),
+        warnings=tuple(evaluation.warnings),
         inputs={"recommendations": inputs.recommendations.digest, "texts": inputs.texts.digest},
     )
 
