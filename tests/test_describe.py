@@ -37,6 +37,12 @@ SOUND = {"users": 5000, "items": 100, "rejects": 0, "tied_share": 0.1, "items_wi
         ),
         ("model", {"best_valid_nig": 0.3, "steps": 30, "best_step": 20}, []),
         ("recommendations", {"filled_share": 0.5}, ["50% of the places are filled with popular items"]),
+        (
+            "recommendations",
+            {"unknown_words_share": 0.2},
+            ["20% of the words that were searched are in no text"],
+        ),
+        ("batch", {"users_with_fill_alone": 4000}, ["80% of the users match no item: their lists are the most"]),
         ("evaluation", {"targets_in_the_history": 0.5}, ["50% of the targets are in the history"]),
         ("decision", {"promote": 0}, ["the model does not pass the gate"]),
         ("generations", {"unfinished_share": 0.2}, ["20.0% of the samples were cut; raise generate.max_new_tokens"]),
