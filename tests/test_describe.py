@@ -37,6 +37,12 @@ SOUND = {"users": 5000, "items": 100, "rejects": 0, "tied_share": 0.1, "items_wi
         ),
         ("model", {"best_valid_nig": 0.3, "steps": 30, "best_step": 20}, []),
         ("recommendations", {"filled_share": 0.5}, ["50% of the places are filled with popular items"]),
+        (
+            "recommendations",
+            {"unknown_words_share": 0.2},
+            ["20% of the words that were searched are in no text"],
+        ),
+        ("batch", {"users_with_fill_alone": 4000}, ["80% of the users match no item: their lists are the most"]),
         ("evaluation", {"targets_in_the_history": 0.5}, ["50% of the targets are in the history"]),
         ("decision", {"promote": 0}, ["the model does not pass the gate"]),
         ("texts", {"users_of_too_few_baskets": 4000}, ["80% of the users have fewer than three baskets and are"]),

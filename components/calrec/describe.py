@@ -28,6 +28,12 @@ _WARNINGS: Mapping[str, Sequence[_Warning]] = {
     "recommendations": (
         ("filled_share", lambda s: s > 0.1, "{:.0%} of the places are filled with popular items: too few matches"),
         ("texts_without_known_word", lambda n: n > 0, "{:,.0f} generated texts have no word of the catalogue"),
+        (
+            # A model writes what it has read, so hardly a word is unknown to its own catalogue; drift warns at as much.
+            "unknown_words_share",
+            lambda s: s > 0.1,
+            "{:.0%} of the words that were searched are in no text of the catalogue: is it the model's own?",
+        ),
     ),
     "evaluation": (
         ("catalogue_coverage", lambda s: s < 0.05, "only {:.1%} of the items are ever recommended"),
@@ -47,6 +53,8 @@ _PARTS: Mapping[str, tuple[str, float, str]] = {
         "users have mostly empty texts: the model ends before it begins. Train it longer (--set stage2.steps=N), or "
         "let it write items of the catalogue alone (--set generate.trie=sample)",
     ),
+    # The same share as of filled places: of a tenth of the lists nothing was asked for.
+    "users_with_fill_alone": ("users", 0.1, "users match no item: their lists are the most frequent items alone"),
     "prompts_cut": ("prompts", 0.5, "prompts lose their oldest items; raise text.max_tokens"),
 }  # fmt: skip
 _SETTINGS = ("threads", "ranks")  # counts that say how a step was run and not what came out

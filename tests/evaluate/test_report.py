@@ -427,3 +427,10 @@ def test_a_million_steps_are_a_page_of_bounded_size():
     evaluation = replace(BASE, curves={"stage1": rows})
     assert len(report.page(evaluation)) < few + 20_000
     assert table_of(both(evaluation)[0], "Curve")["Stage 1, loss"] == ["3.0000", "3.0000", "2.0000", "7"]
+
+
+def test_what_is_wrong_with_the_lists_is_said_first():
+    warned = replace(BASE, warnings=["50% of the places are filled with popular items: too few matches"])
+    for text in (report.page(warned), report.markdown(warned)):
+        assert text.index("Warning: 50% of the places are filled") < text.index("CALRec puts the next item")
+    assert "Warning" not in report.markdown(BASE)

@@ -1,6 +1,7 @@
 """`calrec index` and `calrec recommend` on a small real model."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -22,7 +24,8 @@ from calrec.recommend.recommender import Filters, Recommender
 from calrec.recommend.rows import Described, History
 from calrec.recommend.step import recommend_all, recommend_one, shown
 from calrec.retrieve import stored
-from calrec.retrieve.candidates import Asked
+from calrec.retrieve.bm25 import Index
+from calrec.retrieve.candidates import Asked, Ranked, Reason
 from calrec.retrieve.catalogue import load_catalogue
 from calrec.retrieve.step import retrieve
 
@@ -287,3 +290,39 @@ def test_a_table_of_items_that_cannot_be_used(text: str, why: str, tmp_path: Pat
     (tmp_path / "new.csv").write_text(text)
     with pytest.raises(ValueError, match=why):
         read_items(tmp_path / "new.csv")
+
+
+def test_titles_are_known_in_any_case_and_width(small: SimpleNamespace, index: Path):
+    known = recommender(small, index)
+    title = known.catalogue.title[0]
+    wide = "".join(chr(ord(c) + 0xFEE0) if "!" <= c <= "~" else c for c in title.upper())
+    assert wide != title and not known.new_title(wide)
+    assert known.new_title("赤いランプ")
+
+
+def test_an_index_of_an_earlier_versions_words_answers_with_todays(
+    small: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    titles, nothing = ["小米无线耳机", "华为无线耳机"], ["", ""]
+    columns = {"item_id": ["x", "y"], "title": titles, **dict.fromkeys(("category", "brand", "price"), nothing)}
+    new = pa.table(columns)
+    stored.build(small.texts, small.tokens, small.base, "home", tmp_path / "i", RETRIEVE, new)
+    today, before = recommender(small, tmp_path / "i"), tmp_path / "before"
+    shutil.copytree(tmp_path / "i", before)
+    texts = today.catalogue.group_texts
+    Index.build(texts, tokenise=lambda text: re.findall(r"\w+", text.lower())).save(before)
+    (before / "bm25.json").write_text(json.dumps({"size": len(texts)}))
+    (before / "manifest.json").unlink()
+    made = artifacts.read_manifest(tmp_path / "i", "index")
+    artifacts.finish(before, made)
+    rebuilt = recommender(small, before).stored.index
+    assert "its words are of an earlier version" in capsys.readouterr().out
+    assert rebuilt.vocabulary.equals(today.stored.index.vocabulary) and "无线耳机" in rebuilt.term_of
+    assert rebuilt.weights.tolist() == today.stored.index.weights.tolist()
+
+
+def test_a_list_of_nothing_but_fill_says_so():
+    fill = Ranked(3, 0.0, Reason("fill"))
+    assert step.reasons([fill, fill]) == ["most frequent: nothing known of this user matches an item"] * 2
+    assert step.reasons([Ranked(2, 1.0, Reason("dense")), fill]) == ["nearest to the history", "most frequent"]
+    assert step.reasons([]) == []

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calrec.retrieve import bm25, kernels, search
-from calrec.retrieve.bm25 import FILES, Index
+from calrec.retrieve.bm25 import FILES, Index, same_words
 from calrec.retrieve.search import Matches, Search
 from calrec.textify.texts import LABELS
 from calrec.textify.words import words
@@ -132,6 +132,32 @@ def test_a_saved_index_is_mapped_and_gives_the_same(tmp_path: Path, engine: str)
     loaded = Index.load(tmp_path)
     assert isinstance(loaded.weights.base, np.memmap) and not loaded.weights.flags["W"]
     assert_equal(Search(loaded, engine=engine).top(texts, 7), Search(index, engine=engine).top(texts, 7))
+
+
+CHINESE = [f"{brand}{kind}{colour}" for brand in ("小米", "华为", "格力") for kind in ("无线耳机", "智能手表")
+           for colour in ("黑色", "白色", "蓝色")]  # fmt: skip
+
+
+def test_a_saved_index_knows_the_words_that_its_catalogue_holds_together(tmp_path: Path):
+    index = Index.build(CHINESE)
+    index.save(tmp_path)
+    loaded = Index.load(tmp_path)
+    assert set(index.term_of) == {"小米", "华为", "格力", "无线耳机", "智能手表", "黑色", "白色", "蓝色"}
+    assert loaded.tokenise("小米智能手表") == ["小米", "智能手表"]
+    queries = ["华为耳机", "红色手表", *CHINESE]
+    assert_equal(Search(loaded).top(queries, 5), Search(index).top(queries, 5))
+
+
+def test_an_index_of_other_words_is_told_from_one_that_they_agree_with(tmp_path: Path):
+    Index.build(CHINESE).save(tmp_path)
+    assert same_words(tmp_path, CHINESE)
+    (tmp_path / "bm25.json").write_text('{"size": 18}')  # as it was before it said so
+    assert not same_words(tmp_path, CHINESE) and same_words(tmp_path, ["red cup"])
+
+
+def test_what_part_of_a_text_is_known():
+    found = Search(Index.build(["red cup", "blue cup"])).top(["red cup", "cup of tea", "tea", ""], 1)
+    assert found.known.tolist() == pytest.approx([1, 1 / 3, 0, 0])
 
 
 def test_the_same_texts_give_the_same_files_and_mixed_files_are_refused(tmp_path: Path):

@@ -178,6 +178,16 @@ def test_a_text_is_searched_once_in_a_run(small: SimpleNamespace, tmp_path: Path
     made = generations(small, tmp_path / "g", texts)
     counts = retrieve(small.texts, made, tmp_path / "r", RetrieveConfig()).counts
     assert (counts["distinct_texts"], counts["texts_without_known_word"], counts["users"]) == (3, 1, 9)
+    assert counts["unknown_words_share"] == 0.3333
+
+
+def test_texts_of_another_language_are_said(small: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    made = generations(small, tmp_path / "g", {"u0": [("赤いランプ", -1.0)], "u1": [("青い椅子", -1.0)]})
+    done = retrieve(small.texts, made, tmp_path / "r", RetrieveConfig())
+    assert (done.counts["unknown_words_share"], done.counts["filled_share"]) == (1, 1)
+    said = capsys.readouterr().out
+    assert "retrieve home: warning: 100% of the places are filled with popular items" in said
+    assert "warning: 100% of the words that were searched are in no text of the catalogue" in said
 
 
 def test_learned_fusion_ranks_by_the_weights_it_writes_down(small: SimpleNamespace, tmp_path: Path):

@@ -122,6 +122,8 @@ class Evaluation:
     """Data manifest: digest of texts, counts."""
     config: Mapping[str, Any]
     """Settings of every step, by section."""
+    warnings: Sequence[str] = ()
+    """What is wrong with the lists that were judged, in sentences."""
     drift: Drift | None = None
     """How far the data moved from the champion's; None: there was no champion whose data are known."""
     meaning: str = ""

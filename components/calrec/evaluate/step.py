@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from calrec import artifacts
+from calrec import artifacts, describe
 from calrec.artifacts import Manifest
 from calrec.checks import check
 from calrec.config import BASELINES, EvaluateConfig, RetrieveConfig, metric_names
@@ -97,6 +97,7 @@ def evaluate(
         cost=cost,
         data={**inputs.data, "catalogue": artifacts.short_hash(sorted(catalogue.item_id))},
         config={**inputs.settings, "evaluate": to_dict(config)},
+        warnings=describe.warnings(inputs.recommendations),
         drift=drift_of(champion) if champion else None,
         meaning=inputs.meaning,
     )
@@ -196,7 +197,7 @@ def _print(evaluation: Evaluation, config: EvaluateConfig) -> None:
     headline = f"recall_at_{config.recall_at[-1]}" if config.recall_at else evaluation.metrics[0]
     shown = ", ".join(f"{name} {its.figures[headline].mean:.4f}" for name, its in evaluation.methods.items())
     print(f"evaluate {evaluation.domain}: {headline}: {shown}", flush=True)
-    for sentence in _sentences(evaluation):
+    for sentence in (*evaluation.warnings, *_sentences(evaluation)):
         print(f"evaluate {evaluation.domain}: {sentence}", flush=True)
 
 
@@ -227,6 +228,7 @@ def _manifest(evaluation: Evaluation, inputs: Inputs) -> Manifest:
         config={"domain": evaluation.domain, **evaluation.config},
         counts={**counts, **evaluation.explanations},
         notes=_sentences(evaluation),
+        warnings=tuple(evaluation.warnings),
         inputs={"recommendations": inputs.recommendations.digest, "texts": inputs.texts.digest},
     )
 

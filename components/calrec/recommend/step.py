@@ -14,12 +14,13 @@ from calrec.recommend import histories
 from calrec.recommend.parts import Parts
 from calrec.recommend.recommender import Filters, Recommender
 from calrec.recommend.rows import History, Reject
-from calrec.retrieve.candidates import Ranked
+from calrec.retrieve.candidates import FILL, Ranked
 from calrec.retrieve.step import table
 from calrec.settings import to_dict
 
 _BATCH = 512
 _PART = 2048  # users of a part: what a kill costs at most
+_NO_MATCH = "most frequent: nothing known of this user matches an item"
 _SPEED = ("threads", "memory_gb")  # settings that change no result
 
 
@@ -84,7 +85,9 @@ def recommend_all(
             _refuse_unknown(events, bad, unknown, max_unknown)
             rows = table([one.user_id for one in users], lists, recommender.catalogue)
             rows = rows.append_column(artifacts.LISTS.field("model_version"), pa.repeat(version, len(rows)))
-            parts.append(rows, len(users), [*rejects, *unknown], {"events": its_events, "unknown_items": len(unknown)})
+            counts = {"events": its_events, "unknown_items": len(unknown)}
+            counts["users_with_fill_alone"] = sum(map(fill_alone, lists))
+            parts.append(rows, len(users), [*rejects, *unknown], counts)
             rejects.clear()
             progress.add(len(users))
         progress.end()
@@ -118,11 +121,21 @@ def shown(recommender: Recommender, ranked: Sequence[Ranked]) -> str:
     """A list as a table for a terminal: place, id, title, score, and why the item is there."""
     catalogue = recommender.catalogue
     rows = []
-    for place, one in enumerate(ranked, 1):
+    for place, (one, reason) in enumerate(zip(ranked, reasons(ranked), strict=True), 1):
         at = catalogue.at(one.item)
         score = "" if one.score is None else f"{one.score:.4f}"
-        rows.append((str(place), catalogue.item_id[at], catalogue.title[at][:48], score, why(one)))
+        rows.append((str(place), catalogue.item_id[at], catalogue.title[at][:48], score, reason))
     return draw.text([("", "item", "title", "score", "why"), *rows])
+
+
+def fill_alone(ranked: Sequence[Ranked]) -> bool:
+    """Whether nothing speaks for any item of a list."""
+    return bool(ranked) and all(one.reason.source == FILL for one in ranked)
+
+
+def reasons(ranked: Sequence[Ranked]) -> list[str]:
+    """The reason of each place in words."""
+    return [_NO_MATCH] * len(ranked) if fill_alone(ranked) else [why(one) for one in ranked]
 
 
 def why(one: Ranked) -> str:

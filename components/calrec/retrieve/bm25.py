@@ -137,13 +137,17 @@ class Index:
 
     def bags(self, texts: Sequence[str]) -> Bags:
         """The known words of each text."""
+        return self.counted(texts)[0]
+
+    def counted(self, texts: Sequence[str]) -> tuple[Bags, Longs]:
+        """The known words of each text, and how many words it has, [texts]."""
         codes, lengths, found = _coded(texts, self.tokenise)
         term = np.array([self.term_of.get(word, -1) for word in found.to_pylist()], np.int64)[codes]
         text = np.repeat(np.arange(len(texts)), lengths)
         terms = len(self.vocabulary)
         pairs, counts = _counted((text * terms + term)[term >= 0])
         offsets = np.searchsorted(pairs, np.arange(len(texts) + 1) * terms)
-        return Bags(offsets, (pairs % terms).astype(np.int32), counts.astype(np.float32))
+        return Bags(offsets, (pairs % terms).astype(np.int32), counts.astype(np.float32)), lengths
 
     def scores(self, text: str) -> Floats:
         """Score of every group, float32 [size]; all 0 when no word of the text is known."""

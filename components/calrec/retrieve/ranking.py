@@ -84,7 +84,7 @@ class Ranker:
         if listed is not None:
             self._allowed = np.bincount(catalogue.group_of[listed], minlength=len(catalogue.members)) > 0
         self._known: dict[int, _Found] = {}  # by depth
-        self._searched, self._unknown, self._margins = 0, 0, 0.0
+        self._searched, self._unknown, self._unknown_words, self._margins = 0, 0, 0.0, 0.0
 
     def __call__(self, users: Sequence[Asked]) -> Iterator[list[Ranked]]:
         """The list of each user, in their order; `config.k` items, fewer only when there are no more."""
@@ -140,6 +140,7 @@ class Ranker:
     def _tally(self, matches: Matches) -> None:
         self._searched += len(matches)
         self._unknown += int((matches.highest <= 0).sum())
+        self._unknown_words += float((1 - matches.known).sum())
         if matches.scores.shape[1] > 1:
             gap = matches.scores[:, 0] - matches.scores[:, 1]
             gaps = np.divide(gap, matches.highest, where=matches.highest > 0, out=np.zeros_like(gap))
@@ -154,6 +155,7 @@ class Ranker:
         return {
             "distinct_texts": self._searched,
             "texts_without_known_word": self._unknown,
+            "unknown_words_share": round(self._unknown_words / max(1, self._searched), 4),
             "bm25_margin": round(margin, 4),
         }
 

@@ -4,7 +4,7 @@ import importlib.util
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -32,17 +32,19 @@ class Matches:
     """Of all groups, allowed or not. [texts]"""
     lowest: Floats
     """Of all groups, allowed or not. [texts]"""
+    known: Floats
+    """Share of the text's words that some text of the catalogue has; 0 without words. [texts]"""
 
     def __len__(self) -> int:
         return len(self.groups)
 
     def take(self, rows: Any) -> "Matches":
         """The matches of some texts, by row."""
-        return Matches(self.groups[rows], self.scores[rows], self.highest[rows], self.lowest[rows])
+        return Matches(*(column[rows] for column in vars(self).values()))
 
     def best(self, depth: int) -> "Matches":
         """No more than so many groups of each text."""
-        return Matches(self.groups[:, :depth], self.scores[:, :depth], self.highest, self.lowest)
+        return replace(self, groups=self.groups[:, :depth], scores=self.scores[:, :depth])
 
     def joined(self, other: "Matches") -> "Matches":
         """These and the other ones behind them, of one depth."""
@@ -53,7 +55,7 @@ class Matches:
     def empty(texts: int, depth: int) -> "Matches":
         """No groups yet."""
         groups, scores = np.full((texts, depth), -1, np.int32), np.zeros((texts, depth), np.float32)
-        return Matches(groups, scores, np.zeros(texts, np.float32), np.zeros(texts, np.float32))
+        return Matches(groups, scores, *(np.zeros(texts, np.float32) for _ in range(3)))
 
 
 class Search:
@@ -96,11 +98,14 @@ class Search:
         if allowed is not None and allowed.shape != (self.index.size,):
             raise ValueError(f"allowed has shape {allowed.shape}, but the catalogue has {self.index.size} groups")
         row_of_text = {text: row for row, text in enumerate(dict.fromkeys(texts))}
-        bags, row_of_bag = _distinct(self.index.bags(list(row_of_text)))
+        all_bags, words = self.index.counted(list(row_of_text))
+        bags, row_of_bag = _distinct(all_bags)
         found = Matches.empty(len(bags.offsets) - 1, min(depth, self.index.size))
         mask = np.array([] if allowed is None else allowed, np.uint8)
         self._run(bags, mask, found)
-        return found.take(row_of_bag[[row_of_text[text] for text in texts]])
+        known = np.diff(np.concatenate([[0], np.cumsum(all_bags.counts)])[all_bags.offsets]) / np.maximum(1, words)
+        rows = [row_of_text[text] for text in texts]
+        return replace(found.take(row_of_bag[rows]), known=known[rows].astype(np.float32))
 
     def _run(self, bags: Bags, mask: NDArray[np.uint8], found: Matches) -> None:
         """Fill `found`, the bags shared out among the threads."""

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from calrec import artifacts
+from calrec import artifacts, describe
 from calrec.artifacts import Manifest
 from calrec.config import GenerateConfig, RetrieveConfig
 from calrec.generate.samples import Generation
@@ -87,15 +87,13 @@ def retrieve(
             fusion.save(folder)
             counts |= fusion.counts()
         print(f"retrieve {domain}: {', '.join(f'{name} {value:,}' for name, value in counts.items())}", flush=True)
-        return artifacts.finish(
-            folder,
-            Manifest(
-                "recommendations",
-                config={**of_generations.config, "retrieve": to_dict(config)},
-                counts=counts,
-                inputs={"texts": of_texts.digest, "generations": of_generations.digest},
-            ),
+        inputs = {"texts": of_texts.digest, "generations": of_generations.digest}
+        made = Manifest(
+            "recommendations", {**of_generations.config, "retrieve": to_dict(config)}, counts, inputs=inputs
         )
+        for warning in describe.warnings(made):
+            print(f"retrieve {domain}: warning: {warning}", flush=True)
+        return artifacts.finish(folder, made)
 
 
 def _asked(

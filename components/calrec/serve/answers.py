@@ -4,11 +4,12 @@ from collections import defaultdict, deque
 from collections.abc import Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import count
 
 from pydantic import BaseModel
 
 from calrec.recommend.recommender import Filters, Recommender
-from calrec.recommend.step import why
+from calrec.recommend.step import reasons
 from calrec.retrieve.candidates import Asked, Ranked
 from calrec.serve.query import Query
 
@@ -123,11 +124,11 @@ class Answers:
     def _said(self, query: Query, ranked: Sequence[Ranked]) -> Answer:
         return Answer(
             user_id=query.history().user_id,
-            items=[self._place(rank, one) for rank, one in enumerate(ranked, 1)],
+            items=[self._place(*each) for each in zip(count(1), ranked, reasons(ranked), strict=False)],
             unknown=self._recommender.unknown(query.items or ()),
         )
 
-    def _place(self, rank: int, one: Ranked) -> Place:
+    def _place(self, rank: int, one: Ranked, reason: str) -> Place:
         catalogue = self._recommender.catalogue
         at = catalogue.at(one.item)
         return Place(
@@ -135,6 +136,6 @@ class Answers:
             item_id=catalogue.item_id[at],
             title=catalogue.title[at],
             score=one.score,
-            reason=why(one),
+            reason=reason,
             source=one.reason.source,
         )

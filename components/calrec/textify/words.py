@@ -32,7 +32,7 @@ _SILENT = rf"\p{{Default_Ignorable_Code_Point}}|{_POINTS}|\N{{ARABIC TATWEEL}}"
 _HAN = r"[\p{Script=Han}&&[\p{L}\p{Nl}]]"
 _SYLLABLES = r"[[\p{LB=ID}\p{LB=CJ}\p{LB=NS}]&&\p{L}]"  # kana, Yi and others
 _LETTERS = r"[[\p{LB=SA}\p{LB=AK}\p{LB=AS}\p{LB=AP}]&&\p{L}]"  # Thai, Lao, Khmer, Burmese, Javanese and others
-_SIZE = {"h": 2, "y": 2, "l": 4}  # letters of a part, each with its marks
+_SIZE = {"h": 2, "y": 3, "l": 4}  # letters of a part, each with its marks
 _RUN = re.compile(r"s[sm]*|(?:hm*)+|(?:ym*)+|(?:lm*)+")
 _UNIT = re.compile(".m*")
 _NON_JOINER = regex.compile(r"(?<=\p{Script=Arabic})\N{ZERO WIDTH NON-JOINER}")  # for it others write a space
@@ -107,15 +107,16 @@ def joined_in(texts: Sequence[str]) -> frozenset[str]:
 
     Without them most pairs of a long title lie across two words, are rare, and outweigh its words.
     """
-    pairs, first, second = Counter[str](), Counter[str](), Counter[str]()
+    pairs, single = Counter[tuple[str, str]](), Counter[str]()
     parts = Counter(part for text in texts if not text.isascii() for part in text.split() if not part.isascii())
     for part, times in parts.items():
         for run in _runs(part):
-            for a, b in pairwise(run.units() if run.kind == "h" else ()):
-                pairs[a + b] += times
-                first[a[0]] += times
-                second[b[-1]] += times
-    return frozenset(pair for pair, n in pairs.items() if n > 1 and 2 * n > min(first[pair[0]], second[pair[-1]]))
+            units = run.units() if run.kind == "h" else []
+            for unit in units:
+                single[unit] += times
+            for pair in pairwise(units):
+                pairs[pair] += times
+    return frozenset(a + b for (a, b), n in pairs.items() if n > 1 and 2 * n > min(single[a], single[b]))
 
 
 class _Run(NamedTuple):

@@ -73,7 +73,8 @@ def _title(evaluation: Evaluation) -> str:
 
 
 def _sections(evaluation: Evaluation) -> list[Section]:
-    lead = [Text(words.verdict(evaluation), "lead"), Text(words.protocol(evaluation))]
+    warned = [Text(f"Warning: {warning}", "lead") for warning in evaluation.warnings]
+    lead = [*warned, Text(words.verdict(evaluation), "lead"), Text(words.protocol(evaluation))]
     found = [
         Section("", lead),
         Section("Result", _result(evaluation)),
