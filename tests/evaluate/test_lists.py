@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from calrec.config import EvaluateConfig
-from calrec.evaluate import blocks
+from calrec.evaluate import blocks, rankings
 from calrec.evaluate.lists import Lists
 from calrec.evaluate.step import evaluate
 from calrec.model.loading import load_users
@@ -205,22 +205,40 @@ def test_numbers_as_ids_are_read_as_text(tmp_path: Path):
     assert batch.to_pylist() == [{"user_id": "007", "item_id": "NA"}]
 
 
-def test_ids_of_a_ranking_are_exact(tmp_path: Path):
-    path, schema = tmp_path / "r.parquet", pa.schema([("user_id", pa.string()), ("rank", pa.int32())])
-    for ids in (
-        *(pa.array([7, 1000]).cast(k) for k in (pa.float64(), pa.decimal128(38, 0), pa.int64())),
-        pa.array([7, 1000]).dictionary_encode(),
-    ):
-        pq.write_table(pa.table({"user_id": ids, "rank": [1.0, 2.0]}), path)
-        (batch,) = blocks.foreign(path, schema)
-        assert batch.to_pylist() == [{"user_id": "7", "rank": 1}, {"user_id": "1000", "rank": 2}], ids.type
-    for ids, ranks, why in (
-        ([2.0**53], [1.0], "r.parquet: user_id is a float of 9,007,199,254,740,992 or more"),
-        ([1.0], [1.5], "r.parquet: rank must be whole numbers such as 1, 2, 3"),
-    ):
-        pq.write_table(pa.table({"user_id": ids, "rank": ranks}), path)
-        with pytest.raises(ValueError, match=why):
-            list(blocks.foreign(path, schema))
+@pytest.mark.parametrize("kind", ["csv", "text", "float", "double", "decimal"])
+def test_ranks_that_are_whole_are_whole_however_they_are_written(shop: SimpleNamespace, tmp_path: Path, kind: str):
+    rows = world.rows_of(world.LISTS)
+    if kind == "csv":
+        path = write_csv(tmp_path / "r.csv", [{**row, "rank": f"{row['rank']}.0"} for row in rows], list(rows[0]))
+    else:
+        types = {"text": pa.string(), "float": pa.float32(), "double": pa.float64(), "decimal": pa.decimal128(22, 2)}
+        table, path = pa.Table.from_pylist(rows), tmp_path / "r.parquet"
+        pq.write_table(table.set_column(1, "rank", table["rank"].cast(types[kind])), path)
+    assert judge(shop, tmp_path / "e", rankings={"r": path})["r"] == world.RANKS
+
+
+@pytest.mark.parametrize("rank", [1.5, float("nan"), None, "third"])
+def test_a_rank_of_parquet_that_is_no_whole_number_is_named(shop: SimpleNamespace, tmp_path: Path, rank: Any):
+    ranks = ["1", rank, "3"] if isinstance(rank, str) else [1.0, rank, 3.0]
+    pq.write_table(pa.table({"user_id": ["u1"] * 3, "rank": ranks, "item_id": list("abc")}), tmp_path / "r.parquet")
+    with pytest.raises(ValueError, match=rf"r.parquet: rank {rank!r} in row 2 is (not a|missing)"):
+        judge(shop, tmp_path / "e", rankings={"r": tmp_path / "r.parquet"})
+
+
+@pytest.mark.parametrize("kind", [pa.int64(), pa.uint64(), pa.float64(), pa.decimal128(25, 0), pa.string()])
+def test_ids_of_rankings_are_exact_whatever_their_type(tmp_path: Path, kind: pa.DataType):
+    whole = 10 if pa.types.is_floating(kind) else 12_345_678_901_234_567
+    column = pa.array([whole, whole + 1]).cast(kind)
+    pq.write_table(pa.table({"user_id": column, "rank": [1, 1], "item_id": column}), tmp_path / "r.parquet")
+    (batch,) = blocks.foreign(tmp_path / "r.parquet", rankings.RANKING, ["score"])
+    assert batch["user_id"].to_pylist() == batch["item_id"].to_pylist() == [str(whole), str(whole + 1)]
+
+
+def test_ids_that_lost_digits_are_no_ids_of_anybody(shop: SimpleNamespace, tmp_path: Path):
+    users = pa.array([1.2345678901234567e25])
+    pq.write_table(pa.table({"user_id": users, "rank": [1], "item_id": ["a"]}), tmp_path / "r.parquet")
+    with pytest.raises(ValueError, match=r"r\.parquet"):
+        judge(shop, tmp_path / "e", rankings={"r": tmp_path / "r.parquet"})
 
 
 @pytest.mark.parametrize(
@@ -228,7 +246,15 @@ def test_ids_of_a_ranking_are_exact(tmp_path: Path):
     [
         ("user_id,rank,item_id\nu1,1,a\n", "4 judged users without a list"),
         ("user_id,rank,item\nu1,1,a\n", r"s.csv: no column item_id; there are: user_id, rank, item"),
-        ("user_id,rank,item_id\nu1,first,a\n", r"s.csv: .*conversion error to double"),
+        ("user_id,rank,item_id\nu1,1,a\nu1,first,b\n", r"s.csv: rank 'first' in row 2 is not a number"),
+        (
+            "user_id,rank,item_id\nu1,1,a\nu1,1.5,b\n",
+            r"s.csv: rank '1.5' in row 2 is not a whole number; ranks are",
+        ),
+        ("user_id,rank,item_id\nu1,nan,a\n", r"s.csv: rank 'nan' in row 1 is not a number"),
+        ("user_id,rank,item_id\nu1,,a\n", r"s.csv: rank '' in row 1 is"),
+        ("user_id,rank,item_id\nu1,3e9,a\n", r"s.csv: rank '3e9' in row 1 is not a whole number"),
+        ("user_id,rank,item_id\n,1,a\n", r"s.csv: user_id '' in row 1 is missing"),
         ("user_id,rank,item_id\nu1,1\n", r"s.csv: .*Expected 3 columns, got 2"),
         ("user_id,rank,item_id,score\nu1,1,a,\n", "1 scores that are no finite numbers"),
         ("", r"s.csv: Empty CSV file"),

@@ -1,8 +1,10 @@
 """Large tables whose rows are grouped by user, read in blocks of whole users."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from calrec.ingest import values
-from calrec.ingest.texts import is_text, pylist
+from calrec.ingest.texts import pylist
 from calrec.textify.tokens import running
 
 Ints = NDArray[np.int64]
@@ -73,29 +75,15 @@ def parquet(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         yield from file.iter_batches(_ROWS, columns=list(columns))
 
 
-def _as(field: pa.Field, column: pa.Array) -> pa.Array:
-    """A column in the type of its field; numbers become ids only with every digit."""
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    try:
-        if not pa.types.is_string(field.type) or is_text(column.type):
-            return column.cast(field.type)
-        found = values.ids(column)
-        if found is None:
-            found = pa.array([None if v is None else values.id_of(v) for v in pylist(column)], field.type)
-    except pa.ArrowInvalid:
-        raise ValueError(f"{field.name} must be whole numbers such as 1, 2, 3") from None
-    except ValueError as error:
-        raise ValueError(f"{field.name} {error}") from None
-    return found
-
-
 def foreign(path: Path, schema: pa.Schema, optional: Sequence[str] = ()) -> Iterator[pa.RecordBatch]:
     """Rows of a CSV or Parquet file that another program wrote, with the columns of `schema`.
 
+    Text columns hold ids, which may be whole numbers in the file; whole numbers may be written as 1.0 or as text.
+
     Raises:
         FileNotFoundError: no such file.
-        ValueError: another kind of file, a column is missing that is not optional, or a value of another type.
+        ValueError: another kind of file, a column is missing that is not optional, or a value of another type; names
+            the value and its row, counted from 1 without the header.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
@@ -106,14 +94,53 @@ def foreign(path: Path, schema: pa.Schema, optional: Sequence[str] = ()) -> Iter
         missing = [name for name in schema.names if name not in found.names and name not in optional]
         if missing:
             raise ValueError(f"no column {', '.join(missing)}; there are: {', '.join(found.names)}")
-        wanted = pa.schema([field for field in schema if field.name in found.names])
-        if path.suffix == ".parquet":
-            batches: Iterable[pa.RecordBatch] = parquet(path, wanted.names)
-        else:  # whole numbers as floats first: pandas writes 1.0 for them where one is missing
-            types = {f.name: pa.float64() if pa.types.is_integer(f.type) else f.type for f in wanted}
-            convert = pacsv.ConvertOptions(column_types=types, include_columns=wanted.names)
-            batches = pacsv.open_csv(path, convert_options=convert)
-        for batch in batches:
-            yield pa.RecordBatch.from_arrays([_as(field, batch[field.name]) for field in wanted], schema=wanted)
+        wanted, before = pa.schema([field for field in schema if field.name in found.names]), 0
+        for batch in parquet(path, wanted.names) if path.suffix == ".parquet" else _csv(path, wanted):
+            columns = [_column(batch[field.name], field, before) for field in wanted]
+            yield pa.RecordBatch.from_arrays(columns, schema=wanted)
+            before += len(batch)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def _csv(path: Path, wanted: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """Ids and whole numbers as they are written."""
+    kinds = {field.name: field.type if pa.types.is_floating(field.type) else pa.string() for field in wanted}
+    yield from pacsv.open_csv(
+        path, convert_options=pacsv.ConvertOptions(column_types=kinds, include_columns=wanted.names)
+    )
+
+
+def _column(column: pa.Array, field: pa.Field, before: int) -> pa.Array:
+    """The column in the type of the field; `before` rows precede it."""
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if pa.types.is_floating(field.type):
+        return column.cast(field.type)
+    fast, slow = (values.ids, values.id_of) if pa.types.is_string(field.type) else (_whole_numbers, _whole_number)
+    if (found := fast(column)) is not None:
+        return found.cast(field.type)
+    exact = []
+    for row, value in enumerate(pylist(column), before + 1):
+        try:
+            exact.append(slow(value))
+        except ValueError as error:
+            raise ValueError(f"{field.name} {value!r} in row {row:,} {error}") from None
+    return pa.array(exact, field.type)
+
+
+def _whole_numbers(column: pa.Array) -> pa.Array | None:
+    """Whole numbers as int32, or None when any value needs a closer look."""
+    if column.null_count:
+        return None
+    for kind in (pa.int32(), pa.float64()):  # "2" is cast at once, "2.0" by way of a float
+        with suppress(pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            return column.cast(kind).cast(pa.int32())
+    return None
+
+
+def _whole_number(value: Any) -> int:
+    number = values.number_of(value)
+    if not number.is_integer() or abs(number) >= 2**31:
+        raise ValueError("is not a whole number; ranks are 1, 2, … in order")
+    return int(number)
