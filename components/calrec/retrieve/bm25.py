@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from calrec.textify.words import VERSION, joined_in, words
+from calrec.textify.words import VERSION, Joined, joined_in, joined_of, words
 
 Ints = NDArray[np.int32]
 Longs = NDArray[np.int64]
@@ -111,7 +111,7 @@ class Index:
         size = int(facts["size"])
         if len(offsets) != len(vocabulary) + 1 or not offsets[-1] == len(groups) == len(weights):
             raise ValueError(f"{folder}: the files of the BM25 index do not belong together; build it again")
-        tokenise = tokenise or _words_with(frozenset(facts.get("joined", ())))
+        tokenise = tokenise or _words_with(joined_of(facts.get("joined", ())))
         return cls(size, vocabulary, offsets, groups, weights, tokenise)
 
     @property
@@ -171,11 +171,11 @@ def same_words(folder: Path, texts: Sequence[str]) -> bool:
     return version == VERSION or all(map(str.isascii, texts))
 
 
-def _words_with(joined: frozenset[str]) -> Tokenise:
+def _words_with(joined: Joined) -> Tokenise:
     return partial(words, joined=joined) if joined else words
 
 
-def _joined(tokenise: Tokenise) -> frozenset[str]:
+def _joined(tokenise: Tokenise) -> Joined:
     return tokenise.keywords["joined"] if isinstance(tokenise, partial) else frozenset()
 
 

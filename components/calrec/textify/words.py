@@ -102,7 +102,7 @@ def normal(text: str) -> str:
     return unicodedata.normalize("NFKC", folded).translate(_AFTER).replace("i\N{COMBINING DOT ABOVE}", "i")
 
 
-def joined_in(texts: Sequence[str]) -> frozenset[str]:
+def joined_in(texts: Sequence[str]) -> Joined:
     """Pairs of Han characters that a catalogue holds together: more than once, and mostly where one of them stands.
 
     Without them most pairs of a long title lie across two words, are rare, and outweigh its words.
@@ -116,7 +116,17 @@ def joined_in(texts: Sequence[str]) -> frozenset[str]:
                 single[unit] += times
             for pair in pairwise(units):
                 pairs[pair] += times
-    return frozenset(a + b for (a, b), n in pairs.items() if n > 1 and 2 * n > min(single[a], single[b]))
+    return joined_of(a + b for (a, b), n in pairs.items() if n > 1 and 2 * n > min(single[a], single[b]))
+
+
+def joined_of(pairs: Iterable[str]) -> Joined:
+    """Pairs as :func:`words` takes them; equal ones are one object, which its cache tells at once from another."""
+    return _one(frozenset(pairs))
+
+
+@lru_cache(8)
+def _one(joined: Joined) -> Joined:
+    return joined
 
 
 class _Run(NamedTuple):
