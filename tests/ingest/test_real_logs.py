@@ -145,23 +145,23 @@ def retail_in_pandas(cancel: bool) -> tuple[list[int], pd.DataFrame]:
 
 def taken_back(log: pd.DataFrame) -> pd.DataFrame:
     """`rest` of each purchase, and whether a return is `matched`: last in, first out, by user and item."""
-    log = log.reset_index(drop=True)
-    rest, matched = log.n.clip(lower=0).to_numpy(copy=True), log.n.to_numpy() > 0
-    ordered = log.assign(back=log.n < 0).sort_values(["time", "back"], kind="stable")
-    for rows in ordered.groupby(["user", "item"]).indices.values():
-        held: list[int] = []
-        for at in ordered.index[rows]:
-            owed = -log.n[at]
-            if owed < 0:
-                held.append(at)
-                continue
-            matched[at] = bool(held)
-            while held and owed:
-                part = min(owed, rest[held[-1]])
-                rest[held[-1]] -= part
-                owed -= part
-                if not rest[held[-1]]:
-                    held.pop()
+    log = log.assign(back=log.n < 0).sort_values(["time", "back"], kind="stable")
+    amount = log.n.tolist()
+    rest, matched = [max(n, 0) for n in amount], [n > 0 for n in amount]
+    held: dict[Any, list[int]] = {}
+    for at, key in enumerate(zip(log.user, log["item"], strict=True)):
+        bought = held.setdefault(key, [])
+        if amount[at] > 0:
+            bought.append(at)
+            continue
+        matched[at] = bool(bought)
+        owed = -amount[at]
+        while bought and owed:
+            part = min(owed, rest[bought[-1]])
+            rest[bought[-1]] -= part
+            owed -= part
+            if not rest[bought[-1]]:
+                bought.pop()
     return log.assign(rest=rest, matched=matched)
 
 

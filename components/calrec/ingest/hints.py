@@ -16,9 +16,10 @@ _ROWS = 10_000  # of the file, for the values of a column
 _VALUES = 5
 _USUAL = 0.05  # a shape with this share of the items is a usual one
 _ODD = 0.05  # with a larger share of unusual ids, the ids simply have many shapes
+_SHAPES = 3  # usual ones, at most
 _FEWEST = 20  # items
 _LETTERS = r"[^\W\d_]"
-_STARTS = (r"^\d", rf"^{_LETTERS}", r"\d", r"^\D*$", rf"^{_LETTERS}+\d", r"^\w+$")
+_PATTERNS = (r"^\d", rf"^{_LETTERS}", r"\d", r"^\D*$", rf"^{_LETTERS}+\d", r"^\w+$")
 
 
 def frequent_values(file: File, layout: Layout, column: str) -> str:
@@ -62,25 +63,23 @@ def odd_ids(events: Mapping[str, int], column: str, filters: Sequence[str]) -> l
     shapes = Counter(map(shape, events))
     usual = {one for one, count in shapes.items() if count >= _USUAL * len(events)}
     odd = [item for item in events if shape(item) not in usual]
-    if len(events) < _FEWEST or not odd or len(odd) > _ODD * len(events):
+    if len(events) < _FEWEST or len(usual) > _SHAPES or not odd or len(odd) > _ODD * len(events):
+        return []
+    pattern = _telling(events, odd)
+    if not pattern:  # codes such as Amazon's, where letters and digits mix at random
         return []
     odd.sort(key=lambda item: (-events[item], item))
     listed = ", ".join(f"{item} ({events[item]:,} events)" for item in odd[:_VALUES])
-    remedy = ""
-    if column:
-        remedy = f"; if they are no products, drop them: {with_filter(filters, f'{column}~{_telling(events, odd)}')}"
-    return [
-        f"hint: {len(odd):,} of {len(events):,} items have ids of another shape than the rest: {listed}"
-        f"{', …' if len(odd) > _VALUES else ''}{remedy}"
-    ]
+    listed += ", …" if len(odd) > _VALUES else ""
+    remedy = f"; if they are no products, drop them: {with_filter(filters, f'{column}~{pattern}')}" if column else ""
+    return [f"hint: {len(odd):,} of {len(events):,} items have ids of another shape than the rest: {listed}{remedy}"]
 
 
 def _telling(events: Mapping[str, int], odd: Sequence[str]) -> str:
-    """The shortest of a few patterns that every usual id fits and no odd one; else the usual shapes themselves."""
+    """The first of a few plain patterns that every usual id fits and no odd one; empty when none does."""
     others = events.keys() - set(odd)
-    for pattern in _STARTS:
+    for pattern in _PATTERNS:
         fits = re.compile(pattern).search
         if all(map(fits, others)) and not any(map(fits, odd)):
             return pattern
-    shapes = sorted({re.escape(shape(item)) for item in others})
-    return "^(" + "|".join(one.replace("9", r"\d+").replace("A", f"{_LETTERS}+") for one in shapes) + ")$"
+    return ""
