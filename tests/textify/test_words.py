@@ -62,7 +62,7 @@ SPACED = {
     "units": ("10㎏ 5 m² № 4", "10kg 5 m2 no 4"),
     "fractions": ("5½ inch", "5 1 2 inch"),
     "emoji": ("Tea ❤️ 🫖 👨‍👩‍👧 ℹ️ cup", "tea cup"),
-    "soft hyphens": (f"Kaffee{SHY}maschine", "kaffeemaschine"),
+    "soft hyphens": (f"Regen{SHY}schirm", "regenschirm"),
 }
 
 
