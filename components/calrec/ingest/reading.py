@@ -27,7 +27,7 @@ from calrec.ingest.rows import DroppedError, Events
 
 RAW_CUT = 500
 """Characters of a rejected row that are kept."""
-_READER = 1  # raised when the same bytes give other rows, so that cached parts are read again
+_READER = 2  # raised when the same bytes give other rows, so that cached parts are read again
 _THREADS = 2
 _QUEUED = 4  # blocks in flight: memory is bounded by them
 _ROW_GROUP = 1 << 18

@@ -16,10 +16,11 @@ from calrec.artifacts import Manifest
 from calrec.checks import iso
 from calrec.config import DataConfig
 from calrec.files import File
+from calrec.ingest.events import RETURNS, TAKEN_BACK, UNMATCHED
 from calrec.ingest.hints import odd_ids
 from calrec.ingest.items import Attributes, ItemCounts, identical_texts, missing
 from calrec.ingest.log import RawLog, read, write_rejects
-from calrec.ingest.rules import RETURNS, TAKEN_BACK, UNMATCHED, Cleaned, EventLog
+from calrec.ingest.rules import Cleaned, EventLog
 from calrec.ingest.vocabulary import Vocabulary
 from calrec.settings import to_dict
 
