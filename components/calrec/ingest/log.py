@@ -16,7 +16,7 @@ from calrec.ingest.columns import plain
 from calrec.ingest.hints import frequent_values, literal_star, with_filter
 from calrec.ingest.items import Attributes, ItemCounts
 from calrec.ingest.layouts import Layout
-from calrec.ingest.plan import plan
+from calrec.ingest.plan import Plan, plan
 from calrec.ingest.reading import Counts, Part, Rejects, forget, read_events
 from calrec.ingest.sample import read_sample
 
@@ -59,7 +59,7 @@ def read(source: str, files: Sequence[File], data: DataConfig, cache: Path, scra
 
     Raises:
         FileNotFoundError: no file of events.
-        ValueError: a damaged file, a column map that does not fit, too many rejects.
+        ValueError: a damaged file, a column map that does not fit, too many rejects, a filter that leaves nothing.
     """
     if source.startswith("sample:"):
         if data.format not in ("auto", "sample"):
@@ -70,10 +70,7 @@ def read(source: str, files: Sequence[File], data: DataConfig, cache: Path, scra
     found = plan(source, files, data)
     for note in found.notes:
         print(f"ingest: {note}", flush=True)
-    parts = [read_events(file, layout, cache) for file, layout in found.events]
-    forget(cache)
-    cached = sum(part.cached for part in parts)
-    print(f"ingest: files of events: {len(parts)}, {cached} of them as read before", flush=True)
+    parts = _parts(found, cache)
     counts = Counts()
     for part in parts:
         counts.add(part.counts)
@@ -115,6 +112,14 @@ def _of_sample(department: str, data: DataConfig) -> RawLog:
     weight = "" if data.weight == "auto" else data.weight  # lines of one text are one item: not added up unasked
     batches = sample.events.to_batches
     return RawLog("sample", True, lambda: iter(batches()), describe, counts, rules, [], [sample.note], weight=weight)
+
+
+def _parts(found: Plan, cache: Path) -> list[Part]:
+    parts = [read_events(file, layout, cache) for file, layout in found.events]
+    forget(cache)
+    cached = sum(part.cached for part in parts)
+    print(f"ingest: files of events: {len(parts)}, {cached} of them as read before", flush=True)
+    return parts
 
 
 def _batches(parts: Sequence[Part]) -> Iterator[pa.RecordBatch]:

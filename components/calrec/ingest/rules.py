@@ -6,31 +6,25 @@ dropped any more. Only where runs and histories lie differs, so the rows are the
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from calrec.checks import instant, iso
+from calrec.checks import iso
 from calrec.compiled import Int32, Int64
 from calrec.config import DataConfig
 from calrec.ingest import kernels
+from calrec.ingest.events import DEDUP, Bools, Tidying, filtered, row_rules
 from calrec.ingest.facts import Facts
 from calrec.ingest.spill import Blocks, Columns, Group, Runs, rows_of
 
-Bools = NDArray[np.bool_]
 Weights = NDArray[np.float32]
-Rule = tuple[str, Callable[[Columns], Bools]]
-
-RETURNS = "returns (negative weight)"
-UNMATCHED = "returns (negative weight) without an earlier purchase"
-TAKEN_BACK = "purchases taken back by returns"
 
 _HISTORY = {"item": "i4", "time": "i8", "weight": "f4"}
-_DEDUP = {"none": 0, "consecutive": 1, "first": 2}
 _CHUNK_ROWS = 1 << 20
 
 
@@ -75,10 +69,10 @@ class EventLog:
         blocks = Blocks(self._folder, "history", _HISTORY, self._runs.in_files)
         tidying = Tidying.of(data, weight)
         histories = _Histories(blocks, n_users, ties, tidying)
-        rules = _row_rules(data, has_metadata, weight)
+        rules = row_rules(data, has_metadata, weight)
         dropped = dict.fromkeys([name for name, _ in rules], 0)
         for group in self._runs.groups():
-            histories.add(group, _filtered(self._runs.gather(group), rules, dropped))
+            histories.add(group, filtered(self._runs.gather(group), rules, dropped))
         dropped |= tidying.named(histories.lost)
         self._refuse_nothing(dropped)
         self._runs.clear()
@@ -122,35 +116,6 @@ class EventLog:
         return min(v.min() for v in values if len(v)), max(v.max() for v in values if len(v))
 
 
-class Tidying(NamedTuple):
-    """What is done to a history before the k-core."""
-
-    cancels: bool
-    adds: bool
-    least: Any
-    dedup: str
-
-    @classmethod
-    def of(cls, data: DataConfig, weight: str) -> "Tidying":
-        """From the settings, and from what the weight is."""
-        quantity = weight == "quantity"
-        least = np.float32(data.min_weight if quantity and data.min_weight else -np.inf)
-        return cls(quantity and data.returns == "cancel", quantity, least, data.dedup)
-
-    def named(self, lost: Int64) -> dict[str, int]:
-        """What `kernels.tidy` dropped, by rule; no rule that was not asked for."""
-        event = "one event per user, item and time"
-        rules = {
-            UNMATCHED: self.cancels,
-            RETURNS: self.cancels,
-            TAKEN_BACK: self.cancels,
-            f"{event} (weights added)" if self.adds else f"{event} (the first stays)": True,
-            f"weight >= {self.least:g}": self.least > 0,
-            f"dedup = {self.dedup}": self.dedup != "none",
-        }
-        return {rule: n for (rule, asked), n in zip(rules.items(), lost.tolist(), strict=True) if asked}
-
-
 class _Histories:
     """The histories of all users, group by group, and what is left of them.
 
@@ -176,7 +141,7 @@ class _Histories:
         item, weight, tidying = columns["item"], columns["weight"], self._tidying
         stay, lost = kernels.tidy(
             length, item, columns["time"], self._ties[item], weight, tidying.cancels, tidying.adds, tidying.least,
-            _DEDUP[tidying.dedup], self.popularity, self._base, self._seen, self._bought,
+            DEDUP[tidying.dedup], self.popularity, self._base, self._seen, self._bought,
         )  # fmt: skip
         self.blocks.append(rows_of(columns, stay))
         self.groups.append(group)
@@ -265,33 +230,6 @@ def tie_ranks(items: pa.Array) -> Int32:
     ranks = np.empty(len(items), np.int32)
     ranks[np.argsort(np.frombuffer(digests, ">u8").astype(np.uint64), kind="stable")] = np.arange(len(items))
     return ranks
-
-
-def _row_rules(data: DataConfig, has_metadata: Bools, weight: str) -> list[Rule]:
-    """The rules that look at one event alone: their words, and what keeps the event."""
-    since, until = instant("data.since", data.since), instant("data.until", data.until)
-    rules: list[Rule] = []
-    if data.missing_metadata == "drop":
-        rules.append(("item has metadata", lambda rows: has_metadata[rows["item"]]))
-    if since is not None:
-        rules.append((f"timestamp >= {data.since}", lambda rows: rows["time"] >= since))
-    if until is not None:
-        rules.append((f"timestamp < {data.until}", lambda rows: rows["time"] < until))
-    if data.returns != "keep" and not Tidying.of(data, weight).cancels:
-        rules.append((RETURNS, lambda rows: rows["weight"] >= 0))
-    if data.min_weight > 0 and weight != "quantity":
-        rules.append((f"weight >= {data.min_weight:g}", lambda rows: rows["weight"] >= data.min_weight))
-    return rules
-
-
-def _filtered(columns: Columns, rules: list[Rule], dropped: dict[str, int]) -> Columns:
-    """The rows that every rule keeps; what each drops is added to `dropped`."""
-    for rule, keeps in rules:
-        mask = keeps(columns)
-        if lost := len(mask) - int(np.count_nonzero(mask)):
-            columns = {name: values[mask] for name, values in columns.items()}
-            dropped[rule] += lost
-    return columns
 
 
 def _account(rows: int, dropped: dict[str, int]) -> list[dict[str, Any]]:

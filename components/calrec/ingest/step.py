@@ -17,11 +17,12 @@ from calrec.checks import iso
 from calrec.config import DataConfig
 from calrec.files import File
 from calrec.ingest.catalogue import refuse_not_utf8
+from calrec.ingest.events import RETURNS, TAKEN_BACK, UNMATCHED
 from calrec.ingest.examples import examples
 from calrec.ingest.hints import odd_ids
 from calrec.ingest.items import Attributes, ItemCounts, identical_texts, missing
 from calrec.ingest.log import RawLog, read, write_rejects
-from calrec.ingest.rules import RETURNS, TAKEN_BACK, UNMATCHED, Cleaned, EventLog
+from calrec.ingest.rules import Cleaned, EventLog
 from calrec.ingest.vocabulary import Vocabulary
 from calrec.settings import to_dict
 
