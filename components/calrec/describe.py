@@ -44,7 +44,7 @@ _WARNINGS: Mapping[str, Sequence[_Warning]] = {
 # count → what it is a part of, the share that is worth a warning, what it says
 _PARTS: Mapping[str, tuple[str, float, str]] = {
     "items_without_metadata": ("items", 0.2, "items have no metadata: their text is Unknown"),
-    "items_without_title": ("items", 0.2, "items have no title"),
+    "items_without_title": ("items", 0.2, "items have no title; name its column with --set data.columns.title=NAME"),
     "items_with_shared_text": ("items", 0.2, "items share their text with another: retrieval cannot tell them apart"),
     "items_cut": ("items", 0.2, "items have a longer text than text.max_item_tokens; it was cut"),
     "users_of_too_few_baskets": ("users", 0.5, "users have fewer than three baskets and are training only"),
@@ -59,6 +59,7 @@ _PARTS: Mapping[str, tuple[str, float, str]] = {
 }  # fmt: skip
 _SETTINGS = ("threads", "ranks")  # counts that say how a step was run and not what came out
 _RULE = ("rule", "rows before", "dropped", "rows after")
+_FAR = "2038-"  # a date beyond it stands for none in many systems
 _ROWS = 12  # of a learning curve in a description
 
 
@@ -78,8 +79,17 @@ def warnings(manifest: Manifest) -> list[str]:
         before, after = rule["rows_before"], rule["rows_after"]
         if before and after < before / 2:
             found.append(f"the rule {rule['rule']!r} drops {1 - after / before:.0%} of the events")
-    if str(counts.get("first_event", "")).startswith("1970-") and manifest.config.get("time") == "ms":
-        found.append("the first event is in 1970: is the unit of the timestamps right? (data.time_format)")
+    if manifest.config.get("time") == "ms":
+        first, last = str(counts.get("first_event", "")), str(counts.get("last_event", ""))
+        if first.startswith("1970-"):
+            found.append(
+                "the first event is in 1970: is the unit of the timestamps right (data.time_format)? If only some are, "
+                "--set data.since=DATE leaves them out"
+            )
+        if last > _FAR:
+            found.append(
+                f"the last event is of {last[:10]}: --set data.until=DATE leaves out what cannot have happened"
+            )
     if manifest.kind == "model" and "best_valid_nig" in counts:
         if counts["best_step"] == counts["steps"]:
             found.append("the last step was the best one: more steps may help")
@@ -105,13 +115,13 @@ def text(manifest: Manifest, notes: bool = True) -> str:
 
 def single(manifest: Manifest) -> list[tuple[str, str]]:
     """The counts that are one value, by name; those by category follow with the category's name."""
-    found = []
+    found, nested = [], []
     for name, value in manifest.counts.items():
         if isinstance(value, Mapping):
-            found += [(f"{key}.{inner}", shown(count)) for key, of in value.items() for inner, count in of.items()]
+            nested += [(f"{key}.{inner}", shown(count)) for key, of in value.items() for inner, count in of.items()]
         elif not isinstance(value, list | tuple):
             found.append((name, shown(round(value, 4) if isinstance(value, float) else value)))
-    return found
+    return [*found, *nested]
 
 
 def rows(title: str, pairs: Sequence[tuple[str, Any]]) -> list[str]:
@@ -172,7 +182,7 @@ def markdown(manifest: Manifest, folder: Path) -> str:
 def _words(manifest: Manifest, examples: Sequence[Examples] = ()) -> str:
     """Warnings, notes, examples, rules, tables and counts."""
     parts = ["".join(f"- {sentence}\n" for sentence in _sentences(manifest))]
-    parts += [f"{one.heading}:\n\n{draw.markdown(one.header, one.rows)}\n" for one in examples]
+    parts += [f"{one.heading}:\n\n{draw.markdown(one.header, one.rows, words=True)}\n" for one in examples]
     parts += [draw.markdown(header, rows) + "\n" for _, header, rows in _tables(manifest)]
     parts += [draw.markdown(("count", ""), counts) + "\n"] if (counts := _counts(manifest)) else []
     return "\n".join(part for part in parts if part)

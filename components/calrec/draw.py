@@ -78,9 +78,13 @@ def section(heading: str, *parts: str) -> str:
     return f"<h2>{html.escape(heading)}</h2>{inside}" if inside else ""
 
 
-def markdown(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table: the first column is text, the others are numbers."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *([shown(cell) for cell in row] for row in rows)]
+def markdown(header: Sequence[str], rows: Sequence[Sequence[object]], words: bool = False) -> str:
+    """A Markdown table: the first column is text, the others are numbers, or text too."""
+    lines = [
+        header,
+        ["---", *["---" if words else "---:"] * (len(header) - 1)],
+        *([shown(cell) for cell in row] for row in rows),
+    ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

@@ -80,7 +80,7 @@ def split_glob(parts: Sequence[str]) -> tuple[Sequence[str], list[str]]:
 def is_data(part: str, pattern: str = "*") -> bool:
     """Whether a file or folder of this name counts; a hidden one does only when the pattern begins with a dot too."""
     points = part in (".", "..")  # storage.py refuses these
-    hidden = part.startswith(".") and not pattern.startswith(".") and not points
+    hidden = part.startswith((".", "~$")) and not pattern.startswith(".") and not points  # ~$: Excel's locks
     return not hidden and part not in _NOT_DATA and not part.endswith(_CHECKSUMS)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from calrec import describe
 from calrec.config import Columns, DataConfig
 from calrec.files import File
 from calrec.ingest.plan import Plan, plan
@@ -209,3 +210,100 @@ def test_ids_that_are_written_differently_are_shown_beside_each_other(of_log: st
         f"6 of 7 items of the log are not in the metadata, and 7 of the metadata not in the log, {said}" in one
         for one in warnings
     )
+
+
+# --- what a newcomer's files had ------------------------------------------------------------------------------------
+
+
+def test_a_german_log_is_read_and_a_price_is_no_time(tmp_path: Path):
+    rows = "".join(
+        f"k{n % 8};a{n % 7};{1 + n % 28:02d}.03.2024;Ding {n % 7};{-1 if n % 5 == 0 else 2};{n % 7},50\n"
+        for n in range(80)
+    )
+    (tmp_path / "x.csv").write_text("Kunde;Artikelnummer;Bestelldatum;Bezeichnung;Menge;Preis\n" + rows)
+    manifest = ingest("x", str(tmp_path / "x.csv"), tmp_path / "out", DataConfig(min_user=0, min_item=0))
+    said = next(note for note in manifest.notes if note.startswith("events from"))
+    assert "user = Kunde, item = Artikelnummer, time = Bestelldatum, weight = Menge, title = Bezeichnung" in said
+    assert any("16 events of negative weight are dropped as returns" in warning for warning in manifest.warnings)
+    columns = of(
+        log("user_id;item_id;Tag;Betrag\n" + "".join(f"u{n % 3};i{n};0{1 + n % 9}.03.2024;{n},50\n" for n in range(9)))
+    )
+    assert columns[1]["time"] == "Tag"
+    assert "Betrag" not in columns[0].warnings[0]
+
+
+def test_negative_numbers_are_no_times():
+    columns = of(log(orders("user_id", "product_id", "discount", discount=lambda n, u, i: -0.6)))[1]
+    assert "time" not in columns
+
+
+def test_kinds_of_events_that_all_count_are_said():
+    made = {"event": lambda n, u, i: "transaction" if n % 9 == 0 else "view"}
+    text = orders("user_id", "product_id", "time", "event", **made)
+    assert (
+        "event tells kinds of events apart, such as view (42), transaction (6), and all of them count"
+        in (of(log(text))[0].warnings[0])
+    )
+    assert not of(log(text), filters=("event=transaction",))[0].warnings
+
+
+def test_an_empty_column_is_no_user():
+    made = {"user_id": lambda n, u, i: "", "customer": lambda n, u, i: f"c{u}"}
+    assert of(log(orders("user_id", "customer", "product_id", "time", **made)))[1]["user"] == "customer"
+
+
+def test_items_are_called_what_the_events_call_them():
+    files = [
+        raw.file("reviews.csv", "user_id,book_id\nu,1\nv,2\n"),
+        raw.file("books.csv", "asin,book_id,title\n,1,A\n,2,B\n"),
+    ]
+    assert of(*files)[0].items[0][1].columns["item"] == ("book_id",)
+
+
+def test_users_and_items_in_two_files_are_to_be_joined():
+    files = [
+        raw.file("orders.csv", "order_id,user_id,order_number\n1,u,1\n"),
+        raw.file("order_products.csv", "order_id,product_id,reordered\n1,p,0\n"),
+    ]
+    with pytest.raises(ValueError, match=r"orders.csv has the user, order_products.csv the item; join them first"):
+        of(*files)
+
+
+def test_a_list_of_records_is_named():
+    rows = [{"user_id": f"u{n}", "line_items": [{"product_id": 1}, {"product_id": 2}]} for n in range(3)]
+    with pytest.raises(ValueError, match="but line_items holds lists of records; write a row for each record"):
+        of(raw.lines("orders.jsonl", rows))
+
+
+@pytest.mark.parametrize("odd", ["U1", "u1 "])
+def test_ids_that_differ_by_capitals_or_spaces_are_said(odd: str, tmp_path: Path):
+    text = orders("user_id", "product_id", "time") + f"{odd},p1,2020-09-01T10:00:00\n" * 3
+    (tmp_path / "x.csv").write_text(text)
+    settings = DataConfig(min_user=0, min_item=0, dedup="none")
+    warnings = ingest("x", str(tmp_path / "x.csv"), tmp_path / "out", settings).warnings
+    assert any(
+        f"2 of 9 users differ from another one by capitals or spaces alone, such as 'u1' and {odd!r}" in one
+        for one in warnings
+    )
+
+
+def test_users_that_stand_for_nobody_are_said(tmp_path: Path):
+    text = orders("user_id", "product_id", "time", user_id=lambda n, u, i: "NULL" if u == 0 else f"u{u}")
+    (tmp_path / "x.csv").write_text(text)
+    warnings = ingest("x", str(tmp_path / "x.csv"), tmp_path / "out", DataConfig(min_user=0, min_item=0)).warnings
+    assert "the user 'NULL' may stand for nobody; --set 'data.filters=user_id!=NULL' leaves them out" in warnings
+
+
+def test_a_date_that_stands_for_none_is_said(tmp_path: Path):
+    text = orders("user_id", "product_id", "time") + "u1,p1,2099-12-31T00:00:00\n"
+    (tmp_path / "x.csv").write_text(text)
+    manifest = ingest("x", str(tmp_path / "x.csv"), tmp_path / "out", DataConfig(min_user=0, min_item=0))
+    assert any("the last event is of 2099-12-31: --set data.until=DATE" in one for one in describe.warnings(manifest))
+
+
+def test_users_of_one_event_are_named_as_the_reason(tmp_path: Path):
+    (tmp_path / "x.csv").write_text("order_id,user_id,item_id\n" + "".join(f"{n},u{n},i{n % 5}\n" for n in range(50)))
+    with pytest.raises(
+        ValueError, match="no user has 3 events .* the longest history has 1: does the column of the user"
+    ):
+        ingest("x", str(tmp_path / "x.csv"), tmp_path / "out", DataConfig(min_user=0, min_item=0))

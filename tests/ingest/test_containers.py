@@ -97,7 +97,7 @@ def test_rows_of_a_sheet_keep_their_numbers(tmp_path: Path):
     rows = [[None, None], ["user", "item"], ["a", "x"], ["", "y"], ["b", "z"]]
     log, events = raw.read([workbook("x.xlsx", {"S": rows})], tmp_path, max_reject_share=0.5)
     assert [event[:2] for event in events] == [("a", "x"), ("b", "z")]
-    assert raw.rejects(log) == [("x.xlsx.jsonl", 4, "user is missing")]
+    assert raw.rejects(log) == [("x.xlsx", 4, "user is missing")]
 
 
 def test_a_damaged_workbook_is_refused(tmp_path: Path):
@@ -212,3 +212,41 @@ def test_quotes_behind_backslashes(tmp_path: Path):
     items = "item_id,title\n" + "".join(f'i{n},"{title}"\n' for n, title in enumerate(titles))
     found = raw.read([raw.file("log.csv", table(ROWS)), raw.file("items.csv", items)], tmp_path, items=True)[1]
     assert [item["title"] for item in found] == [f'{n}" pipe, "copper"' for n in range(5)]
+
+
+# --- files that are not what they are called ------------------------------------------------------------------------
+
+
+def test_a_report_may_have_a_title_above_its_header(tmp_path: Path):
+    rows = [["Sales of 2023", None, None], [None] * 3, ["user", "item", "time"], ["a", "x", 1], ["b", "z", 2]]
+    assert len(raw.read([workbook("x.xlsx", {"S": rows})], tmp_path)[1]) == 2
+    text = "Sales of 2023;;\n\nuser;item;time\na;x;1600000000\nb;z;1600000000\n"
+    log, events = raw.read([raw.file("x.csv", text)], tmp_path)
+    assert [event[:2] for event in events] == [("a", "x"), ("b", "z")]
+    assert "x.csv: the 2 lines above its header are left out" in log.warnings
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("x.csv", b"PK\x03\x04rest", "x.csv is a workbook or an archive; rename it to .xlsx or .zip"),
+        ("x.csv", b"\n<!DOCTYPE html><html>", "x.csv is a web page and no table"),
+        (
+            "x.json",
+            b'{"user_id":{"0":"u","1":"v"},"item_id":{"0":"i","1":"j"}}',
+            "x.json is one JSON object of columns",
+        ),
+        ("x.tsv", b"user_000001\t2023-09-17T12:44:00Z\ta\n", "x.tsv seems to have no header"),
+    ],
+)
+def test_a_file_in_disguise_is_named(name: str, data: bytes, message: str, tmp_path: Path):
+    with pytest.raises(ValueError, match=message):
+        raw.read([raw.file(name, data)], tmp_path)
+
+
+def test_times_beyond_python_are_rejects(tmp_path: Path):
+    when = pa.array([1_600_000_000_000_000, 2**62], pa.timestamp("us"))
+    source = raw.parquet("x.parquet", pa.table({"user": ["a", "b"], "item": ["x", "y"], "time": when}))
+    log, events = raw.read([source], tmp_path, max_reject_share=1.0)
+    assert [event[0] for event in events] == ["a"]
+    assert [line for _, line, _ in raw.rejects(log)] == [2]

@@ -5,6 +5,7 @@ What comes out are files whose bytes are made as they are read, so that nothing 
 
 import datetime
 import io
+import itertools
 import json
 import tempfile
 import zipfile
@@ -19,10 +20,15 @@ import pyarrow as pa
 
 from calrec.files import File, is_data
 from calrec.ingest.blocks import chunks, head
+from calrec.ingest.formats import WORKBOOKS
+from calrec.ingest.look import header_at
 
+SHEET = ".sheet"
+"""Ends the name of one sheet of several."""
 _JSON = (".json", ".jsonl", ".ndjson")
 _HEAD = 1 << 16
 _PIECE = 1 << 16
+_TOP = 40  # rows of a sheet among which its header is
 
 
 def unpacked(files: Sequence[File]) -> list[File]:
@@ -38,7 +44,7 @@ def _inside(file: File) -> Iterator[File]:
     name = file.name.lower()
     if name.endswith(".zip"):
         yield from (inner for member in _members(file) for inner in _inside(member))
-    elif name.endswith((".xlsx", ".xlsm", ".xls", ".ods")):
+    elif name.endswith(WORKBOOKS):
         yield from _sheets(file)
     elif name.removesuffix(".gz").removesuffix(".zst").endswith(_JSON) and (path := _path_of_records(file)) is not None:
         yield replace(file, open=lambda: _stream(_lines(_records(file, path))))
@@ -124,14 +130,14 @@ def _archive(file: File) -> zipfile.ZipFile:
 
 def _sheets(file: File) -> list[File]:
     names = _workbook(file).sheet_names
-    return [_sheet(file, name, f"{file.name}/{name}" if len(names) > 1 else file.name) for name in names]
+    return [_sheet(file, name, f"{file.name}/{name}{SHEET}" if len(names) > 1 else file.name) for name in names]
 
 
 def _sheet(file: File, sheet: str, name: str) -> File:
     def stream() -> BinaryIO:
         return _stream(_lines(_named(_workbook(file).get_sheet_by_name(sheet).iter_rows())))
 
-    return File(f"{name}.jsonl", -1, file.version and f"{file.version}-{sheet}", stream, file.seekable)
+    return File(name, -1, file.version and f"{file.version}-{sheet}", stream, file.seekable)
 
 
 def _workbook(file: File) -> Any:
@@ -144,15 +150,17 @@ def _workbook(file: File) -> Any:
         raise ValueError(f"{file.name}: not a readable workbook ({error}); save it as CSV") from None
 
 
-def _named(rows: Iterable[Sequence[Any]]) -> Iterator[dict[str, Any] | None]:
-    """Records by the first row that is not empty; None for each row above it, so that rows keep their numbers."""
-    header: list[str] = []
-    for row in rows:
-        if header:
-            yield {name: _plain(cell) for name, cell in zip(header, row, strict=False) if name and cell != ""}
-            continue
-        yield None
-        header = [str(cell) for cell in row] if any(cell != "" for cell in row) else []
+def _named(rows: Iterator[Sequence[Any]]) -> Iterator[dict[str, Any] | None]:
+    """Records by the header; None for each row that is none, so that rows keep their numbers."""
+    top = list(itertools.islice(rows, _TOP))
+    filled = [at for at, row in enumerate(top) if any(cell != "" for cell in row)]
+    if not filled:
+        return
+    at = filled[header_at([top[at] for at in filled])]
+    yield from [None] * (at + 1)
+    header = [str(cell) for cell in top[at]]
+    for row in itertools.chain(top[at + 1 :], rows):
+        yield {name: _plain(cell) for name, cell in zip(header, row, strict=False) if name and cell != ""} or None
 
 
 def _plain(cell: Any) -> Any:
@@ -167,29 +175,37 @@ def _plain(cell: Any) -> Any:
 
 def _path_of_records(file: File) -> str | None:
     """Where in one JSON document its records are, as ijson names it; None when the file is lines, or no JSON."""
-    with suppress(ValueError):  # damage is said by who reads it
-        begin = head(file, _HEAD).removeprefix(b"\xef\xbb\xbf").lstrip()
-        first = begin.partition(b"\n")[0].strip()
-        if begin.startswith(b"[") or first == b"{":
-            return _first_records(begin)
-        if begin.startswith(b"{") and b"\n" not in begin.strip():
-            return _first_records(begin) or None  # a line of its own is a line of JSON
+    try:
+        begin = head(file, _HEAD).lstrip()
+    except ValueError:  # damage is said by who reads it
+        return None
+    first = begin.partition(b"\n")[0].strip()
+    if begin.startswith(b"[") or first == b"{":
+        return _first_records(file.name, begin)
+    if begin.startswith(b"{") and b"\n" not in begin.strip():
+        return _first_records(file.name, begin) or None  # a line of its own is a line of JSON
     return None
 
 
-def _first_records(begin: bytes) -> str:
+def _first_records(name: str, begin: bytes) -> str:
     """The path of the first list of objects; empty when the document is itself a record, or several of them."""
     import ijson
 
-    lists, found = set(), ""
+    lists, found, columns = set(), "", 0
     with suppress(ijson.JSONError):
-        for path, event, _ in ijson.parse(begin, multiple_values=True):
+        for path, event, key in ijson.parse(begin, multiple_values=True):
             if event == "start_array":
                 lists.add(f"{path}.item".lstrip("."))
             elif event == "start_map" and path in lists:
                 found = found or str(path)
             elif event == "start_map" and not path and found:
                 return ""  # a second object: each is a record, whatever it holds
+            elif event == "map_key" and key == "0" and path and "." not in path:
+                columns += 1
+            if columns > 1:
+                raise ValueError(
+                    f'{name} is one JSON object of columns; write its rows: to_json(orient="records", lines=True)'
+                )
     return found
 
 

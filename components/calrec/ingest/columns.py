@@ -7,45 +7,16 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from calrec.ingest import times, values
+from calrec.ingest import names, times, values
 
 Records = Sequence[Mapping[str, Any]]
 
 NONE = "none"
 """As a setting `data.columns.ROLE`: the files have no such column."""
-# Usual names of each role, in lower case without separators; the first one that is there, and that fits, wins.
-_USUAL: Mapping[str, tuple[str, ...]] = {
-    "user": (
-        "userid", "customerid", "reviewerid", "visitorid", "memberid", "clientid", "householdid", "accountid",
-        "buyerid", "shopperid", "personid", "playerid", "uid", "user", "customer", "visitor", "member", "client",
-        "household", "account", "buyer", "username", "sessionid", "session",
-    ),
-    "item": (
-        "itemid", "parentasin", "asin", "productid", "movieid", "stockcode", "articleid", "sku", "productcode",
-        "itemcode", "bookid", "trackid", "songid", "gameid", "newsid", "courseid", "recipeid", "offerid", "goodsid",
-        "contentid", "videoid", "businessid", "poiid", "isbn", "ean", "upc", "iid", "item", "product", "article",
-        "movie", "book", "song", "track", "id",
-    ),
-    "time": (
-        "timestamp", "unixreviewtime", "time", "datetime", "eventtime", "invoicedate", "orderdate", "purchasedate",
-        "date", "ts", "createdat", "orderedat", "purchasedat", "tdat",
-    ),
-    "weight": ("rating", "overall", "quantity", "qty", "weight", "score", "stars"),
-    "title": (
-        "title", "producttitle", "itemtitle", "movietitle", "booktitle", "productname", "itemname", "articlename",
-        "name", "product", "item", "description", "productdescription", "itemdescription", "proddesc",
-    ),
-    "category": (
-        "category", "categories", "genres", "genre", "class", "maincategory", "maincat", "categorycode",
-        "categoryname", "department", "productcategory", "productgroupname", "producttype", "subcategory",
-    ),
-    "brand": ("brand", "brandname", "store", "manufacturer", "publisher", "authors", "author"),
-    "price": ("price", "unitprice", "saleprice", "itemprice", "productprice"),
-}  # fmt: skip
-_ROUGH = {"name", "product", "item", "description", "productdescription", "itemdescription", "proddesc"}
 _LETTER = re.compile(r"[^\W\d_]")
 _CLOCK = re.compile(r"\d{1,2}:\d\d(:\d\d(\.\d+)?)?")
 _SHOWN, _AGREE, _FEW = 40, 0.8, 10
+_MOST_KINDS = 12
 
 
 @dataclass
@@ -66,7 +37,7 @@ def usual(role: str, header: Collection[str]) -> list[str]:
     by_name: dict[str, str] = {}
     for name in header:
         by_name.setdefault(plain(name), name)
-    return [by_name[name] for name in _USUAL[role] if name in by_name]
+    return [by_name[name] for name in names.USUAL[role] if name in by_name]
 
 
 def find(
@@ -97,7 +68,7 @@ def find(
         if fitting:
             found.columns[role] = (fitting[0],)
             taken.add(fitting[0])
-        if others := [name for name in fitting[1:] if plain(name) not in _ROUGH]:
+        if others := [name for name in fitting[1:] if plain(name) not in names.ROUGH]:
             found.warnings.append(
                 f"{file}: the {role} may be {fitting[0]} (taken) or {' or '.join(others)}; {_setting(role, others[0])} "
                 "takes the other"
@@ -105,6 +76,26 @@ def find(
     if log and "time" in wanted and "time" not in given:
         _find_time(file, table, header, taken, found)
     return found
+
+
+def kinds(file: str, header: Sequence[str], records: Records, filtered: Collection[str]) -> list[str]:
+    """A warning for a column that tells kinds of events apart and that no filter names: all of them count."""
+    by_name, found = {plain(name): name for name in reversed(header)}, []
+    for column in (by_name[name] for name in names.KINDS if name in by_name and by_name[name] not in filtered):
+        counts = Counter(str(value) for record in records if (value := record.get(column)) not in (None, ""))
+        if 1 < len(counts) <= _MOST_KINDS:
+            listed = ", ".join(f"{value[:_SHOWN]} ({n:,})" for value, n in counts.most_common(4))
+            found.append(
+                f"{file}: {column} tells kinds of events apart, such as {listed}, and all of them count; "
+                f"--set 'data.filters={column}={counts.most_common()[-1][0]}' takes one kind"
+            )
+    return found
+
+
+def lists_of_records(records: Records) -> str:
+    """The first column that holds lists of records, such as the items of an order; empty: none."""
+    cells = ((name, value) for record in records for name, value in record.items())
+    return next((name for name, value in cells if isinstance(value, list) and value and isinstance(value[0], dict)), "")
 
 
 def _setting(role: str, name: str) -> str:
@@ -156,7 +147,7 @@ class _Table:
         """Why a column with a usual name has another role: a sentence, or "-" where none is needed; empty: it fits."""
         found = self.values(column)
         if not found:
-            return ""
+            return "-" if self._records and role in ("user", "item") else ""
         if role == "item" and plain(column) == "id" and _are_row_numbers(found):
             return "-"
         if role == "weight" and all(isinstance(value, str) for value in found) and not any(map(_is_number, found)):

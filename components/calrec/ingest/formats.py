@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
 ENDINGS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".txt", ".parquet", ".inter", ".item", ".dat", ".data")
-ARCHIVES = (".zip", ".xlsx", ".xls", ".ods")
+WORKBOOKS = (".xlsx", ".xlsm", ".xls", ".ods")
 ITEM_NAMES = ("meta*", "*meta_*", "item*", "product*", "movie*", "article*", "catalog*", "book*", "*.item", "u.item")
 # format → names of its event files and of its item files; where a file has a header, it must fit too
 NAMED: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {

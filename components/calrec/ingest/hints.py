@@ -6,11 +6,16 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from calrec.config_data import event_filter
 from calrec.files import File
 from calrec.ingest import texts
 from calrec.ingest.layouts import Layout
 from calrec.ingest.reading import read_records
+from calrec.ingest.vocabulary import Vocabulary
 
 _ROWS = 10_000  # of the file, for the values of a column
 _VALUES = 5
@@ -18,6 +23,7 @@ _USUAL = 0.05  # a shape with this share of the items is a usual one
 _ODD = 0.05  # with a larger share of unusual ids, the ids simply have many shapes
 _SHAPES = 3  # usual ones, at most
 _FEWEST = 20  # items
+_NOBODY = ("nan", "NaN", "null", "none", "nil", "n/a", "unknown", "(not set)", "guest", "anonymous", "undefined")
 _LETTERS = r"[^\W\d_]"
 _PATTERNS = (r"^\d", rf"^{_LETTERS}", r"\d", r"^\D*$", rf"^{_LETTERS}+\d", r"^\w+$")
 
@@ -45,6 +51,31 @@ def literal_star(filters: Sequence[str], text: str) -> list[str]:
     pattern = "|".join("^" + re.escape(one).replace(r"\*", ".*") + "$" for one in value.split("|"))
     setting = with_filter([one for one in filters if one != text], column + operator.replace("=", "~") + pattern)
     return [f"the filter {text} takes * as it is; for anything in its place write a regular expression: {setting}"]
+
+
+def alike(what: str, ids: pa.Array) -> list[str]:
+    """A warning when ids differ from each other only by capitals or white space around them: each counts by itself."""
+    plain = pc.ascii_lower(pc.ascii_trim_whitespace(ids))
+    if len(plain.unique()) == len(plain):
+        return []
+    codes = plain.dictionary_encode().indices.to_numpy()
+    several = np.flatnonzero(np.bincount(codes)[codes] > 1)
+    pair = np.flatnonzero(codes == codes[several[0]])[:2]
+    first, second = ids.take(pa.array(pair)).to_pylist()
+    return [
+        f"{len(several):,} of {len(ids):,} {what}s differ from another one by capitals or spaces alone, such as "
+        f"{first!r} and {second!r}, and count as different; write them alike in the files if they are the same"
+    ]
+
+
+def nobodies(users: Vocabulary, column: str, filters: Sequence[str]) -> list[str]:
+    """A warning for users that stand for nobody, such as guests: all their events would be one person's."""
+    names = pa.array([spelt for name in _NOBODY for spelt in dict.fromkeys((name, name.upper(), name.capitalize()))])
+    there = [name for name, code in zip(names.to_pylist(), users.lookup(names).tolist(), strict=True) if code >= 0]
+    if not there:
+        return []
+    remedy = f"; {with_filter(filters, f'{column}!=' + '|'.join(there))} leaves them out" if column else ""
+    return [f"the user{'s' * (len(there) > 1)} {', '.join(map(repr, there))} may stand for nobody{remedy}"]
 
 
 def shape(text: str) -> str:

@@ -43,8 +43,10 @@ class RawLog:
     warnings: list[str] = field(default_factory=list)
     weight: str = ""
     """What the weight is: quantity, rating, or empty without one."""
+    user_column: str = ""
+    """The users' column in the files, where a filter can name it."""
     item_column: str = ""
-    """The items' column in the files, where a filter can name it."""
+    """The items' column likewise."""
 
 
 def read(source: str, files: Sequence[File], data: DataConfig, cache: Path, scratch: Path) -> RawLog:
@@ -96,7 +98,7 @@ def read(source: str, files: Sequence[File], data: DataConfig, cache: Path, scra
 
     return RawLog(
         found.format, found.timed, lambda: _batches(parts), describe, counts, rules, rejects, [*found.notes, *said],
-        warnings, weight, "" if layout.sequences else layout.columns["item"][0],
+        warnings, weight, *("" if layout.sequences else layout.columns[role][0] for role in ("user", "item")),
     )  # fmt: skip
 
 

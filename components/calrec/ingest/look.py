@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from calrec.files import File
-from calrec.ingest import encodings, parsing
+from calrec.ingest import encodings, parsing, times
 from calrec.ingest.blocks import head, opened_parquet
 from calrec.ingest.layouts import Layout
 from calrec.settings import unknown
@@ -16,6 +16,7 @@ from calrec.settings import unknown
 RECORDS = 1000
 """Records of a file that are looked at, at most."""
 _BYTES = 1 << 20
+_ABOVE = 20  # rows among which the header is
 _JSON = (".json", ".jsonl", ".ndjson")
 _ATOMIC = (".inter", ".item")  # RecBole's files: tabs, and no quotes
 _SEPARATOR = re.compile(r"\s*sep=(.)\s*", re.IGNORECASE)  # Excel's line above the header
@@ -70,9 +71,10 @@ class Look:
 
     @property
     def looks_headless(self) -> bool:
-        """Whether what was taken for the header is a record: one of its cells is a number, empty, or there twice."""
+        """Whether what was taken for the header is a record: a cell is a number, a time, empty, or there twice."""
         cells = [cell.strip() for cell in self.header]
-        return self.kind == "csv" and (any(map(_NUMBER.fullmatch, cells)) or len(set(cells)) < len(cells))
+        data = any(_NUMBER.fullmatch(cell) or times.is_written(cell) for cell in cells)
+        return self.kind == "csv" and (data or len(set(cells)) < len(cells))
 
 
 def look(
@@ -94,6 +96,7 @@ def look(
     if name.endswith(".parquet"):
         return _parquet(file)
     begin = head(file, _BYTES)
+    _refuse_disguised(file.name, begin)
     used = encodings.recognised(begin) if encoding == "auto" else codecs.lookup(encoding).name
     lines = _lines(file.name, begin, used)
     if not any(map(str.strip, lines)):
@@ -106,7 +109,15 @@ def look(
         plain = atomic or name.endswith(_ATOMIC)
         found = _csv(file.name, lines, tuple(header), delimiter or ("\t" if tabbed else ""), not plain)
     said = _guessed(file.name, lines, used) if encoding == "auto" and not used.startswith("utf") else ()
-    return Look(**{**vars(found), "encoding": used, "warnings": said})
+    return Look(**{**vars(found), "encoding": used, "warnings": (*said, *found.warnings)})
+
+
+def _refuse_disguised(name: str, begin: bytes) -> None:
+    """Pages and archives under another name."""
+    if begin.startswith(b"PK\x03\x04"):
+        raise ValueError(f"{name} is a workbook or an archive; rename it to .xlsx or .zip")
+    if begin[:200].lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        raise ValueError(f"{name} is a web page and no table; was a login or an error page saved instead?")
 
 
 def _lines(name: str, begin: bytes, encoding: str) -> list[str]:
@@ -121,7 +132,7 @@ def _guessed(name: str, lines: Sequence[str], encoding: str) -> tuple[str, ...]:
     shown = [line.strip()[:60] for line in lines if not line.isascii()][:2]
     return (
         f"{name} is not UTF-8; it is read as {encoding}, as its letters look like that: {'; '.join(map(repr, shown))}; "
-        "if they are wrong, set data.encoding to the right one, such as cp1252",
+        "if they are wrong, name the right one with --set data.encoding=NAME",
     )
 
 
@@ -173,11 +184,12 @@ def _csv(file: str, lines: Sequence[str], header: tuple[str, ...], delimiter: st
     split = delimiter if len(delimiter) == 1 else "\x1f"
     rest = [line.replace(delimiter, split) + "\n" for line in lines[at:]]
     escaped = quoted and _is_escaped(rest, split)
-    rows = _rows(rest, split, quoted, escaped)
-    first, used = next(rows, ([], 0))
-    if not first:
+    rows = list(_rows(rest, split, quoted, escaped))
+    if not rows:
         raise ValueError(f"{file}: the header cannot be split at {delimiter!r}: {lines[at][:80]!r}")
-    records = [row for row, _ in rows]
+    above = 0 if header else header_at([row for row, _ in rows])
+    (first, used), records = rows[above], [row for row, _ in rows[above + 1 :]]
+    said = (f"{file}: the {used - 1:,} lines above its header are left out",) if above else ()
     if not header or [cell.strip().lower() for cell in first] == [name.lower() for name in header]:
         header, at = tuple(_BROKEN.sub("\ufffd", cell) for cell in first), at + used
     elif len(first) != len(header):
@@ -187,7 +199,15 @@ def _csv(file: str, lines: Sequence[str], header: tuple[str, ...], delimiter: st
     else:
         records = [first, *records]
     found = [dict(zip(header, row, strict=True)) for row in records if len(row) == len(header)]
-    return Look("csv", header, at + 1, delimiter, quoted, escaped, records=lambda: found)
+    return Look("csv", header, at + 1, delimiter, quoted, escaped, records=lambda: found, warnings=said)
+
+
+def header_at(rows: Sequence[Sequence[Any]]) -> int:
+    """Which of the first rows is the header: a report's name and date above it stand alone in their rows."""
+    filled = [sum(cell not in (None, "") for cell in row) for row in rows[:_ABOVE]]
+    if not filled or filled[0] > 1 or max(filled) < 3:
+        return 0
+    return next(at for at, cells in enumerate(filled) if 2 * cells > max(filled))
 
 
 def _rows(lines: Sequence[str], delimiter: str, quoted: bool, escaped: bool) -> Any:

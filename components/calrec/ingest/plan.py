@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from calrec.config_data import DataConfig
 from calrec.files import File
 from calrec.ingest import columns, formats
-from calrec.ingest.archives import unpacked
+from calrec.ingest.archives import SHEET, unpacked
 from calrec.ingest.layouts import ATTRIBUTES, Layout
 from calrec.ingest.look import Look, look
 from calrec.ingest.readers import Reader
@@ -42,11 +42,8 @@ def plan(source: str, files: Sequence[File], data: DataConfig) -> Plan:
     """
     files = unpacked(files)
     names = {file.name: formats.plain_name(file.name) for file in files}
-    known = [
-        f
-        for f in files
-        if names[f.name].endswith(formats.ENDINGS) or formats.matches(f.name, (data.events, data.items))
-    ]
+    endings = (*formats.ENDINGS, *formats.WORKBOOKS, SHEET)
+    known = [f for f in files if names[f.name].endswith(endings) or formats.matches(f.name, (data.events, data.items))]
     looks = {file.name: _look(file, data) for file in known if _is_wanted(file, data)}
     full = [file for file in known if file.name in looks and not looks[file.name].empty]
     form = _format(full, looks, data)
@@ -77,14 +74,34 @@ def _refuse(
     empty = [file.name for file in known if file.name in looks and looks[file.name].empty]
     if empty and not likely:
         raise ValueError(f"{source} holds only empty files: {_listed(empty)}")
+    shapes = {file.name: _shape(file, looks[file.name], "table", data) | _ids(looks[file.name]) for file in full}
+    _refuse_apart(shapes)
     if (likely or full) and not data.events:
         first = (likely or full)[0]
         Reader("table", data, has_items=True).events(first, looks[first.name])  # says which column is missing
+    endings = ", ".join((*formats.ENDINGS, *formats.WORKBOOKS, ".zip"))
     raise FileNotFoundError(
         f"{source} holds no file of events (data.format={data.format}, data.events={data.events or 'all'}); it "
-        f"needs files that end in {', '.join((*formats.ENDINGS, *formats.ARCHIVES))}, also with .gz or .zst; found: "
+        f"needs files that end in {endings}, also with .gz or .zst; found: "
         f"{_listed(sorted(file.name for file in files)) or 'nothing'}"
     )
+
+
+def _ids(seen: Look) -> set[str]:
+    return {role for role in ("user", "item") if columns.usual(role, seen.header)}
+
+
+def _refuse_apart(shapes: Mapping[str, set[str]]) -> None:
+    """Users in one file and items in another, such as orders and their lines."""
+    of_users, of_items = (
+        [name for name, found in shapes.items() if role in found and other not in found]
+        for role, other in (("user", "item"), ("item", "user"))
+    )
+    if of_users and of_items and not any({"user", "item"} <= found for found in shapes.values()):
+        raise ValueError(
+            f"no file has both the user and the item of an event: {_listed(of_users)} has the user, "
+            f"{_listed(of_items)} the item; join them first, by the id of the order or what else they share"
+        )
 
 
 def _listed(names: Sequence[str]) -> str:

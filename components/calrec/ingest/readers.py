@@ -16,6 +16,7 @@ class Reader:
     def __init__(self, form: str, data: DataConfig, has_items: bool):
         self._form, self._data, self._has_items = form, data, has_items
         self._given = {role: name for role, name in vars(data.columns).items() if name}
+        self._item = ""
         self._decided: dict[tuple[Any, ...], tuple[dict[str, tuple[str, ...]], str]] = {}
         self.warnings: list[str] = []
         self.notes: list[str] = []
@@ -26,7 +27,10 @@ class Reader:
         if (key := (seen.kind, seen.header)) not in self._decided:
             found = self._event_columns(file, seen)
             self._decided[key] = found, self._time_format(found, seen)
+            if self._form == "table":
+                self.warnings += columns.kinds(file.name, seen.header, seen.records(), [name for name, *_ in filters])
         found, time_format = self._decided[key]
+        self._item = found["item"][0]
         return seen.layout(found, filters=filters, sequences=self._form == "sequences", time_format=time_format)
 
     def _event_columns(self, file: File, seen: Look) -> dict[str, tuple[str, ...]]:
@@ -41,6 +45,11 @@ class Reader:
                 raise ValueError(
                     f"{file.name} seems to have no header, its first line is {seen.delimiter.join(seen.header)!r}; "
                     f"name its {len(seen.header)} columns with --set data.header=user,item,…"
+                )
+            if inner := columns.lists_of_records(seen.records()):
+                raise ValueError(
+                    f"{file.name} has no column that looks like the {role}, but {inner} holds lists of records; "
+                    "write a row for each record of such a list"
                 )
             raise ValueError(
                 f"{file.name} has no column that looks like the {role}; name it with "
@@ -73,6 +82,8 @@ class Reader:
                 role: tuple(n for n in fixed.get(role, ()) if n in seen.header or _is_json(seen)) for role in roles
             }
             return {role: names for role, names in {**known, **given}.items() if names}
+        if which == 1 and "item" not in given and self._item in seen.header:
+            given["item"] = (self._item,)  # what the events call it
         single = {role: names[0] for role, names in given.items()}
         found = columns.find(file.name, seen.header, seen.records(), roles, single, log=which == 0)
         self.warnings += found.warnings

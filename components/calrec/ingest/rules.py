@@ -81,6 +81,12 @@ class EventLog:
         dropped[rule] = histories.core(data.min_user, data.min_item, data.dedup == "consecutive")
         dropped[f"users with at least {data.min_length} events"] = histories.sweep(data.min_length)
         if not histories.length.any():
+            if longest < data.min_length:
+                raise ValueError(
+                    f"no user has {data.min_length} events (data.min_length), which a history, a validation and a test "
+                    f"item need; the longest history has {longest}: does the column of the user name a person, or an "
+                    "order?"
+                )
             raise ValueError(
                 f"no user is left after cleaning: {before} events before the k-core (users >= {data.min_user}, "
                 f"items >= {data.min_item}), the longest history has {longest}; lower data.min_user or data.min_item"

@@ -19,7 +19,7 @@ from calrec.files import File
 from calrec.ingest.catalogue import refuse_not_utf8
 from calrec.ingest.events import RETURNS, TAKEN_BACK, UNMATCHED
 from calrec.ingest.examples import examples
-from calrec.ingest.hints import odd_ids
+from calrec.ingest.hints import alike, nobodies, odd_ids
 from calrec.ingest.items import Attributes, ItemCounts, identical_texts, missing
 from calrec.ingest.log import RawLog, read, write_rejects
 from calrec.ingest.rules import Cleaned, EventLog
@@ -82,7 +82,14 @@ def ingest(
         refuse_not_utf8(source, described.accounts, data.max_reject_share)
         catalogue = described.table
         ids = zip(items.take(kept).to_pylist(), cleaned.item_counts[kept].tolist(), strict=True)
+        doubtful = [
+            *strangers,
+            *alike("user", users.strings()),
+            *alike("item", items.strings()),
+            *nobodies(users, log.user_column, data.filters),
+        ]
         hints = odd_ids(dict(ids), log.item_column, data.filters)
+        shown = examples(log.timed, users, items, catalogue, cleaned)
         artifacts.write_table(folder, "items.parquet", catalogue)
         write_rejects(log.rejects, folder / "rejects.parquet")
         shutil.rmtree(scratch)
@@ -108,9 +115,14 @@ def ingest(
             counts=counts,
             rules=rules,
             notes=(*log.notes, *described.notes, *hints),
-            warnings=(*log.warnings, *strangers, *described.warnings, *_of_returns(cleaned, log.weight, data)),
+            warnings=(
+                *log.warnings,
+                *doubtful,
+                *strangers,
+                *described.warnings,
+                *_of_returns(cleaned, log.weight, data),
+            ),
         )
-        shown = examples(log.timed, users, items, catalogue, cleaned)
         describe.write_report(folder, f"Log of {domain}", manifest, shown)
         manifest = artifacts.finish(folder, manifest)
     print(describe.text(manifest, notes=False), flush=True)

@@ -121,7 +121,18 @@ def pylist(column: pa.Array | pa.ChunkedArray) -> list[Any]:
     if inner:
         lists = column.to_pylist()
         return [its and [None if value is None else inner(value) for value in its] for its in lists]
-    return column.to_pylist()  # type: ignore[no-any-return]
+    try:
+        return column.to_pylist()  # type: ignore[no-any-return]
+    except (OverflowError, ValueError):
+        return [_python(value) for value in column]
+
+
+def _python(value: pa.Scalar) -> Any:
+    """A value of Parquet as a Python object; a time beyond Python's years as text that is no time."""
+    try:
+        return value.as_py()
+    except (OverflowError, ValueError):
+        return f"{value.value} as {value.type}"
 
 
 def pyrows(table: pa.Table | pa.RecordBatch) -> Iterator[dict[str, Any]]:

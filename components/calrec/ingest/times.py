@@ -10,10 +10,15 @@ from calrec.ingest import values
 
 _DAYS = (
     "%Y/%m/%d", "%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%d-%m-%Y", "%m-%d-%Y", "%Y.%m.%d", "%m/%d/%y", "%d/%m/%y",
-    "%d.%m.%y", "%d %b %Y", "%d-%b-%Y", "%b %d, %Y", "%m %d, %Y", "%d %B %Y", "%B %d, %Y",
+    "%d.%m.%y", "%d %b %Y", "%d-%b-%Y", "%b %d, %Y", "%m %d, %Y", "%d %B %Y", "%B %d, %Y", "%Y年%m月%d日",
 )  # fmt: skip
 _HOURS = ("", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", " %I:%M %p", " %I:%M:%S %p")
-_PATTERNS = (*("".join(pair) for pair in product(_DAYS, _HOURS)), "%a %b %d %H:%M:%S %Z %Y", "%Y%m%d%H%M%S")
+_PATTERNS = (
+    *("".join(pair) for pair in product(_DAYS, _HOURS)),
+    "%a %b %d %H:%M:%S %Z %Y",
+    "%a %b %d %H:%M:%S %z %Y",
+    "%Y%m%d%H%M%S",
+)
 _DAY_NUMBER = re.compile(r"(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])")
 _ISO_DAY = re.compile(r"\d{4}-\d\d-\d\d")
 _EARLIEST, _LATEST = 631_152_000, 2_524_608_000  # seconds of the years 1990 and 2050
@@ -41,6 +46,11 @@ def time_format(name: str, found: Sequence[Any]) -> str:
     return fitting[0] if fitting else "auto"
 
 
+def is_written(text: str) -> bool:
+    """Whether a text is a time, and no number."""
+    return _is_iso(text)
+
+
 def are_days(texts: Sequence[str]) -> bool:
     """Whether these are days without an hour."""
     written = all(map(_ISO_DAY.fullmatch, texts)) or any(_fits(pattern, texts) for pattern in _DAYS)
@@ -60,11 +70,11 @@ def are_times(found: Sequence[Any]) -> bool:
 
 def are_numbers(found: Sequence[Any]) -> bool:
     """Whether all values are numbers, also when they are written as text."""
-    return all(not isinstance(value, datetime.date) and str(value).replace(".", "", 1).isdigit() for value in found)
+    return all(map(_is_number, found))
 
 
 def _is_recent(value: Any) -> bool:
-    number = float(value)
+    number = values.number_of(value)
     return any(_EARLIEST <= number / unit < _LATEST for unit in (1, 10**3, 10**6, 10**9))
 
 
@@ -77,7 +87,15 @@ def _is_auto(text: str) -> bool:
 
 
 def _is_iso(text: str) -> bool:
-    return not text.isdigit() and _is_auto(text)
+    return not _is_number(text) and _is_auto(text)
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        values.number_of(value)
+    except ValueError:
+        return False
+    return True
 
 
 def _fits(pattern: str, texts: Sequence[str]) -> bool:
