@@ -14,8 +14,9 @@ h2{font-size:1.1rem;margin:2rem 0 .5rem}
 .warning::before{content:"Warning: ";font-weight:bold}
 table{border-collapse:collapse;margin:.5rem 0 1rem;width:100%}
 td,th{padding:.3rem .6rem;text-align:right;border-bottom:1px solid #8884;font-variant-numeric:tabular-nums}
-td:first-child,th:first-child{text-align:left}
+td,th{vertical-align:top}td:first-child,th:first-child{text-align:left}
 .text td,.text th{text-align:left}
+@media(max-width:30rem){body{margin:1rem auto;padding:0 .7rem}td,th{padding:.25rem .3rem;font-size:13px}}
 .user{border-left:3px solid #2f6fde;padding-left:.8rem;margin:1rem 0}
 small{opacity:.75}
 """

@@ -20,17 +20,18 @@ def examples(
 ) -> list[Examples]:
     """Five events and five items as they are written to the folder."""
     user, item, time, weight = next(iter(cleaned))
-    when = [iso(moment) if timed else f"place {moment}" for moment in time[:_SHOWN].tolist()]
+    when = [iso(moment)[:19].replace("T", " ") if timed else f"place {moment}" for moment in time[:_SHOWN].tolist()]
     ids, weights = items.take(item[:_SHOWN]).to_pylist(), [f"{one:g}" for one in weight[:_SHOWN]]
     title = dict(zip(catalogue["item_id"].to_pylist(), catalogue["title"].to_pylist(), strict=True))
-    events = zip(users.take(user[:_SHOWN]).to_pylist(), ids, when, weights, map(title.get, ids), strict=True)
+    events = zip(users.take(user[:_SHOWN]).to_pylist(), ids, map(title.get, ids), weights, when, strict=True)
     most = np.argsort(-cleaned.item_counts, kind="stable")[: min(_SHOWN, len(catalogue))]
     row_of = {item_id: row for row, item_id in enumerate(title)}
     rows = catalogue.take([row_of[item_id] for item_id in items.take(most).to_pylist()])
-    described = zip(*(rows[name].to_pylist() for name in ("item_id", *ATTRIBUTES)), strict=True)
+    known = [name for name in ATTRIBUTES if any(rows[name].to_pylist())]
+    described = zip(*(rows[name].to_pylist() for name in ("item_id", *known)), strict=True)
     return [
-        Examples("The first events", ("user", "item", "time", "weight", "title"), _cut(events)),
-        Examples("The most frequent items", ("item", *ATTRIBUTES), _cut(described)),
+        Examples("The first events", ("user", "item", "title", "weight", "time (UTC)"), _cut(events)),
+        Examples("The most frequent items", ("item", *known), _cut(described)),
     ]
 
 

@@ -117,10 +117,9 @@ def ingest(
             notes=(*log.notes, *described.notes, *hints),
             warnings=(
                 *log.warnings,
-                *doubtful,
-                *strangers,
-                *described.warnings,
                 *_of_returns(cleaned, log.weight, data),
+                *doubtful,
+                *described.warnings,
             ),
         )
         describe.write_report(folder, f"Log of {domain}", manifest, shown)
