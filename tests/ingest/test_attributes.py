@@ -145,8 +145,8 @@ def test_text_that_is_not_utf8_is_counted_and_stops_the_step(tmp_path: Path):
         match=r"raw: 3 of 6 items have a title that is not UTF-8 \(50.0%, data.max_reject_share is 1.0%\), such as "
         r"'Caf\\xe9 lamp 0', 'Caf\\xe9 lamp 1'; name the encoding of the files, such as --set data.encoding=cp1252",
     ):
-        with_items(tmp_path, items)
-    manifest, found = read(tmp_path, max_reject_share=0.5)
+        with_items(tmp_path, items, encoding="utf-8")
+    manifest, found = read(tmp_path, max_reject_share=0.5, encoding="utf-8")
     assert [item["title"] for item in found] == ["", "", "", "Tea lamp 3", "Tea lamp 4", "Tea lamp 5"]
     assert manifest.counts["attributes"]["title"] == {"read": 3, "cleaned": 0, "missing": 0, "not_readable": 3}
     assert any("3 of 6 items have a title that is not UTF-8" in said for said in manifest.warnings)

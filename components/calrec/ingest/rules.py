@@ -83,9 +83,9 @@ class EventLog:
         if not histories.length.any():
             if longest < data.min_length:
                 raise ValueError(
-                    f"no user has {data.min_length} events (data.min_length), which a history, a validation and a test "
-                    f"item need; the longest history has {longest}: does the column of the user name a person, or an "
-                    "order?"
+                    f"no user is left after cleaning: none has {data.min_length} events (data.min_length), which a "
+                    f"history, a validation and a test item need; the longest history has {longest}: does the column "
+                    "of the user name a person, or an order?"
                 )
             raise ValueError(
                 f"no user is left after cleaning: {before} events before the k-core (users >= {data.min_user}, "
