@@ -121,6 +121,8 @@ def pylist(column: pa.Array | pa.ChunkedArray) -> list[Any]:
     if inner:
         lists = column.to_pylist()
         return [its and [None if value is None else inner(value) for value in its] for its in lists]
+    if not pa.types.is_temporal(column.type):
+        return column.to_pylist()  # type: ignore[no-any-return]
     try:
         return column.to_pylist()  # type: ignore[no-any-return]
     except (OverflowError, ValueError):
