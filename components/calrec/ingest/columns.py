@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from calrec.ingest import names, times, values
+from calrec.ingest import names, times
 
 Records = Sequence[Mapping[str, Any]]
 
@@ -150,7 +150,7 @@ class _Table:
             return "-" if self._records and role in ("user", "item") else ""
         if role == "item" and plain(column) == "id" and _are_row_numbers(found):
             return "-"
-        if role == "weight" and all(isinstance(value, str) for value in found) and not any(map(_is_number, found)):
+        if role == "weight" and all(isinstance(value, str) for value in found) and not any(map(times.is_number, found)):
             return f"{column} holds no numbers ({found[0]!r}), so that it is no rating or quantity"
         if role == "title":
             return self._unfit_title(column)
@@ -189,11 +189,3 @@ def _are_row_numbers(found: Sequence[Any]) -> bool:
     except ValueError:
         return False
     return len(numbers) >= 3 and all(b - a == 1 for a, b in itertools.pairwise(numbers))
-
-
-def _is_number(value: Any) -> bool:
-    try:
-        values.number_of(value)
-    except ValueError:
-        return False
-    return True

@@ -46,6 +46,15 @@ def time_format(name: str, found: Sequence[Any]) -> str:
     return fitting[0] if fitting else "auto"
 
 
+def is_number(value: Any) -> bool:
+    """Whether a value is a number, also when it is written as text."""
+    try:
+        values.number_of(value)
+    except ValueError:
+        return False
+    return True
+
+
 def is_written(text: str) -> bool:
     """Whether a text is a time, and no number."""
     return _is_iso(text)
@@ -70,7 +79,7 @@ def are_times(found: Sequence[Any]) -> bool:
 
 def are_numbers(found: Sequence[Any]) -> bool:
     """Whether all values are numbers, also when they are written as text."""
-    return all(map(_is_number, found))
+    return all(map(is_number, found))
 
 
 def _is_recent(value: Any) -> bool:
@@ -87,15 +96,7 @@ def _is_auto(text: str) -> bool:
 
 
 def _is_iso(text: str) -> bool:
-    return not _is_number(text) and _is_auto(text)
-
-
-def _is_number(value: Any) -> bool:
-    try:
-        values.number_of(value)
-    except ValueError:
-        return False
-    return True
+    return not is_number(text) and _is_auto(text)
 
 
 def _fits(pattern: str, texts: Sequence[str]) -> bool:
