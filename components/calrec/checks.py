@@ -16,6 +16,23 @@ def one_of(name: str, value: str, allowed: Sequence[str]) -> None:
     check(value in allowed, f"{name} must be one of {', '.join(allowed)}; got {value!r}")
 
 
+def name(what: str, value: str) -> str:
+    """The value, if it can name a category, target or method in files, addresses and the registry.
+
+    Raises:
+        ValueError: it cannot; with the value and the rule.
+    """
+    signs = value.replace("\u200c", "").replace("\u200d", "")  # joiners of Persian and Hindi letters
+    ok = 0 < len(value) <= 100 and len(value.encode("utf-8", "surrogatepass")) <= 200 and signs.isprintable()
+    ok = ok and value == value.strip() and (value[0].isalnum() or value[0] == "_") and not set(value) & set("/\\:,=")
+    check(
+        ok,
+        f"{what} {value!r} cannot be a name; use at most 100 characters (200 bytes), a letter, digit or _ first, no "
+        "control characters and none of / \\ : , =",
+    )
+    return value
+
+
 def instant(name: str, text: str) -> int | None:
     """An ISO 8601 date or time as milliseconds since 1970, UTC unless it says otherwise; None when it is empty."""
     if not text:
