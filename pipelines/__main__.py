@@ -15,7 +15,10 @@ from pipelines.cluster import options as cluster_options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0 well, 1 a step or a check failed, 2 the user's mistake."""
+    """Run one command; returns the exit code.
+
+    0 well, 1 a step or a check failed, 2 the user's mistake, 130 Ctrl-C, 143 SIGTERM.
+    """
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
@@ -26,9 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RuntimeError as error:
         print(f"pipelines: failed: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("pipelines: interrupted; finished steps are kept, run again to go on", file=sys.stderr)
-        return 130
+        return int(getattr(stop, "code", 130))
 
 
 def _parser() -> argparse.ArgumentParser:

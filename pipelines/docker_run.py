@@ -3,14 +3,13 @@
 import contextlib
 import ipaddress
 import os
-import signal
-import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from calrec.files import split_glob
+from pipelines.ending import Steps
 
 _SETTINGS = ("CALREC_", "MLFLOW_", "OMP_", "STORAGE_EMULATOR_HOST")
 
@@ -27,7 +26,7 @@ def identity(image: str) -> str:
 
 
 @contextlib.contextmanager
-def containers(image: str, root: Path, given: Mapping[str, Any]) -> Iterator[Any]:
+def containers(image: str, root: Path, given: Mapping[str, Any], steps: Steps) -> Iterator[Any]:
     """KFP's runner of containers; none of them is left when the context ends.
 
     A container sees `root`, and for reading the files and folders that the parameters name, each under its own path.
@@ -37,6 +36,7 @@ def containers(image: str, root: Path, given: Mapping[str, Any]) -> Iterator[Any
         image: image of every step.
         root: absolute folder of artifacts, cache and MLflow store.
         given: the pipeline's parameters.
+        steps: what ends them when a signal comes.
 
     Raises:
         RuntimeError: no container engine answers.
@@ -44,9 +44,8 @@ def containers(image: str, root: Path, given: Mapping[str, Any]) -> Iterator[Any
     """
     from kfp import local
 
-    label = f"calrec.run={uuid.uuid4().hex}"
     environment = {name: value for name, value in os.environ.items() if name.startswith(_SETTINGS)}
-    with _engine() as engine, _in_charge(engine, label):
+    with _engine() as engine, _in_charge(steps):
         _image(engine, image)
         yield local.DockerRunner(
             environment=environment,
@@ -58,53 +57,57 @@ def containers(image: str, root: Path, given: Mapping[str, Any]) -> Iterator[Any
             cap_drop=["ALL"],
             security_opt=["no-new-privileges"],
             network_mode="host" if _is_here(environment.get("MLFLOW_TRACKING_URI", "")) else "bridge",
-            labels=[label],
         )
 
 
 @contextlib.contextmanager
-def _in_charge(engine: Any, label: str) -> Iterator[None]:
+def _in_charge(steps: Steps) -> Iterator[None]:
     """Start and end KFP's containers in its place.
 
     kfp 2.17 lets the engine remove a container, then asks for its exit code, and takes "no such container" for success:
-    of 30 failing containers two passed. At Ctrl-C it waits for the steps of its threads, and for all that follow them.
+    of 30 failing containers two passed.
     """
-    from kfp.local import docker_task_handler
+    from kfp.local import docker_task_handler as handler
 
-    def stop(*_: Any) -> None:
-        docker_task_handler.run_docker_container = _refuse
-        _remove(engine.containers.list(filters={"label": label}))
-        raise KeyboardInterrupt
+    def run(client: Any, image: str, command: Sequence[str], volumes: Mapping[str, Any], **arguments: Any) -> int:
+        return steps.run(lambda: _Container(client, image, list(command), dict(volumes), arguments))
 
-    with contextlib.ExitStack() as stack:
-        stack.callback(setattr, docker_task_handler, "run_docker_container", docker_task_handler.run_docker_container)
-        docker_task_handler.run_docker_container = _run
-        for number in (signal.SIGINT, signal.SIGTERM):
-            if signal.getsignal(number) != signal.SIG_IGN:
-                stack.callback(signal.signal, number, signal.signal(number, stop))
-        yield
-
-
-def _run(client: Any, image: str, command: Sequence[str], volumes: Mapping[str, Any], **arguments: Any) -> int:
-    container = client.containers.run(image, list(command), volumes=dict(volumes), detach=True, **arguments)
+    old = handler.run_docker_container
+    handler.run_docker_container = run
     try:
-        for text in container.logs(stream=True):
-            print(text.decode(errors="replace"), end="")
-        return int(container.wait()["StatusCode"])
+        yield
     finally:
-        _remove([container])
+        handler.run_docker_container = old
 
 
-def _refuse(*_: Any, **__: Any) -> int:
-    raise RuntimeError("interrupted")
+class _Container:
+    """A step in a container."""
 
+    def __init__(
+        self, client: Any, image: str, command: list[str], volumes: dict[str, Any], arguments: Mapping[str, Any]
+    ) -> None:
+        self._container = client.containers.run(image, command, volumes=volumes, detach=True, **arguments)
+        self._said = self._container.logs(stream=True)
+        self._code = -1
 
-def _remove(containers: Iterable[Any]) -> None:
-    import docker
+    def follow(self) -> None:
+        for text in self._said:
+            print(text.decode(errors="replace"), end="")
+        self._code = int(self._container.wait()["StatusCode"])
 
-    for container in containers:
+    def end(self) -> None:
+        """SIGTERM to all but the container's first process, a shell that would not pass it on."""
+        import docker
+
         with contextlib.suppress(docker.errors.APIError):  # it is gone, or going
-            container.remove(force=True)
+            self._container.exec_run(["sh", "-c", "kill -TERM -1"], detach=True)
+
+    def kill(self) -> int:
+        import docker
+
+        with contextlib.suppress(docker.errors.APIError):
+            self._container.remove(force=True)
+        return self._code
 
 
 @contextlib.contextmanager

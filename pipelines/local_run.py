@@ -6,7 +6,6 @@ import hashlib
 import logging
 import os
 import re
-import signal
 import sys
 import tempfile
 import threading
@@ -22,7 +21,7 @@ import calrec
 from calrec import lookout, tracking
 from calrec.config import Config
 from calrec.watch.step import SHAPING, report
-from pipelines import docker_run
+from pipelines import docker_run, ending
 from pipelines.compiling import arguments, name_steps
 from pipelines.summary import Result, cost, link_outputs
 
@@ -46,8 +45,13 @@ def run(config: Config, root: Path, fresh: bool = False, image: str = "") -> Res
     Raises:
         ValueError, FileNotFoundError: a source that does not exist.
         RuntimeError: a step failed; its log is named. Or no container engine answers.
+        EndedError: a signal ended the steps, and the run in MLflow is KILLED.
     """
-    root = root.resolve()
+    with ending.in_charge() as steps:
+        return _run(config, root.resolve(), fresh, image, steps)
+
+
+def _run(config: Config, root: Path, fresh: bool, image: str, steps: ending.Steps) -> Result:
     config = dataclasses.replace(config, sources=tuple(lookout.now([vars(source) for source in config.sources])))
     folder = root / "runs" / time.strftime("%Y%m%d-%H%M%S")
     folder.mkdir(parents=True, exist_ok=True)
@@ -66,11 +70,10 @@ def run(config: Config, root: Path, fresh: bool = False, image: str = "") -> Res
     try:
         with (
             _environment({"CALREC_PARENT_RUN": parent, "MLFLOW_EXPERIMENT_ID": experiment}),
-            _sigterm_as_interrupt(),
             _watching_memory() as memory,
             log.open("w") as stream,
         ):
-            outputs = _execute(_models(config, seen), root, fresh, _Steps(stream, sys.stdout), image)
+            outputs = _execute(_models(config, seen), root, fresh, _Steps(stream, sys.stdout), image, steps)
     except BaseException as error:
         status, why = "FAILED" if isinstance(error, Exception) else "KILLED", f"{type(error).__name__}: {error}"
         if parent:
@@ -108,7 +111,9 @@ def _models(config: Config, seen: lookout.Seen) -> dict[str, Any]:
     return {**given, "state": seen.decision.state, "champions": seen.champions}
 
 
-def _execute(given: Mapping[str, Any], root: Path, fresh: bool, output: "_Steps", image: str) -> dict[str, list[Path]]:
+def _execute(
+    given: Mapping[str, Any], root: Path, fresh: bool, output: "_Steps", image: str, steps: ending.Steps
+) -> dict[str, list[Path]]:
     from kfp import local
 
     from pipelines.models import models
@@ -119,7 +124,7 @@ def _execute(given: Mapping[str, Any], root: Path, fresh: bool, output: "_Steps"
     with (
         tempfile.TemporaryDirectory(prefix="calrec-") as scratch,
         _environment({"TMPDIR": scratch, "CALREC_CACHE": files}),
-        docker_run.containers(image, root, given) if image else _processes() as runner,
+        docker_run.containers(image, root, given, steps) if image else ending.processes(steps) as runner,
     ):
         tempfile.tempdir = None
         local.init(
@@ -140,13 +145,6 @@ def _execute(given: Mapping[str, Any], root: Path, fresh: bool, output: "_Steps"
             tempfile.tempdir = None
     found = {name: made if isinstance(made, list) else [made] for name, made in task.outputs.items()}
     return {name: [Path(one.path) for one in artifacts] for name, artifacts in found.items()}
-
-
-@contextlib.contextmanager
-def _processes() -> Iterator[Any]:
-    from kfp import local
-
-    yield local.SubprocessRunner(use_venv=False)
 
 
 def for_this_machine(pipeline: Any, image: str = "") -> Any:
@@ -283,18 +281,6 @@ def _logging_to(stream: TextIO) -> Iterator[None]:
     finally:
         root.removeHandler(handler)
         root.setLevel(level)
-
-
-@contextlib.contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    old = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, old)
 
 
 def _use_tracking(root: Path) -> tuple[str, Path | None]:

@@ -1,0 +1,186 @@
+"""How a local run ends early: Ctrl-C, SIGTERM, a closed terminal and the death of this process reach every step.
+
+KFP's runners know none of it: at Ctrl-C they wait for the steps of their threads, and for all that follow them.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import psutil
+
+GRACE_S = 50
+"""From the request to end until a step is killed: torchrun takes up to 40 s, with a checkpoint before it."""
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# A step's companion: it reads a line when the step has ended, and nothing when this process has died.
+_COMPANION = f'read -r _ && exit; kill -TERM "-$0"; sleep {GRACE_S}; kill -KILL "-$0"'
+
+
+class EndedError(KeyboardInterrupt):
+    """A signal ended the run; `code` is the exit code that says which: 130 for Ctrl-C, 143 for SIGTERM."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.code = 128 + number
+
+
+class Step(Protocol):
+    """A step that runs, in whatever way."""
+
+    def follow(self) -> None:
+        """Pass on what it prints until it has ended; a second call goes on."""
+        ...
+
+    def end(self) -> None:
+        """Ask it to end: it may write a checkpoint and end its run."""
+        ...
+
+    def kill(self) -> int:
+        """End all that is left of it; gives the exit code."""
+        ...
+
+
+class Steps:
+    """The steps that run; once a signal has come, they are asked to end, and no other one begins."""
+
+    def __init__(self) -> None:
+        self._running: list[Step] = []
+        self._starting = False  # whether the main thread is between a step's start and its entry in the list
+        self._signal = 0
+
+    def run(self, start: Callable[[], Step]) -> int:
+        """Run a step to its end; gives its exit code.
+
+        Raises:
+            EndedError: a signal came, in the main thread.
+            RuntimeError: a signal came, in others.
+        """
+        self.check()
+        self._starting = threading.current_thread() is threading.main_thread()
+        try:
+            step = start()
+            self._running.append(step)
+        finally:
+            self._starting = False
+        try:
+            if self._signal:  # it came meanwhile
+                step.end()
+            try:
+                step.follow()
+            except EndedError:
+                step.follow()
+                raise
+        finally:
+            code = step.kill()
+            self._running.remove(step)
+        self.check()
+        return code
+
+    def check(self) -> None:
+        """Raise what a signal raises, if one has come."""
+        if self._signal and threading.current_thread() is threading.main_thread():
+            raise EndedError(self._signal)
+        if self._signal:
+            raise RuntimeError("interrupted")
+
+    def end(self, number: int, *_: Any) -> None:
+        """What a signal does: the first one asks all steps to end and gives them GRACE_S, the second one kills them."""
+        again, self._signal = bool(self._signal), number
+        if again:
+            self._kill()
+        else:
+            timer = threading.Timer(GRACE_S, self._kill)
+            timer.daemon = True
+            timer.start()
+            for step in list(self._running):
+                step.end()
+        if not self._starting:
+            raise EndedError(number)
+
+    def _kill(self) -> None:
+        for step in list(self._running):
+            step.kill()
+
+
+@contextlib.contextmanager
+def in_charge() -> Iterator[Steps]:
+    """Signals end these steps, and raise EndedError in this thread; one that was ignored from the start stays so."""
+    steps = Steps()
+    with contextlib.ExitStack() as stack:
+        for number in _SIGNALS:
+            if signal.getsignal(number) != signal.SIG_IGN:
+                stack.callback(signal.signal, number, signal.signal(number, steps.end))
+        try:
+            yield steps
+        finally:
+            steps.check()  # in the place of the error that it made
+
+
+# --- processes --------------------------------------------------------------------------------------------------
+
+
+class Process:
+    """A step in a process group of its own, so that the terminal's Ctrl-C reaches it once, through `end`."""
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        self._process = subprocess.Popen(
+            command, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            errors="replace", start_new_session=True,
+        )  # fmt: skip
+        self._companion = subprocess.Popen(
+            ["sh", "-c", _COMPANION, str(self._process.pid)],
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        self._below: list[psutil.Process] = []
+
+    def follow(self) -> None:
+        """Until the last process of the step has closed its output, and the first one has ended."""
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            print(line, end="")
+        # It keeps its number until `kill`, so that no other group can have it.
+        os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
+
+    def end(self) -> None:
+        """SIGTERM to the group; torchrun has one of its own, and its step passes it on."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            self._below = psutil.Process(self._process.pid).children(recursive=True)
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> int:
+        """SIGKILL to the group and to all that was below it when it was asked to end."""
+        self._signal(signal.SIGKILL)
+        for one in self._below:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+        code = self._process.wait()
+        if self._companion.poll() is None:
+            with contextlib.suppress(BrokenPipeError):
+                self._companion.communicate(b"\n")
+        return code
+
+    def _signal(self, number: int) -> None:
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: a group of zombies
+                os.killpg(self._process.pid, number)
+
+
+@contextlib.contextmanager
+def processes(steps: Steps) -> Iterator[Any]:
+    """KFP's runner of processes, with these steps in charge of them."""
+    from kfp import local
+    from kfp.local import subprocess_task_handler as handler
+
+    def run(full_command: list[str], env_vars: dict[str, str] | None = None) -> int:
+        return steps.run(lambda: Process(full_command, env_vars or {}))
+
+    old = handler.run_local_subprocess
+    handler.run_local_subprocess = run
+    try:
+        yield local.SubprocessRunner(use_venv=False)
+    finally:
+        handler.run_local_subprocess = old

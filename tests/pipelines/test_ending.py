@@ -1,0 +1,97 @@
+"""A local run that is ended leaves no process behind, however it is ended."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from mlflow import MlflowClient
+
+from tests.conftest import REPO
+
+STEPS = ("stage2-books", "stage2-toys")
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """The driver of two steps, both of which are at work."""
+    command = [sys.executable, "-m", "tests.pipelines.two_steps", str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": f"{REPO}/components:{REPO}"}
+    driver = subprocess.Popen(command, cwd=REPO, env=environment, stdout=subprocess.PIPE, text=True)
+    until(lambda: all((tmp_path / f"{name}.ready").exists() for name in STEPS))
+    yield driver
+    driver.kill()
+
+
+def until(done) -> None:
+    for _ in range(600):
+        if done():
+            return
+        time.sleep(0.1)
+    raise AssertionError("waited for a minute")
+
+
+def left(folder: Path) -> list[psutil.Process]:
+    """Processes of the steps that are still there."""
+    ids = [int(number) for path in folder.glob("*.pids") for number in path.read_text().split()]
+    assert len(ids) == 4
+    found = [psutil.Process(number) for number in ids if psutil.pid_exists(number)]
+    return [one for one in found if one.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_all_steps_with_grace_and_begins_no_other(running, tmp_path: Path, number: signal.Signals):
+    running.send_signal(number)
+    said, _ = running.communicate(timeout=60)
+    assert running.returncode == 128 + number and f"ended by {number.name}" in said
+    assert [(tmp_path / f"{name}.told").read_text() for name in STEPS] == ["SIGTERM"] * 2
+    assert not (tmp_path / "after.ready").exists()
+    assert not left(tmp_path)
+
+
+def test_steps_end_when_their_driver_is_killed(running, tmp_path: Path):
+    running.kill()
+    until(lambda: all((tmp_path / f"{name}.told").exists() for name in STEPS))
+    until(lambda: not left(tmp_path))
+
+
+def test_a_second_signal_kills_at_once(running, tmp_path: Path):
+    for path in tmp_path.glob("*.pids"):  # they hear no request
+        os.kill(int(path.read_text().split()[0]), signal.SIGSTOP)
+    running.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    assert running.poll() is None and len(left(tmp_path)) == 4
+    running.send_signal(signal.SIGINT)
+    running.communicate(timeout=60)
+    assert running.returncode == 130 and not left(tmp_path)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_whole_run_that_is_ended_leaves_no_training_and_no_open_run(tmp_path: Path, number: signal.Signals):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW")}
+    command = [sys.executable, "-m", "pipelines", "run", "--root", str(tmp_path), "--run", "tiny"]
+    command += ["--set", "stage2.steps=100000", "--set", "stage2.patience=0"]
+    driver = subprocess.Popen(command, cwd=REPO, env=environment, stdout=subprocess.PIPE, text=True)
+    assert driver.stdout is not None
+    training: set[str] = set()
+    while len(training) < 2:
+        line = driver.stdout.readline()
+        assert line, "the run ended before two trainings ran"
+        training |= {line.split(":")[0]} if line.startswith("stage2 ") else set()
+    below = psutil.Process(driver.pid).children(recursive=True)
+    driver.send_signal(number)
+    driver.communicate(timeout=120)
+    assert driver.returncode == 128 + number
+    assert not [one for one in below if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+    runs = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").search_runs(["1"])
+    status = {run.info.run_name: run.info.status for run in runs}
+    parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    assert [run.info.status for run in parents] == ["KILLED"]
+    assert [status[f"stage 2 · {name.split()[1]}"] for name in sorted(training)] == ["KILLED"] * 2
+    assert "RUNNING" not in status.values()
