@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from calrec.config import IMAGE, Config, Source
+from calrec.foreign import guarded, shown
 from calrec.runs import ABLATIONS, RUNS, ablated, named
 from calrec.settings import override
 from pipelines import PIPELINES
@@ -19,15 +20,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0 well, 1 a step or a check failed, 2 the user's mistake, 130 Ctrl-C, 143 SIGTERM.
     """
-    parser = _parser()
-    options = parser.parse_args(arguments)
+    with guarded():
+        return _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
+    options = _parser().parse_args(arguments)
     try:
         return int(options.command(options))
     except (ValueError, FileNotFoundError) as error:
-        print(f"pipelines: error: {error}", file=sys.stderr)
+        print(f"pipelines: error: {shown(str(error))}", file=sys.stderr)
         return 2
     except RuntimeError as error:
-        print(f"pipelines: failed: {error}", file=sys.stderr)
+        print(f"pipelines: failed: {shown(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as stop:
         print("pipelines: interrupted; finished steps are kept, run again to go on", file=sys.stderr)
@@ -135,7 +140,7 @@ def configuration(options: argparse.Namespace) -> Config:
     config = ablated(named(options.run), options.ablation)
     sources = tuple(_source(text) for text in options.source) or config.sources
     targets = tuple(options.target) or (config.targets if not options.source else tuple(s.domain for s in sources))
-    return override(dataclasses.replace(config, sources=sources, targets=targets), options.set)
+    return override(dataclasses.replace(config, sources=sources, targets=targets), options.set).whole()
 
 
 def _source(text: str) -> Source:

@@ -81,7 +81,7 @@ class Study:
             if not ROWS[row].alone or source.domain == target
         )
         config = dataclasses.replace(config, sources=sources, targets=(target,))
-        return override(config, (*ROWS[row].of_set.get(target, ()), *self.settings))
+        return override(config, (*ROWS[row].of_set.get(target, ()), *self.settings)).whole()
 
     def run(self, row: str, target: str) -> Path:
         """Every step of a row on a set that is not there yet; returns the folder of the evaluation."""

@@ -51,9 +51,9 @@ def test_settings_that_need_each_other_come_in_any_order():
     forwards, backwards = override(runs.sample(), needed), override(runs.sample(), needed[::-1])
     assert forwards == backwards
     assert (forwards.retrieve.k, forwards.evaluate.recall_at, forwards.evaluate.ndcg_at) == (5, (1, 5), (5,))
-    message = r"--set retrieve.k=5 --set gate.metric=mrr: evaluate looks at rank 20 but retrieve.k is 5"
+    message = r"evaluate looks at rank 20 but retrieve.k is 5"
     with pytest.raises(ValueError, match=message):
-        override(runs.sample(), [needed[0], needed[3]])
+        override(runs.sample(), [needed[0], needed[3]]).whole()
     assert override(runs.sample(), []) == runs.sample()
 
 
@@ -140,7 +140,7 @@ def test_since_comes_before_until():
 )
 def test_a_wrong_setting_is_refused_with_the_remedy(setting: str, message: str):
     with pytest.raises(ValueError, match=message):
-        override(runs.sample(), [setting])
+        override(runs.sample(), [setting]).whole()
 
 
 def test_a_negative_beta_is_an_ablation_and_allowed():
@@ -149,7 +149,19 @@ def test_a_negative_beta_is_an_ablation_and_allowed():
 
 def test_a_target_must_be_a_source():
     with pytest.raises(ValueError, match="target 'pets' is not a category of this run; sources: books"):
-        Config(sources=(Source("books", "data/books"),), targets=("pets",))
+        Config(sources=(Source("books", "data/books"),), targets=("pets",)).whole()
+
+
+def test_one_step_needs_no_settings_that_only_a_whole_run_needs():
+    """`calrec recommend --set retrieve.k=3` has nothing to do with the rank at which an evaluation looks."""
+    given = ["retrieve.k=3", "data.min_length=1", "stage1.domains=mine", "gate.metric=recall_at_7"]
+    assert override(runs.sample(), given).retrieve.k == 3
+
+
+@pytest.mark.parametrize("domain", ["../x", ".git", "a/b", "", "a\nb", "a,b", "a=b", "x" * 101])
+def test_a_category_whose_name_leads_elsewhere_is_refused(domain):
+    with pytest.raises(ValueError, match="cannot be a name; use at most 100 characters"):
+        Source(domain, "data/books")
 
 
 def test_two_sources_of_one_name_are_refused():
@@ -162,7 +174,7 @@ def test_sections_refuse_values_out_of_range():
         lambda: TextConfig(max_tokens=10, max_item_tokens=10),
         lambda: RetrieveConfig(b=1.5),
         lambda: EvaluateConfig(recall_at=(0,)),
-        lambda: Config(sources=(Source("a", "x"),), targets=("a",), gate=GateConfig(beat=("oracle",))),
+        lambda: Config(sources=(Source("a", "x"),), targets=("a",), gate=GateConfig(beat=("oracle",))).whole(),
     ):
         with pytest.raises(ValueError, match=r"must|is not among"):
             make()

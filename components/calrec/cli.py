@@ -12,6 +12,7 @@ from typing import Any
 from calrec import commands
 from calrec.config import Columns, Config, DataConfig
 from calrec.exchange import INTERRUPTED
+from calrec.foreign import guarded, shown
 from calrec.runs import ABLATIONS, RUNS, ablated, named
 from calrec.settings import merge, override
 
@@ -22,12 +23,16 @@ Command = Callable[[argparse.Namespace, Config], None]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one step; returns the exit code: 0 well, 1 the step failed, 2 the user's mistake, 75 run it again."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
+    with guarded():
+        return _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
+    options = _parser().parse_args(arguments)
     try:
         options.command(options, _config(options))
     except (ValueError, FileNotFoundError, PermissionError) as error:
-        print(f"calrec: error: {error}", file=sys.stderr)
+        print(f"calrec: error: {shown(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("calrec: interrupted", file=sys.stderr)
@@ -42,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (FloatingPointError, OSError) as error:  # training, the disk, the network
-        print(f"calrec: failed: {error}", file=sys.stderr)
+        print(f"calrec: failed: {shown(str(error))}", file=sys.stderr)
         return 1
     return 0
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from calrec import artifacts, describe, launch, promotion, registry, storage, tracking
+from calrec import artifacts, checks, describe, launch, promotion, registry, storage, tracking
 from calrec.artifacts import Manifest
 from calrec.checks import check
 from calrec.config import Config
@@ -177,6 +177,7 @@ def evaluate(options: argparse.Namespace, config: Config) -> None:
     pairs = [text.partition("=") for text in options.rankings]
     for name, equals, file in pairs:
         check(bool(name and equals and file), f"--rankings takes NAME=FILE, got {name + equals + file!r}")
+        checks.name("--rankings", name)
     named = [name for name, _, _ in pairs]
     check(len(set(named)) == len(named), f"--rankings gives two files one name: {', '.join(named)}")
     with tracking.step("evaluate", _domain(options.generations)) as run:

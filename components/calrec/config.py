@@ -240,6 +240,14 @@ class Config:
         check(len(set(domains)) == len(domains), f"two sources have one domain name: {', '.join(domains)}")
         check(bool(self.targets), "a run needs at least one target; give --target NAME")
         check(len(set(self.targets)) == len(self.targets), f"a target is named twice: {', '.join(self.targets)}")
+
+    def whole(self) -> "Config":
+        """The same, if its sections fit together for a run of the whole pipeline; a single step needs less.
+
+        Raises:
+            ValueError: they do not; with the values and the remedy.
+        """
+        domains = [source.domain for source in self.sources]
         for what, names in (("target", self.targets), ("stage1.domains", self.stage1.domains)):
             for name in names:
                 check(name in domains, f"{what} {name!r} is not a category of this run; sources: {', '.join(domains)}")
@@ -268,6 +276,7 @@ class Config:
                 name in self.evaluate.baselines,
                 f"gate.beat {name!r} is not among evaluate.baselines: {', '.join(self.evaluate.baselines)}",
             )
+        return self
 
 
 def metric_names(evaluate: EvaluateConfig) -> list[str]:

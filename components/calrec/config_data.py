@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass, field
 
+from calrec import checks
 from calrec.checks import check, instant, is_encoding, one_of
 
 FORMATS = (
@@ -23,7 +24,7 @@ class Source:
     """Version of the data behind the URI (date or hash). Part of the cache key: a new value reads the log again."""
 
     def __post_init__(self) -> None:
-        check(bool(self.domain), f"a source needs a domain name, got {self.domain!r} for {self.uri!r}")
+        checks.name("the category of a source,", self.domain)
         check(bool(self.uri), f"source {self.domain!r} has no uri; give a folder, a URI or sample:DEPARTMENT")
 
 

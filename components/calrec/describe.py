@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from calrec import artifacts, draw
+from calrec import artifacts, draw, foreign
 from calrec.artifacts import Manifest
 from calrec.draw import shown
 
@@ -100,8 +100,8 @@ def warnings(manifest: Manifest) -> list[str]:
 
 def text(manifest: Manifest, notes: bool = True) -> str:
     """Notes, warnings, counts and rules as aligned lines."""
-    lines = [f"  warning: {warning}" for warning in warnings(manifest)]
-    lines += [f"  {note}" for note in manifest.notes if notes]
+    lines = [f"  warning: {foreign.safe(warning)}" for warning in warnings(manifest)]
+    lines += [f"  {foreign.safe(note)}" for note in manifest.notes if notes]
     lines += rows("counts", single(manifest))
     lines += rows(
         "rejects by reason", [(reason, shown(n)) for reason, n in manifest.counts.get("rejects_by_reason", ())]
@@ -126,8 +126,8 @@ def single(manifest: Manifest) -> list[tuple[str, str]]:
 
 def rows(title: str, pairs: Sequence[tuple[str, Any]]) -> list[str]:
     """A titled list of names and values, aligned; nothing when it is empty."""
-    width = max((len(name) for name, _ in pairs), default=0)
-    return [f"{title}:", *(f"  {name:<{width}}  {value}" for name, value in pairs)] if pairs else []
+    table = draw.text([(name, str(value)) for name, value in pairs]) if pairs else ""
+    return [f"{title}:", *(f"  {line}" for line in table.splitlines())] if pairs else []
 
 
 def numbers(manifest: Manifest) -> dict[str, float]:
@@ -161,7 +161,7 @@ class Examples:
 
 def write_report(folder: Path, title: str, manifest: Manifest, examples: Sequence[Examples] = ()) -> None:
     """Write a manifest as report.md and report.html: warnings, notes, examples, rules, tables, histograms, counts."""
-    (folder / "report.md").write_text(f"# {title}\n\n{_words(manifest, examples)}")
+    (folder / "report.md").write_text(f"# {foreign.markdown(title)}\n\n{_words(manifest, examples)}")
     sections = [
         draw.sentences(warnings(manifest), "warning"),
         draw.section("What was read", draw.sentences(manifest.notes)) if manifest.notes else "",
@@ -181,7 +181,7 @@ def markdown(manifest: Manifest, folder: Path) -> str:
 
 def _words(manifest: Manifest, examples: Sequence[Examples] = ()) -> str:
     """Warnings, notes, examples, rules, tables and counts."""
-    parts = ["".join(f"- {sentence}\n" for sentence in _sentences(manifest))]
+    parts = ["".join(f"- {foreign.markdown(sentence)}\n" for sentence in _sentences(manifest))]
     parts += [f"{one.heading}:\n\n{draw.markdown(one.header, one.rows, words=True)}\n" for one in examples]
     parts += [draw.markdown(header, rows) + "\n" for _, header, rows in _tables(manifest)]
     parts += [draw.markdown(("count", ""), counts) + "\n"] if (counts := _counts(manifest)) else []

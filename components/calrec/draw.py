@@ -3,6 +3,8 @@
 import html
 from collections.abc import Sequence
 
+from calrec import foreign
+
 STYLE = """
 :root{color-scheme:light dark}
 body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}
@@ -80,17 +82,15 @@ def section(heading: str, *parts: str) -> str:
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[object]], words: bool = False) -> str:
-    """A Markdown table: the first column is text, the others are numbers, or text too."""
-    lines = [
-        header,
-        ["---", *["---" if words else "---:"] * (len(header) - 1)],
-        *([shown(cell) for cell in row] for row in rows),
-    ]
+    """A Markdown table of plain texts: the first column is text, the others are numbers, or text too."""
+    head, *cells = ([foreign.markdown(shown(cell)) for cell in row] for row in (header, *rows))
+    lines = [head, ["---", *["---" if words else "---:"] * (len(header) - 1)], *cells]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def text(rows: Sequence[Sequence[str]]) -> str:
-    """A table for a terminal: the columns stand below each other."""
+    """A table for a terminal: the columns stand below each other, each row on one line."""
+    rows = [[foreign.safe(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)

@@ -1,14 +1,19 @@
 """Text that others wrote, such as ids, titles, addresses and errors, made fit to be shown."""
 
+import contextlib
 import html
 import re
-import unicodedata
+import sys
+from collections.abc import Iterator
+from typing import Any, TextIO
 
 _ADDRESS = re.compile(r"\b([a-z][a-z0-9+.-]*)://((?:(?!,[a-z][a-z0-9+.-]*://)[^\s\"<>])*)", re.IGNORECASE)
 _USER = re.compile(r"^(?:[^/?#]*@|[^/?#:@]*:(?!\d+(?:[/?#]|$)).*@)")
 _VALUE = re.compile(r"([?&;][^=&;#]*=)[^&;#]+|(?<=\?)[^=&;#]+(?=#|$)")
 _NO_QUERY = ("gs", "s3", "file", "sqlite", "sample")  # a ? in these is part of a name, or a wildcard
-_JOINERS = "\u200c\u200d"  # of Persian and Hindi letters, and of emoji: invisible, harmless
+# What moves the cursor, colours, turns the direction or hides; joiners of letters and of emoji are none of these.
+_ACTIVE = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff\\U000e0000-\\U000e007f]")
+_ACTIVE_IN_LINES = re.compile(_ACTIVE.pattern.replace(r"\x00-\x1f", r"\x00-\x08\x0b-\x1f"))
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]|#~])")
 
 
@@ -30,7 +35,11 @@ def _open(found: re.Match[str]) -> str:
 
 def safe(text: object) -> str:
     """A text on one line of a terminal or a log: what would move the cursor, colour or turn the line is escaped."""
-    return "".join(sign if _is_plain(sign) else _escaped(sign) for sign in str(text))
+    return _ACTIVE.sub(_escaped, str(text))
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
 def markdown(text: object) -> str:
@@ -38,9 +47,34 @@ def markdown(text: object) -> str:
     return _MARKDOWN.sub(r"\\\1", html.escape(safe(" ".join(str(text).split())), quote=False))
 
 
-def _is_plain(sign: str) -> bool:
-    return sign.isprintable() or sign in _JOINERS or unicodedata.category(sign) == "Zs"
+@contextlib.contextmanager
+def guarded() -> Iterator[None]:
+    """What is printed meanwhile is :func:`safe` but for its line breaks and tabs, and fits the terminal's encoding."""
+    old = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (_Guarded.around(stream) for stream in old)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = old
 
 
-def _escaped(sign: str) -> str:
-    return sign.encode("unicode_escape", "surrogatepass").decode("ascii")
+class _Guarded:
+    """A text stream before another one, of which it has all else."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    @classmethod
+    def around(cls, stream: TextIO) -> Any:
+        if isinstance(stream, cls) or stream is None:
+            return stream
+        if hasattr(stream, "reconfigure"):  # a Latin-1 terminal cannot show an arrow, and that must not end a step
+            stream.reconfigure(errors="backslashreplace")
+        return cls(stream)
+
+    def write(self, text: str) -> int:
+        self._stream.write(_ACTIVE_IN_LINES.sub(_escaped, text))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)

@@ -1,6 +1,7 @@
 """The headline of a target, from figures written by hand."""
 
 import json
+import re
 from pathlib import Path
 
 from calrec.evaluate.outcome import outcome
@@ -23,7 +24,7 @@ def evaluation(folder: Path, **others: dict) -> Path:
 
 
 def cells(table: str) -> dict[str, str]:
-    header, _, row = ([cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines())
+    header, _, row = ([cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in table.splitlines())
     return dict(zip(header, row, strict=True))
 
 
@@ -31,7 +32,7 @@ def test_the_model_stands_beside_the_champion_and_the_best_of_the_others(tmp_pat
     folder = evaluation(tmp_path, champion=method(0.3, 0.2), popularity=method(0.1, 0.5), markov=method(0.2, 0.1))
     found = outcome(folder, "version 3,\nthe champion")
     assert cells(found.table) == {
-        "target": "toys/games",
+        "target": "toys\\|games",
         "users": "1,200",
         "Recall@10": "0.2500",
         "NDCG@10": "0.1250",

@@ -75,7 +75,9 @@ def test_a_second_signal_kills_at_once(running, tmp_path: Path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_whole_run_that_is_ended_leaves_no_training_and_no_open_run(tmp_path: Path, number: signal.Signals):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW")}
-    command = [sys.executable, "-m", "pipelines", "run", "--root", str(tmp_path), "--run", "tiny"]
+    # What is started in the background ignores Ctrl-C, and so would all that it starts.
+    code = "import signal, sys; signal.signal(2, signal.default_int_handler); from pipelines.__main__ import main; "
+    command = [sys.executable, "-c", f"{code} sys.exit(main())", "run", "--root", str(tmp_path), "--run", "tiny"]
     command += ["--set", "stage2.steps=100000", "--set", "stage2.patience=0"]
     driver = subprocess.Popen(command, cwd=REPO, env=environment, stdout=subprocess.PIPE, text=True)
     assert driver.stdout is not None

@@ -3,6 +3,7 @@
 Each is a shell, Python below it, and a child in a session of its own, as torchrun is; each says what it was told.
 """
 
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -44,6 +45,7 @@ def two_steps(folder: str, names: list) -> None:
 
 def main(folder: str) -> int:
     warnings.simplefilter("ignore")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what is started in the background
     try:
         with ending.in_charge() as steps, ending.processes(steps) as runner:
             local.init(runner=runner, pipeline_root=folder)

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from calrec import artifacts, draw
+from calrec import artifacts, draw, foreign
 from calrec.checks import check
 from calrec.config import EvaluateConfig
 from calrec.evaluate.figures import corrected, differences, figures
@@ -170,20 +170,16 @@ def _metrics(a: Mapping[str, Any], b: Mapping[str, Any], k: int, config: Evaluat
 
 def text(comparison: Comparison) -> str:
     """What was compared, a table, and the verdict, for a terminal."""
-    rows = [list(_HEADER), *_rows(comparison)]
-    widths = [max(len(row[at]) for row in rows) for at in range(len(_HEADER))]
-    lines = [
-        "  ".join(cell.rjust(w) if at else cell.ljust(w) for at, (cell, w) in enumerate(zip(row, widths, strict=True)))
-        for row in rows
-    ]
-    return "\n".join([*_about(comparison), "", *lines, "", comparison.verdict])
+    table = draw.text([_HEADER, *_rows(comparison)])
+    return "\n".join([*map(foreign.safe, _about(comparison)), "", table, "", comparison.verdict])
 
 
 def markdown(comparison: Comparison) -> str:
     """The same as Markdown."""
-    about = "\n".join(f"- {line}" for line in _about(comparison))
+    about = "\n".join(f"- {foreign.markdown(line)}" for line in _about(comparison))
     table = draw.markdown(_HEADER, _rows(comparison))
-    return f"# {comparison.domain}: B against A\n\n{about}\n\n{table}\n\n**{comparison.verdict}**\n"
+    domain = foreign.markdown(comparison.domain)
+    return f"# {domain}: B against A\n\n{about}\n\n{table}\n\n**{comparison.verdict}**\n"
 
 
 def write(comparison: Comparison, out: Path) -> None:

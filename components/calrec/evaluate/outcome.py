@@ -37,13 +37,13 @@ def outcome(folder: Path, decision: str = "–") -> Outcome:
     ours = {name: found[METHOD][name] for name in _MAIN if name in found[METHOD]} or found[METHOD]
     main = next(iter(ours))
     row = {
-        "target": _cell(document["domain"]),
+        "target": document["domain"],
         "users": document["users"],
         **{words.metric_title(name): f"{mean:.4f}" for name, mean in ours.items()},
         f"{words.metric_title(main)}: 95 % interval": _interval(document["methods"][METHOD]["figures"][main]),
         "champion": f"{found[CHAMPION][main]:.4f}" if CHAMPION in found else "none yet",
         "best other method": _best({name: of[main] for name, of in found.items() if name not in (METHOD, CHAMPION)}),
-        "decision": _cell(decision),
+        "decision": decision,
     }
     return Outcome(ours, draw.markdown(list(row), [list(row.values())]), document["data"]["logs"])
 
@@ -56,9 +56,4 @@ def _best(others: Mapping[str, float]) -> str:
     if not others:
         return "–"
     best = max(others, key=lambda name: others[name])
-    return f"{others[best]:.4f} {_cell(words.name(best))}"
-
-
-def _cell(text: str) -> str:
-    """Text that a table of Markdown can hold."""
-    return " ".join(text.replace("|", "/").split())
+    return f"{others[best]:.4f} {words.name(best)}"

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from calrec import artifacts, describe, files
+from calrec import artifacts, checks, describe, files
 from calrec.artifacts import Manifest
 from calrec.checks import iso
 from calrec.config import DataConfig
@@ -53,6 +53,7 @@ def ingest(
     Raises:
         FileNotFoundError, ValueError: see :func:`calrec.ingest.log.read`; metadata of other items; no user is left.
     """
+    checks.name("the category (--domain)", domain)
     print(f"ingest {domain}: reading {source}", flush=True)
     if raw is None:
         raw = [] if source.startswith("sample:") else files.local(source)

@@ -109,7 +109,8 @@ def build(
         counts = {
             "items": len(table),
             "text_groups": len(catalogue.members),
-            "new_items": int((table["train_count"].to_numpy() == 0).sum()),
+            "new_items": len(table) - int((rows >= 0).sum()),
+            "untrained_items": int((table["train_count"].to_numpy() == 0).sum()),
             "items_cut": encoded.cut,
         }
         print(f"index {domain}: {', '.join(f'{name} {value:,}' for name, value in counts.items())}", flush=True)

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from calrec import draw
+from calrec import draw, foreign
 from calrec.checks import iso
 from calrec.textify.baskets import FEWEST, meaning
 from calrec.textify.sequences import Histories, Ints
@@ -174,8 +174,11 @@ def _bars(values: Ints, upper: Sequence[int]) -> list[tuple[str, int]]:
 
 def markdown(report: Report) -> str:
     """The report as Markdown."""
-    shown = "\n".join(f"{one.title}\n\n    {one.prompt}\n    -> {one.target}\n" for one in report.previews)
-    warned = "".join(f"- Warning: {warning}\n" for warning in report.warnings)
+    shown = "\n".join(
+        f"{foreign.markdown(one.title)}\n\n    {foreign.safe(one.prompt)}\n    -> {foreign.safe(one.target)}\n"
+        for one in report.previews
+    )
+    warned = "".join(f"- Warning: {foreign.markdown(warning)}\n" for warning in report.warnings)
     warned += "\n" if warned else ""
     table = draw.markdown(report.header, report.rows)
     return f"# Texts\n\n{warned}{report.how} {report.chars}\n\n{table}\n\n{_LEGEND}\n\n{shown}"

@@ -12,6 +12,7 @@ from calrec import artifacts
 from calrec.artifacts import Manifest
 from calrec.checks import iso
 from calrec.config import SplitConfig, TextConfig
+from calrec.foreign import safe
 from calrec.settings import to_dict
 from calrec.textify import report
 from calrec.textify.leakage import refuse_leaks
@@ -125,6 +126,6 @@ def _print(told: report.Report) -> None:
     print(f"textify: {', '.join(f'{value:,} {name}' for name, value in told.totals.items())}", flush=True)
     print(f"textify: {told.how}", flush=True)
     for warning in told.warnings:
-        print(f"textify: warning: {warning}", flush=True)
+        print(safe(f"textify: warning: {warning}"), flush=True)
     for one in told.previews:
-        print(f"textify: {one.title} {one.prompt} -> {one.target}", flush=True)
+        print(safe(f"textify: {one.title} {one.prompt} -> {one.target}"), flush=True)

@@ -5,6 +5,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from calrec import foreign
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -89,44 +91,43 @@ def shortened(text: str, longest: int = 160) -> str:
 
 def markdown(title: str, sections: Sequence[Section]) -> str:
     """The document as Markdown."""
-    parts = [f"# {_plain(title)}"]
+    parts = [f"# {foreign.markdown(title)}"]
     for section in sections:
-        parts += [f"## {_plain(section.title)}"] if section.title else []
+        parts += [f"## {foreign.markdown(section.title)}"] if section.title else []
         parts += [_markdown(block) for block in section.blocks if not isinstance(block, Charts)]
     return "\n\n".join(parts) + "\n"
 
 
 def _markdown(block: Text | Table | Case) -> str:
     if isinstance(block, Text):
-        return f"**{_plain(block.text)}**" if block.kind == "lead" else _plain(block.text)
+        return f"**{foreign.markdown(block.text)}**" if block.kind == "lead" else foreign.markdown(block.text)
     if isinstance(block, Case):
         return _case_markdown(block)
     rule = ["---" if at in block.words else "---:" for at in range(len(block.header))]
-    rows = [[_plain(name) for name in block.header], rule, *([_cell_markdown(c) for c in row] for row in block.rows)]
+    rows = [
+        [foreign.markdown(name) for name in block.header],
+        rule,
+        *([_cell_markdown(c) for c in row] for row in block.rows),
+    ]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def _case_markdown(case: Case) -> str:
-    lines = [f"### {_plain(case.title)}", ""]
+    lines = [f"### {foreign.markdown(case.title)}", ""]
     for what, cells in case.lines.items():
         between = case.between.get(what)
         things = [_cell_markdown(cell) for cell in cells]
         if between is None:
             numbered = [f"    {place}. {thing}" for place, thing in enumerate(things, 1)]
-            lines += [f"- {_plain(what)}:", *numbered]
+            lines += [f"- {foreign.markdown(what)}:", *numbered]
         else:
-            lines.append(f"- {_plain(what)}: {f' {_plain(between)} '.join(things)}")
+            lines.append(f"- {foreign.markdown(what)}: {f' {foreign.markdown(between)} '.join(things)}")
     return "\n".join(lines)
 
 
 def _cell_markdown(cell: Cell) -> str:
-    text = f"**{_plain(cell.text)}**" if cell.strong and cell.text else _plain(cell.text)
-    return " ".join(part for part in (text, _plain(cell.beside), _plain(cell.mark)) if part)
-
-
-def _plain(text: str) -> str:
-    """One line that Markdown shows as it is."""
-    return re.sub(r"([\\`*_{}\[\]|#~])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
+    text = f"**{foreign.markdown(cell.text)}**" if cell.strong and cell.text else foreign.markdown(cell.text)
+    return " ".join(part for part in (text, foreign.markdown(cell.beside), foreign.markdown(cell.mark)) if part)
 
 
 # --- HTML -------------------------------------------------------------------------------------------------------
