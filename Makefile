@@ -7,6 +7,7 @@ DATA ?= data
 ROWS ?=
 TARGET ?= nutrition
 STORE ?= sqlite:///$(CURDIR)/build/mlflow.db
+export TARGET STORE  # recipes read them from the environment, where a quote in a name is no quote of the shell
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run ui test test-long lint compile manifests image bench peers study serve constraints clean
@@ -29,7 +30,7 @@ run: setup  ## run the whole pipeline on the embedded sample: four categories, t
 	$(BIN)/python -m pipelines run --run sample
 
 ui: setup  ## open the MLflow UI on the local store, or on STORE=sqlite:///…
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --backend-store-uri $(STORE) --workers 1 --port 5000
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --backend-store-uri "$$STORE" --workers 1 --port 5000
 
 test: setup  ## all tests, files in two processes
 	$(BIN)/python -m pytest -n 2 --dist loadfile
@@ -81,4 +82,4 @@ image:  ## build and test the container image, where a Docker engine runs: image
 
 serve: setup  ## answer requests with the champion of a local run: make serve TARGET=packaged-meat
 	@mkdir -p build
-	MLFLOW_TRACKING_URI=$(STORE) $(BIN)/calrec serve models:/calrec-$(TARGET)@champion
+	MLFLOW_TRACKING_URI="$$STORE" $(BIN)/calrec serve "models:/calrec-$$TARGET@champion"

@@ -3,6 +3,7 @@
 import contextlib
 import ipaddress
 import os
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,8 @@ def containers(image: str, root: Path, given: Mapping[str, Any], steps: Steps) -
     """
     from kfp import local
 
+    # A killed process cannot end its containers: docker ps --filter label=calrec.run
+    label = f"calrec.run={uuid.uuid4().hex}"
     environment = {name: value for name, value in os.environ.items() if name.startswith(_SETTINGS)}
     with _engine() as engine, _in_charge(steps):
         _image(engine, image)
@@ -56,6 +59,7 @@ def containers(image: str, root: Path, given: Mapping[str, Any], steps: Steps) -
             tmpfs={"/tmp": ""},
             cap_drop=["ALL"],
             security_opt=["no-new-privileges"],
+            labels=[label],
             network_mode="host" if _is_here(environment.get("MLFLOW_TRACKING_URI", "")) else "bridge",
         )
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 
 from calrec.evaluate.report.words import NAMES
 from calrec.evaluate.results import METHOD, means
+from calrec.foreign import safe, shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,30 +62,32 @@ def summary(result: Result) -> str:
     lines += [*_try_it(first, documents[first]["examples"][0], result.targets[first]), ""]
     lines += [f"report:     {folders['evaluation'] / 'report.html'}" for folders in result.targets.values()]
     local = result.tracking_uri.startswith("sqlite")
-    server = "http://127.0.0.1:5000" if local else result.tracking_uri.rstrip("/")
-    start = f"make ui STORE={result.tracking_uri}, then open " if local else ""
+    server = "http://127.0.0.1:5000" if local else shown(result.tracking_uri).rstrip("/")
+    start = f"make ui STORE={shlex.quote(result.tracking_uri)}, then open " if local else ""
     lines += [f"MLflow UI:  {start}{server}{result.page}"]
     lines += [f"by HTTP:    {_serve(first, result.tracking_uri, local)}"]
     memory = f", at most {result.memory / 2**30:.1f} GiB of memory in all processes together" if result.memory else ""
     lines += [f"took {result.seconds:.0f} s{memory}"]
-    return "\n".join(lines)
+    return "\n".join(map(safe, lines))
 
 
 def _try_it(target: str, example: Mapping[str, Any], folders: Mapping[str, Path]) -> list[str]:
     """A command that recommends with what was made."""
-    history = "; ".join(example["history"][-2:]).replace('"', "'")
+    said = _shown(folders["model"]), _shown(folders["index"]), "; ".join(example["history"][-2:])
+    model, index, history = (shlex.quote(str(one)) for one in said)
     return [
         f"recommend with the model of {target}:",
-        f"  .venv/bin/calrec recommend --model {_shown(folders['model'])} --index {_shown(folders['index'])} \\",
-        f'    --history "{history}" -k 5',
+        f"  .venv/bin/calrec recommend --model {model} --index {index} \\",
+        f"    --history {history} -k 5",
     ]
 
 
 def _serve(target: str, tracking_uri: str, local: bool) -> str:
     """A command that serves the champion."""
+    store = shlex.quote(shown(tracking_uri))
     if local:
-        return f"make serve TARGET={target} STORE={tracking_uri}"
-    return f"MLFLOW_TRACKING_URI={tracking_uri} .venv/bin/calrec serve models:/calrec-{target}@champion"
+        return f"make serve TARGET={shlex.quote(target)} STORE={store}"
+    return f"MLFLOW_TRACKING_URI={store} .venv/bin/calrec serve {shlex.quote(f'models:/calrec-{target}@champion')}"
 
 
 def _shown(path: Path) -> Path:

@@ -200,9 +200,10 @@ def test_a_failing_container_is_a_failing_step_each_time(image: str, tmp_path: P
     from kfp.local import docker_task_handler
 
     from pipelines.docker_run import containers
+    from pipelines.ending import Steps
 
     engine = docker.from_env()
-    with containers(image, tmp_path, {}) as runner, redirect_stdout(io.StringIO()):
+    with containers(image, tmp_path, {}, Steps()) as runner, redirect_stdout(io.StringIO()):
         arguments: dict[str, Any] = runner.container_run_args
         codes = [
             docker_task_handler.run_docker_container(engine, image, ["sh", "-c", "exit 3"], {}, **arguments)

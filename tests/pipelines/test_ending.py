@@ -17,15 +17,31 @@ from tests.conftest import REPO
 STEPS = ("stage2-books", "stage2-toys")
 
 
+def driver(tmp_path: Path, *image: str) -> Iterator[subprocess.Popen[str]]:
+    """What runs two steps, both of which are at work."""
+    command = [sys.executable, "-m", "tests.pipelines.two_steps", str(tmp_path), *image]
+    environment = {**os.environ, "PYTHONPATH": f"{REPO}/components:{REPO}"}
+    process = subprocess.Popen(command, cwd=REPO, env=environment, stdout=subprocess.PIPE, text=True)
+    until(lambda: all((tmp_path / f"{name}.ready").exists() for name in STEPS))
+    yield process
+    process.kill()
+    process.wait()
+
+
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """The driver of two steps, both of which are at work."""
-    command = [sys.executable, "-m", "tests.pipelines.two_steps", str(tmp_path)]
-    environment = {**os.environ, "PYTHONPATH": f"{REPO}/components:{REPO}"}
-    driver = subprocess.Popen(command, cwd=REPO, env=environment, stdout=subprocess.PIPE, text=True)
-    until(lambda: all((tmp_path / f"{name}.ready").exists() for name in STEPS))
-    yield driver
-    driver.kill()
+    """In processes."""
+    yield from driver(tmp_path)
+
+
+@pytest.fixture
+def contained(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """In containers of an image that holds nothing."""
+    if subprocess.run(["docker", "version"], capture_output=True).returncode:
+        pytest.skip("no container engine answers; start one")
+    nothing = subprocess.run(["tar", "-cT", "/dev/null"], check=True, capture_output=True).stdout
+    subprocess.run(["docker", "import", "-", "calrec-nothing:test"], input=nothing, check=True, capture_output=True)
+    yield from driver(tmp_path, "calrec-nothing:test")
 
 
 def until(done) -> None:
@@ -69,6 +85,17 @@ def test_a_second_signal_kills_at_once(running, tmp_path: Path):
     running.send_signal(signal.SIGINT)
     running.communicate(timeout=60)
     assert running.returncode == 130 and not left(tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_all_containers_with_grace(contained, tmp_path: Path, number: signal.Signals):
+    contained.send_signal(number)
+    said, _ = contained.communicate(timeout=60)
+    assert contained.returncode == 128 + number and f"ended by {number.name}" in said
+    assert [(tmp_path / f"{name}.told").read_text() for name in STEPS] == ["SIGTERM"] * 2
+    assert not (tmp_path / "after.ready").exists()
+    ours = ["docker", "ps", "--all", "--quiet", "--filter", "ancestor=calrec-nothing:test"]
+    assert subprocess.run(ours, check=True, capture_output=True).stdout == b""
 
 
 @pytest.mark.long

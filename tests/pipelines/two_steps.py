@@ -1,8 +1,9 @@
-"""Two steps at a time on KFP's local runner: python -m tests.pipelines.two_steps FOLDER.
+"""Two steps at a time on KFP's local runner: python -m tests.pipelines.two_steps FOLDER [IMAGE].
 
 Each is a shell, Python below it, and a child in a session of its own, as torchrun is; each says what it was told.
 """
 
+import contextlib
 import signal
 import sys
 import warnings
@@ -11,6 +12,8 @@ from pathlib import Path
 from kfp import dsl, local
 
 from pipelines import ending
+from pipelines.docker_run import containers
+from pipelines.local_run import for_this_machine
 
 
 @dsl.component(base_image="python", install_kfp_package=False)
@@ -43,12 +46,30 @@ def two_steps(folder: str, names: list) -> None:
         wait(folder=folder, name=name)
 
 
-def main(folder: str) -> int:
+@contextlib.contextmanager
+def in_containers(image: str, folder: str, steps: ending.Steps):
+    """Containers of an empty image with this machine's system and environment in it."""
+    from docker.types import Mount
+
+    with containers(image, Path(folder), {}, steps) as runner:
+        homes = {str(Path(sys.prefix).resolve()), str(Path(sys.base_prefix).resolve())}
+        system = [path for path in ("/usr", "/bin", "/lib", "/lib64", "/etc") if Path(path).exists()]
+        given = runner.container_run_args
+        given["mounts"] += [Mount(path, path, type="bind", read_only=True) for path in sorted({*homes, *system})]
+        given["environment"]["PATH"] = f"{sys.prefix}/bin:/usr/bin:/bin"
+        yield runner
+
+
+def main(folder: str, image: str = "") -> int:
     warnings.simplefilter("ignore")
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what is started in the background
     try:
-        with ending.in_charge() as steps, ending.processes(steps) as runner:
-            local.init(runner=runner, pipeline_root=folder)
+        with (
+            ending.in_charge() as steps,
+            in_containers(image, folder, steps) if image else ending.processes(steps) as runner,
+        ):
+            local.init(runner=runner, pipeline_root=f"{folder}/artifacts")
+            for_this_machine(two_steps, image)
             # Two at a time: the third one must never begin.
             two_steps(folder=folder, names=["stage2-books", "stage2-toys", "after"])
     except ending.EndedError as stop:
@@ -59,4 +80,4 @@ def main(folder: str) -> int:
 
 if __name__ == "__main__":
     Path(sys.argv[1]).mkdir(exist_ok=True)
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(*sys.argv[1:]))
