@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
+from calrec import naming
 from pipelines.cluster.auth import Auth, client_arguments, remedy
 
 T = TypeVar("T")
@@ -50,6 +51,8 @@ class Settings:
     def __post_init__(self) -> None:
         if self.host and not self.host.startswith(("http://", "https://")):
             raise ValueError(f"--host must start with http:// or https://, got {self.host!r}")
+        if self.namespace:
+            naming.namespace("--namespace", self.namespace)
         if self.ca and not Path(self.ca).is_file():
             raise ValueError(f"--ca must be a file of certificates (PEM), got {self.ca!r}")
         if not self.host and self.auth.method in ("token", "iap", "cookie"):
