@@ -87,7 +87,7 @@ def _until_the_last_ends(seconds: int) -> int:
 
     Argo counts `backoff_max_duration` from the first attempt's start, begins no retry after it, and kills one at it.
     """
-    return (_RETRIES + 1) * (_QUEUE_S + seconds) + sum(_PAUSE_S * 2**again for again in range(_RETRIES))
+    return (_RETRIES + 1) * (_QUEUE_S + seconds) + _PAUSE_S * ((1 << _RETRIES) - 1)
 
 
 def _sized(task: dsl.PipelineTask, cpu: str, memory: str) -> dsl.PipelineTask:

@@ -169,7 +169,7 @@ def test_a_password_in_an_address_is_refused_before_anything_is_sent(
     api: Api, small: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str
 ):
     told(monkeypatch, MLFLOW_TRACKING_URI=uri)
-    with pytest.raises(ValueError, match=r"MLFLOW_TRACKING_URI=http.*… has a user.*Secret calrec") as refusal:
+    with pytest.raises(ValueError, match=r"MLFLOW_TRACKING_URI=http.*….* has a user.*Secret calrec") as refusal:
         launch = LaunchConfig(launcher="trainjob")
         job = {"name": "stage1", "checkpoints": str(tmp_path / "mirror")}
         trainjob.run(job, {"texts": small.texts}, tmp_path / "out", launch)

@@ -94,7 +94,7 @@ def labels(what: str, found: Mapping[str, Any]) -> None:
 def toleration(what: str, one: Any) -> None:
     """One toleration."""
     text = f"got {one!r}"
-    known = isinstance(one, dict) and one and set(one) <= set(_FIELDS)
+    known = isinstance(one, dict) and bool(one) and set(one) <= set(_FIELDS)
     check(known, f"{what} holds objects with some of {', '.join(_FIELDS)}; {text}")
     key, operator, effect = one.get("key", ""), one.get("operator", "Equal"), one.get("effect", "")
     value, seconds = one.get("value", ""), one.get("tolerationSeconds")

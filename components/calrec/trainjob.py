@@ -14,7 +14,7 @@ from typing import Any
 from calrec import artifacts
 from calrec.cluster import GROUP, VERSION, Cluster, UnseenError
 from calrec.config import IMAGE, LaunchConfig
-from calrec.exchange import ERROR, INTERRUPTED, JOB, RESULT, STOPPED, Exchange
+from calrec.exchange import ERROR, INTERRUPTED, JOB, RESULT, STOPPED, Exchange, TrainingError
 from calrec.foreign import shown
 from calrec.podlogs import PodLogs, selector
 
@@ -180,4 +180,5 @@ def _train(cluster: Cluster, body: Mapping[str, Any], exchange: Exchange) -> Non
         sys.exit(INTERRUPTED)
     if ended == "Failed":
         where = "above" if shown else f"in the cluster: kubectl logs -n {cluster.namespace} -l {selector(name)}"
-        raise ChildProcessError(f"TrainJob {name} failed: {message} {exchange.read(ERROR)}; its output is {where}")
+        why = exchange.read(ERROR)
+        raise TrainingError(f"TrainJob {name} failed: {message} {why}; its output is {where}", why)

@@ -65,6 +65,7 @@ class Kubeflow:
     def __init__(self, settings: Settings, sleep: Callable[[float], None] = time.sleep):
         self._settings, self._sleep = settings, sleep
         self._answered = False
+        self._allowed: set[str] = set()  # what was asked and answered, which a restarted server may refuse for a while
         self.say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True)
         self._open()
         self.namespace = settings.namespace or self._client.get_user_namespace() or ""
@@ -98,6 +99,8 @@ class Kubeflow:
     def ask(self, call: Callable[[], T], what: str, find: Callable[[], T | None] | None = None) -> T:
         """The answer to `call`, which makes one request; repeated while that may help, for about five minutes.
 
+        A refusal, 401 or 403, is one at once, after a look at the token; but what was allowed before is asked again.
+
         Args:
             call: looks the service up when it is called (`lambda: kubeflow.runs.…`), as a new token makes new services.
             what: completes "cannot …", for the error.
@@ -121,19 +124,25 @@ class Kubeflow:
                     self._open()
                     renewed = True
                     continue
-                if not _may_pass(status):
+                passes = _may_pass(status) or (status in (401, 403) and what in self._allowed)
+                if not passes:
                     raise RefusedError(status, self._refusal(what, error)) from None
                 enough = not status and not self._answered and tried + 1 >= FIRST_TRIES
                 if enough or tried == len(PAUSES_S) or time.monotonic() + PAUSES_S[tried] > until:
+                    if status in (401, 403):
+                        raise RefusedError(status, self._refusal(what, error)) from None
                     raise UnreachableError(self._silence(what, error)) from None
                 pause = _retry_after(error) or PAUSES_S[tried]
                 self.say(f"kubeflow: {_reason(error)}; trying again in {pause:g} s")
                 tried += 1
                 self._sleep(pause)
+                if status in (401, 403):
+                    self._open()  # the token may have been changed meanwhile
             else:
                 if tried:
                     self.say("kubeflow: the server answers again")
                 self._answered = True
+                self._allowed.add(what)
                 return answer
 
     def _refusal(self, what: str, error: Any) -> str:

@@ -201,7 +201,8 @@ def test_every_parameter_is_described_and_reached_from_the_command_line(name: st
         elif parameter == "only_new":
             given = [option]
         elif option.startswith("--set cluster."):
-            given = ["--set", f"cluster.{parameter}={values.get(parameter, '7')}"]
+            usual = "7Gi" if parameter.endswith("_memory") else "7"
+            given = ["--set", f"cluster.{parameter}={values.get(parameter, usual)}"]
         else:
             given = ["--set", settings[parameter]]
         options = _parser().parse_args(["compile", name, "--out", "build", *given])
