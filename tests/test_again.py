@@ -115,7 +115,7 @@ def test_a_process_that_is_killed_is_started_again(
 
 
 def _kill_a_rank(torchrun: int, checkpoints: Path, killed: list[int]) -> None:
-    while not list(checkpoints.glob("step-*/state.json")):
+    while not list(checkpoints.glob("step-*[0-9]/state.json")):  # whole: .partial is renamed when it is
         time.sleep(0.01)
     children = Path(f"/proc/{torchrun}/task/{torchrun}/children").read_text().split()
     killed.append(int(children[0]))
@@ -134,6 +134,15 @@ def _kill_a_rank(torchrun: int, checkpoints: Path, killed: list[int]) -> None:
 )  # fmt: skip
 def test_which_errors_of_other_processes_pass(why: str, passes: bool):
     assert again.passing(TrainingError("torchrun ended with exit code 1", why)) is passes
+
+
+def test_a_checkpoint_that_is_not_whole_is_none(tmp_path: Path):
+    for name in ("step-00000002", "step-00000004.partial", "step-00000006.old", "best-00000006"):
+        (tmp_path / "out.checkpoint" / name).mkdir(parents=True)
+        (tmp_path / "out.checkpoint" / name / "state.json").write_text('{"fingerprint": "0123456789abcdef"}')
+    (tmp_path / "out.checkpoint" / "step-00000002.partial").mkdir()
+    (tmp_path / "out.checkpoint" / "step-00000002.partial" / "state.json").write_text("{")
+    assert again._here(tmp_path / "out") == ["0123456789ab/step-00000002"]
 
 
 def test_a_job_that_someone_deleted_is_not_made_again():

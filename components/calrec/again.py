@@ -8,6 +8,7 @@ import builtins
 import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from calrec.artifacts import Manifest
 from calrec.config import StageConfig
 from calrec.exchange import TrainingError
 
-_STEP = re.compile(r"([0-9a-f]+/step-\d{8,})/")
+_STEP = re.compile(r"([0-9a-f]+/step-\d{8,})/")  # not one with .partial or .old behind it, which is not whole
 # A process that was killed is seen by the others as a connection that ends; who is first says what went wrong.
 _ENDED = re.compile(r"(closed|reset) by peer|Broken pipe|Connection (closed|reset)|Socket Timeout", re.IGNORECASE)
 _LASTING = (PermissionError, FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
@@ -55,15 +56,16 @@ def passing(error: OSError) -> bool:
 
 def _here(out: Path) -> Sequence[str]:
     """Checkpoints beside the output, as RUN/step-N: the name that their copies have elsewhere."""
-    found = []
+    names = []
     for path in Path(out).with_name(f"{Path(out).name}.checkpoint").glob("step-*/state.json"):
-        try:
-            found.append(f"{json.loads(path.read_bytes())['fingerprint'][:12]}/{path.parent.name}")
-        except (OSError, ValueError, KeyError, TypeError):  # damaged: the trainer says so
-            continue
-    return found
+        with suppress(OSError, ValueError, KeyError, TypeError):  # damaged: the trainer says so
+            names.append(f"{json.loads(path.read_bytes())['fingerprint'][:12]}/{path.parent.name}/")
+    return _steps(names)
 
 
 def _there(checkpoints: str) -> Sequence[str]:
-    names = storage.folder(checkpoints).names() if checkpoints else []
+    return _steps(storage.folder(checkpoints).names() if checkpoints else [])
+
+
+def _steps(names: Sequence[str]) -> list[str]:
     return [found[1] for name in names if (found := _STEP.match(name))]

@@ -120,23 +120,21 @@ class Kubeflow:
                 answer = call() if found is None else found
             except (ApiException, HTTPError) as error:
                 status = getattr(error, "status", 0)
-                if status in (401, 403) and not renewed:
+                refused = status in (401, 403)
+                if refused and not renewed:
                     self._open()
                     renewed = True
                     continue
-                passes = _may_pass(status) or (status in (401, 403) and what in self._allowed)
-                if not passes:
+                if not _may_pass(status) and not (refused and what in self._allowed):
                     raise RefusedError(status, self._refusal(what, error)) from None
                 enough = not status and not self._answered and tried + 1 >= FIRST_TRIES
                 if enough or tried == len(PAUSES_S) or time.monotonic() + PAUSES_S[tried] > until:
-                    if status in (401, 403):
-                        raise RefusedError(status, self._refusal(what, error)) from None
-                    raise UnreachableError(self._silence(what, error)) from None
+                    raise self._end(what, error) from None
                 pause = _retry_after(error) or PAUSES_S[tried]
                 self.say(f"kubeflow: {_reason(error)}; trying again in {pause:g} s")
                 tried += 1
                 self._sleep(pause)
-                if status in (401, 403):
+                if refused:
                     self._open()  # the token may have been changed meanwhile
             else:
                 if tried:
@@ -144,6 +142,11 @@ class Kubeflow:
                 self._answered = True
                 self._allowed.add(what)
                 return answer
+
+    def _end(self, what: str, error: Any) -> Exception:
+        if getattr(error, "status", 0) in (401, 403):
+            return RefusedError(error.status, self._refusal(what, error))
+        return UnreachableError(self._silence(what, error))
 
     def _refusal(self, what: str, error: Any) -> str:
         text = f"cannot {what}: {self.host} answered {_reason(error)}"
