@@ -116,7 +116,7 @@ def test_a_pipeline_is_compiled_and_gets_its_parameters(api: KfpApi, capsys: pyt
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (["--image", "Shop/calrec:1"], "--image must name an image"),
+        (["--image", "shop/Calrec:1"], "--image must name an image"),
         (["--cache-claim", "a/b"], "--cache-claim must be a name of Kubernetes"),
         (["--service-account", "Trainer"], "--service-account must be a name of Kubernetes"),
         (["--namespace", "my_shop"], "--namespace must be a namespace of Kubernetes"),
