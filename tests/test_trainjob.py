@@ -291,10 +291,10 @@ def test_the_pods_of_a_training_know_their_image_and_are_started_again(tmp_path:
 
     documents = load(compile_pipeline("training", runs.tiny(), tmp_path, image=IMAGE))
     executors = documents[0]["deploymentSpec"]["executors"]
-    image = [{"name": "CALREC_IMAGE", "value": IMAGE}]
+    image = {"name": "CALREC_IMAGE", "value": IMAGE}
     trained = {name for name, executor in executors.items() if "def finetune(" in json.dumps(executor)}
     assert len(trained) == 3
-    assert trained == {name for name, executor in executors.items() if executor["container"].get("env") == image}
+    assert trained == {name for name, executor in executors.items() if image in executor["container"].get("env", [])}
     components = documents[0]["components"]
     dags = [one["dag"]["tasks"].values() for one in (documents[0]["root"], *components.values()) if "dag" in one]
     labels = [(components[task["componentRef"]["name"]].get("executorLabel"), task) for dag in dags for task in dag]
