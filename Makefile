@@ -6,11 +6,12 @@ STEP ?= all
 DATA ?= data
 ROWS ?=
 TARGET ?= nutrition
+ACCELERATOR ?= cpu
 STORE ?= sqlite:///$(CURDIR)/build/mlflow.db
 export TARGET STORE  # recipes read them from the environment, where a quote in a name is no quote of the shell
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run ui test test-long lint compile manifests image bench peers study serve constraints clean
+.PHONY: help setup run ui test test-long lint compile manifests image bench peers study serve constraints hashes clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +71,9 @@ study: setup  ## the study on public data: make study DATA=FOLDER [ROWS="--targe
 
 constraints: setup  ## write the installed versions to constraints.txt
 	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu//' > constraints.txt
+
+hashes: setup  ## write what the image installs, by hash, to images/requirements-ACCELERATOR.txt; after each constraints
+	$(BIN)/python images/hashes.py $(ACCELERATOR)
 
 clean:  ## remove what runs and builds left, not the environment
 	rm -rf build

@@ -11,9 +11,11 @@ from typing import Any
 import yaml
 from kfp import compiler
 
+from calrec import naming
 from calrec.config import SECTIONS, Config
 from calrec.settings import to_dict, unknown
 from pipelines import PIPELINES as PIPELINES
+from pipelines import clear
 
 _CACHE = "/cache"  # where a claim is mounted
 
@@ -59,10 +61,19 @@ def compile_pipeline(
         image: image of every step instead of the default one; give it by digest.
         claim: a PersistentVolumeClaim that every step mounts, for what outlives a run: raw files read, base models.
         only_new: default of that parameter.
+
+    Raises:
+        ValueError: no name of an image or claim, or a parameter that may hold a secret.
     """
+    if image:
+        naming.image("--image", image)
+    if claim:
+        naming.subdomain("--cache-claim", claim)
+    defaults = arguments(name, config, only_new)
+    for fault in clear.faults("parameters", defaults):
+        raise ValueError(fault)
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"calrec-{name}.yaml"
-    defaults = arguments(name, config, only_new)
     compiler.Compiler().compile(pipeline(name), package_path=str(path), pipeline_parameters=defaults)
     documents = _documents(path)
     name_steps(documents)

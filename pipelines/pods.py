@@ -16,8 +16,12 @@ _CONFIG = (
 _SECRET = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 _PART_OF = "app.kubernetes.io/part-of"  # what the network policy of the steps knows them by
 _RETRIES = 2  # attempts after the first; trainings and batches go on from what is in CALREC_CHECKPOINTS
+_PAUSE_S = 30  # before the first retry, twice as long before each further one
 _HOUR = 3600
+_TRAINING_S = 72 * _HOUR
+_QUEUE_S = 24 * _HOUR  # that a pod may wait for a node before its time limit begins
 _SHARED_MEMORY = "2Gi"  # of /dev/shm, which the processes of torchrun share; Kubernetes gives 64 MiB
+_SCRATCH = "50Gi"  # of /tmp, where steps spill and download; a pod that writes more is evicted, and its node goes on
 
 
 @dataclass(frozen=True)
@@ -46,8 +50,9 @@ class Pods:
         return _sized(task, self.data_cpu, self.data_memory)
 
     def train(self, task: dsl.PipelineTask, title: str) -> dsl.PipelineTask:
-        """A training, whose pod is told its image, which a TrainJob takes too."""
-        _common(task, title, 72 * _HOUR).set_env_variable("CALREC_IMAGE", IMAGE)
+        """A training, whose pod is told its image and its time limit, which a TrainJob takes too."""
+        _common(task, title, _TRAINING_S).set_env_variable("CALREC_IMAGE", IMAGE)
+        task.set_env_variable("CALREC_TIME_LIMIT", str(_TRAINING_S))
         kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory", size_limit=_SHARED_MEMORY)
         return self._on_gpus(_sized(task, self.train_cpu, self.train_memory), self.train_gpus)
 
@@ -68,8 +73,21 @@ def _common(task: dsl.PipelineTask, title: str, seconds: int) -> dsl.PipelineTas
     kubernetes.use_secret_as_env(task, SETTINGS, {name: name for name in _SECRET}, optional=True)
     kubernetes.add_pod_label(task, _PART_OF, "calrec")
     kubernetes.set_timeout(task, seconds)
-    task.set_retry(_RETRIES, backoff_duration="30s", backoff_factor=2.0, backoff_max_duration="600s")
+    # What KFP's compiler does not set by itself; that no privilege is gained, no capability kept, it does (2.17).
+    kubernetes.set_security_context(task, run_as_non_root=True)
+    kubernetes.empty_dir_mount(task, "tmp", "/tmp", size_limit=_SCRATCH)
+    task.set_retry(
+        _RETRIES, f"{_PAUSE_S}s", backoff_factor=2.0, backoff_max_duration=f"{_until_the_last_ends(seconds)}s"
+    )
     return task.set_display_name(title)
+
+
+def _until_the_last_ends(seconds: int) -> int:
+    """Seconds from the start of the first attempt to the latest end of the last one.
+
+    Argo counts `backoff_max_duration` from the first attempt's start, begins no retry after it, and kills one at it.
+    """
+    return (_RETRIES + 1) * (_QUEUE_S + seconds) + _PAUSE_S * ((1 << _RETRIES) - 1)
 
 
 def _sized(task: dsl.PipelineTask, cpu: str, memory: str) -> dsl.PipelineTask:

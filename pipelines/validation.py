@@ -9,6 +9,7 @@ from google.protobuf import json_format
 from kfp.kubernetes import kubernetes_executor_config_pb2
 from kfp.pipeline_spec import pipeline_spec_pb2
 
+from pipelines import clear
 from pipelines.compiling import load
 
 Document = Mapping[str, Any]
@@ -22,7 +23,8 @@ def validate(path: Path) -> list[str]:
     """
     documents = load(path)
     spec, platform = documents[0], documents[1] if len(documents) > 1 else {}
-    return [*_schema(spec, platform), *_references(spec, platform), *_executors(spec, platform)]
+    checks = (_schema, _references, _executors, _retries, _secrets)
+    return [fault for find in checks for fault in find(spec, platform)]
 
 
 def sound(path: Path) -> Document:
@@ -68,6 +70,42 @@ def _executors(spec: Document, platform: Document) -> Iterator[str]:
     for name in _platform_executors(platform):
         if name not in executors:
             yield f"platform executor {name} is no executor of the pipeline"
+
+
+def _retries(spec: Document, platform: Document) -> Iterator[str]:
+    """Retries that Argo would not begin, or kill: its deadline counts from the start of the first attempt."""
+    components, limits = spec.get("components", {}), _platform_executors(platform)
+    for name, component in {"root": spec["root"], **components}.items():
+        for task_name, task in component.get("dag", {}).get("tasks", {}).items():
+            executor = components.get(task.get("componentRef", {}).get("name"), {}).get("executorLabel")
+            policy = task.get("retryPolicy")
+            if not executor or not policy:
+                continue
+            limit = int(limits.get(executor, {}).get("activeDeadlineSeconds", 0))
+            count, factor = int(policy.get("maxRetryCount", 0)), float(policy.get("backoffFactor", 2))
+            pauses = sum(_seconds(policy.get("backoffDuration", "0s")) * factor**again for again in range(count))
+            needed, given = (count + 1) * limit + pauses, _seconds(policy.get("backoffMaxDuration", "3600s"))
+            if not limit:
+                yield f"{name} / {task_name}: is retried, but has no time limit (kubernetes.set_timeout)"
+            elif given < needed:
+                yield (
+                    f"{name} / {task_name}: backoffMaxDuration {given:g}s ends its retries; {count + 1} attempts of "
+                    f"{limit}s and their pauses take {needed:g}s"
+                )
+
+
+def _seconds(duration: str) -> float:
+    return float(duration.removesuffix("s"))
+
+
+def _secrets(spec: Document, platform: Document) -> Iterator[str]:
+    """Addresses with what may be a secret: parameters are stored, shown and cached in clear."""
+    for name, definition in spec["root"].get("inputDefinitions", {}).get("parameters", {}).items():
+        yield from clear.faults(f"parameter {name}", definition.get("defaultValue"))
+    for name, component in {"root": spec["root"], **spec.get("components", {})}.items():
+        for task_name, task in component.get("dag", {}).get("tasks", {}).items():
+            for parameter, source in task.get("inputs", {}).get("parameters", {}).items():
+                yield from clear.faults(f"{name} / {task_name}: {parameter}", source.get("runtimeValue"))
 
 
 def _references(spec: Document, platform: Document) -> Iterator[str]:
@@ -159,7 +197,7 @@ def _outputs(where: str, selection: Document, tasks: Document, components: Docum
 def _placeholders(where: str, texts: Document, component: Document, given: Document) -> Iterator[str]:
     """Placeholders of an executor, such as a CPU limit, may only name inputs that the task gives it."""
     known = set(given.get("parameters", {})) | set(component.get("inputDefinitions", {}).get("parameters", {}))
-    for text in _strings(texts):
+    for text in clear.texts(texts):
         for name in re.findall(r"\{\{\$\.inputs\.parameters\['([^']+)'\]\}\}", text):
             if name not in known:
                 yield f"{where}: {text} names an input that the task does not have"
@@ -173,14 +211,3 @@ def _platform_inputs(where: str, settings: Any, available: set[str]) -> Iterator
             yield f"{where}: the platform's settings name {name}, which is no input here"
     for one in settings.values() if isinstance(settings, Mapping) else settings if isinstance(settings, list) else ():
         yield from _platform_inputs(where, one, available)
-
-
-def _strings(node: Any) -> Iterator[str]:
-    if isinstance(node, str):
-        yield node
-    elif isinstance(node, Mapping):
-        for value in node.values():
-            yield from _strings(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from _strings(value)

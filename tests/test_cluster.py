@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from calrec import cluster
-from calrec.cluster import Cluster
+from calrec.cluster import Cluster, UnseenError
 from calrec.config import LaunchConfig
 from calrec.trainjob import resource
 from tests.conftest import REPO
@@ -128,11 +128,53 @@ def test_a_server_that_stays_away_is_an_error_in_the_end(api: Api, capsys: pytes
     pauses: list[float] = []
     api.faults = [Fault(verb, 503) for verb in ("create", "delete") for _ in range(8)]
     jobs = Cluster(pauses.append)
-    with pytest.raises(ConnectionError, match=r"did not answer 8 times in a row: \(503\)"):
+    with pytest.raises(UnseenError, match=r"did not answer, or refused, 8 times in a row: \(503\)"):
         jobs.begin(BODY)
     assert pauses == pytest.approx([0.1 * 2**n for n in range(8)])
     jobs.give_up("one")  # what could not be deleted is no second error
     assert "TrainJob one is still in the cluster: the API of Kubernetes did not answer" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("answers", [[401] * 3, [403] * 3, [401, 403, 404, 503, 401, 403, 401]])
+@pytest.mark.parametrize("verb", ["get", "delete", "create"])
+def test_a_server_that_starts_anew_and_knows_nobody_yet_is_waited_for(
+    api: Api, capsys: pytest.CaptureFixture[str], verb: str, answers: list[int]
+):
+    """After a restart it answers 401 and 403 for seconds, and 404 where it does not know TrainJobs yet."""
+    jobs = hurried()
+    jobs.begin(BODY)
+    api.message = "done"
+    api.starting = [one for one in answers if one != 503]
+    if verb == "get":
+        api.end("one", "Complete")
+        assert jobs.wait("one") == ("Complete", "done")
+    elif verb == "delete":
+        jobs.give_up("one")
+        assert api.jobs["one"]["metadata"]["deletionTimestamp"]
+    else:
+        jobs.begin({**BODY, "metadata": {"name": "two"}})
+        assert "two" in api.jobs
+    assert not api.starting
+    shown = capsys.readouterr()
+    assert shown.out.count("a request that was allowed before is refused, trying again") == 1 and not shown.err
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refusal_that_stays_is_an_error_with_its_remedy_in_the_end(api: Api, status: int):
+    pauses: list[float] = []
+    jobs = Cluster(pauses.append)
+    jobs.begin(BODY)
+    api.starting = [status] * 100
+    remedy = "log in again" if status == 401 else "the Role of manifests/components/trainjob"
+    with pytest.raises(UnseenError, match=f"refused, 8 times in a row: .*{remedy}"):
+        jobs.wait("one")
+    assert pauses == pytest.approx([0.1 * 2**n for n in range(8)])
+
+
+def test_a_first_refusal_is_no_pause(api: Api):
+    api.starting = [403]
+    with pytest.raises(PermissionError, match="cannot create resource"):
+        Cluster(lambda _: pytest.fail("a pause")).begin(BODY)
 
 
 # --- what is refused --------------------------------------------------------------------------------------------
@@ -140,9 +182,11 @@ def test_a_server_that_stays_away_is_an_error_in_the_end(api: Api, capsys: pytes
 
 @pytest.mark.parametrize("verb", ["create", "get", "delete"])
 def test_a_right_that_is_missing_is_named_with_its_manifest(api: Api, verb: str):
+    """Of one who may make jobs a later refusal may pass, and so becomes an error only after a while."""
     jobs = hurried()
     api.allowed.remove((verb, TRAINJOBS))
-    with pytest.raises(PermissionError, match=f"cannot {verb} resource .*the Role of manifests/components/trainjob"):
+    error = PermissionError if verb == "create" else UnseenError
+    with pytest.raises(error, match=f"cannot {verb} resource .*the Role of manifests/components/trainjob"):
         jobs.begin(BODY)
         jobs.wait("one") if verb == "get" else jobs._delete("one")
 

@@ -213,6 +213,23 @@ def test_output_that_may_not_be_read_is_said_once(api: Api, screen: Screen, righ
     assert (right[0], TRAINJOBS) not in api.used
 
 
+@pytest.mark.parametrize("answers", [[401] * 4, [403] * 4, [401, 403] * 2])
+def test_a_server_that_starts_anew_loses_no_line(api: Api, screen: Screen, answers: list[int]):
+    """It refuses list and logs for seconds; what was written meanwhile is shown afterwards."""
+    pod = api.pod("one").start()
+    with following() as output:
+        pod.write("before")
+        screen.until(lambda: screen.of("node-0") == ["before"])
+        pod.cuts = [0]
+        api.starting = list(answers)
+        api.pods[pod.name].write("after")
+        screen.until(lambda: not api.starting and len(screen.of("node-0")) == 2)
+        pod.end()
+        assert output.drain()
+    assert screen.of("node-0") == ["before", "after"]
+    assert not any("not shown" in line for line in screen.lines)
+
+
 def test_a_mesh_beside_the_training_is_not_read(api: Api, screen: Screen):
     pod = api.pod("one")
     pod.containers = ("istio-proxy", "node")

@@ -21,6 +21,7 @@ from calrec.cluster import Cluster
 from calrec.config import LaunchConfig, StageConfig
 from calrec.exchange import RESULT, STOPPED, Exchange
 from calrec.finetune.saved import STATE
+from tests.pipelines.small import IMAGE
 from tests.test_launch import train
 from tests.trainer_api import ROLE, Api, connected
 
@@ -101,14 +102,10 @@ def test_a_job_is_named_after_run_task_and_inputs(
 def test_the_resource_has_only_fields_that_trainer_knows(monkeypatch: pytest.MonkeyPatch):
     from kubeflow_trainer_api.models import TrainerV1alpha1TrainJob as TrainJob
 
-    for name in [name for name in os.environ if name.startswith(("MLFLOW_", "CALREC_"))]:
-        monkeypatch.delenv(name)
-    environment = {
-        "CALREC_IMAGE": "shop/calrec@sha256:1", "MLFLOW_TRACKING_URI": "http://mlflow", "MLFLOW_RUN_ID": "r",
-        "MLFLOW_TRACKING_PASSWORD": "hidden", "KFP_RUN_ID": "run-1",
-    }  # fmt: skip
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
+    told(
+        monkeypatch, CALREC_IMAGE="shop/calrec@sha256:1", MLFLOW_TRACKING_URI="http://mlflow", MLFLOW_RUN_ID="r",
+        MLFLOW_TRACKING_PASSWORD="hidden", KFP_RUN_ID="run-1", CALREC_TIME_LIMIT="3600",
+    )  # fmt: skip
     launch = LaunchConfig(launcher="trainjob", processes=4, nodes=2, runtime="TrainingRuntime/ours")
     made = trainjob.resource("calrec-stage1-1", "gs://shop/jobs/1", "stage1", launch)
     assert TrainJob.from_dict(made).to_dict() == made
@@ -122,13 +119,78 @@ def test_the_resource_has_only_fields_that_trainer_knows(monkeypatch: pytest.Mon
     assert sized_job["spec"]["trainer"]["resourcesPerNode"] == {"limits": limits}
     assert [one["name"] for one in trainer["env"]] == [
         "CALREC_IMAGE",
-        "MLFLOW_TRACKING_PASSWORD",
         "MLFLOW_TRACKING_URI",
+        "MLFLOW_TRACKING_PASSWORD",
     ]
+    assert made["spec"]["activeDeadlineSeconds"] == 3600
     assert "hidden" not in json.dumps(made) and made["metadata"]["labels"]["pipeline/runid"] == "run-1"
     plain = trainjob.resource("calrec-stage1-1", "/mnt/jobs/1", "stage1", LaunchConfig(launcher="trainjob"))
     assert TrainJob.from_dict(plain).to_dict() == plain and "resourcesPerNode" not in plain["spec"]["trainer"]
     assert plain["spec"]["runtimeRef"]["kind"] == "ClusterTrainingRuntime"
+
+
+def told(monkeypatch: pytest.MonkeyPatch, **environment: str) -> None:
+    """The step's environment: of MLflow's and our variables these alone."""
+    for name in [name for name in os.environ if name.startswith(("MLFLOW_", "CALREC_"))]:
+        monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+
+def of(job: Any) -> dict[str, Any]:
+    return {one["name"]: one for one in job["spec"]["trainer"]["env"]}
+
+
+def test_a_trainjob_shows_no_secret_and_nothing_that_is_not_on_the_list(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    secrets = dict.fromkeys(trainjob._SECRETS, "hunter2")
+    others = dict.fromkeys(("MLFLOW_S3_SECRET", "CALREC_MY_KEY", "MLFLOW_AWS_KEY"), "hunter2")
+    usual = {"MLFLOW_TRACKING_URI": "http://mlflow:5000", "CALREC_TRACKING": "required", "KFP_RUN_ID": "run-1"}
+    told(monkeypatch, **secrets, **others, **usual)
+    made = trainjob.resource("one", "gs://shop/jobs/1", "stage1", LaunchConfig(launcher="trainjob"))
+    assert "hunter2" not in json.dumps(made) and "activeDeadlineSeconds" not in made["spec"]
+    assert set(of(made)) == {"MLFLOW_TRACKING_URI", "CALREC_TRACKING", *secrets}
+    for name in secrets:
+        source = of(made)[name]["valueFrom"]["secretKeyRef"]
+        assert source == {"name": "calrec", "key": name, "optional": True}
+    said = capsys.readouterr().out
+    assert said == (
+        "TrainJob: its pods are not told CALREC_MY_KEY, MLFLOW_AWS_KEY, MLFLOW_S3_SECRET; set it in the image or the "
+        "runtime\n"
+    )
+    monkeypatch.delenv("KFP_RUN_ID")  # no pod of a pipeline: the password was not that of the Secret
+    trainjob.resource("one", "gs://shop/jobs/1", "stage1", LaunchConfig(launcher="trainjob"))
+    assert f"its pods take {', '.join(trainjob._SECRETS)} from Secret calrec, not from here" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("uri", ["http://me:hunter2@mlflow:5000", "https://mlflow/?token=hunter2"])
+def test_a_password_in_an_address_is_refused_before_anything_is_sent(
+    api: Api, small: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str
+):
+    told(monkeypatch, MLFLOW_TRACKING_URI=uri)
+    with pytest.raises(ValueError, match=r"MLFLOW_TRACKING_URI=http.*….* has a user.*Secret calrec") as refusal:
+        launch = LaunchConfig(launcher="trainjob")
+        job = {"name": "stage1", "checkpoints": str(tmp_path / "mirror")}
+        trainjob.run(job, {"texts": small.texts}, tmp_path / "out", launch)
+    assert "hunter2" not in str(refusal.value) and not api.requests and not (tmp_path / "mirror").exists()
+
+
+def test_a_training_that_cannot_be_seen_any_more_is_left_to_the_next_attempt(api: Api, tmp_path: Path):
+    """The API refuses for good what it had allowed: the job may well be training."""
+    exchange = Exchange(str(tmp_path / "one"))
+    body = trainjob.resource("one", exchange.uri, "stage1", LaunchConfig(launcher="trainjob"))
+
+    def sleep(_: float) -> None:
+        api.starting = [401, 403] * 8
+
+    with pytest.raises(ConnectionError, match="TrainJob one was left as it was: the same command goes on with it"):
+        trainjob._train(Cluster(sleep), body, exchange)
+    assert "deletionTimestamp" not in api.jobs["one"]["metadata"]
+    assert not any(request.startswith("delete") for request in api.requests)
+    api.starting, uid = [], api.jobs["one"]["metadata"]["uid"]
+    trainjob._train(Cluster(lambda _: api.end("one", "Complete")), body, exchange)
+    assert api.jobs["one"]["metadata"]["uid"] == uid
 
 
 def test_a_failed_job_without_output_says_why_and_stays_for_its_logs(api: Api, small: SimpleNamespace, tmp_path: Path):
@@ -227,12 +289,12 @@ def test_sigterm_deletes_the_job_and_the_same_command_goes_on(api: Api, small: S
 def test_the_pods_of_a_training_know_their_image_and_are_started_again(tmp_path: Path):
     from pipelines.compiling import compile_pipeline, load
 
-    documents = load(compile_pipeline("training", runs.tiny(), tmp_path, image="shop/calrec@sha256:abc"))
+    documents = load(compile_pipeline("training", runs.tiny(), tmp_path, image=IMAGE))
     executors = documents[0]["deploymentSpec"]["executors"]
-    image = [{"name": "CALREC_IMAGE", "value": "shop/calrec@sha256:abc"}]
+    image = {"name": "CALREC_IMAGE", "value": IMAGE}
     trained = {name for name, executor in executors.items() if "def finetune(" in json.dumps(executor)}
     assert len(trained) == 3
-    assert trained == {name for name, executor in executors.items() if executor["container"].get("env") == image}
+    assert trained == {name for name, executor in executors.items() if image in executor["container"].get("env", [])}
     components = documents[0]["components"]
     dags = [one["dag"]["tasks"].values() for one in (documents[0]["root"], *components.values()) if "dag" in one]
     labels = [(components[task["componentRef"]["name"]].get("executorLabel"), task) for dag in dags for task in dag]

@@ -11,8 +11,12 @@ from typing import Any
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 2.0, 30.0  # between two looks at the job
 TIMEOUT_S = 30.0  # of one request
-_TRIES = 8  # of one request to a server that does not answer: four minutes and a half
+_TRIES = 8  # of one request to a server that does not answer, or no longer allows it: four minutes and a half
 _NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
+
+class UnseenError(ConnectionError):
+    """The API of Kubernetes stayed away, or refused what it had allowed: what became of the job is not known."""
 
 
 class Cluster:
@@ -21,7 +25,7 @@ class Cluster:
     def __init__(self, sleep: Callable[[float], None] = time.sleep):
         from kubernetes import client, config
 
-        self._sleep = sleep
+        self._sleep, self._allowed = sleep, False
         try:
             config.load_incluster_config()
             self.namespace = _NAMESPACE.read_text().strip()
@@ -81,17 +85,23 @@ class Cluster:
         call = getattr(self._jobs, f"{verb}_namespaced_custom_object")
         for again in range(_TRIES):
             try:
-                return call(GROUP, VERSION, self.namespace, PLURAL, about, _request_timeout=TIMEOUT_S, **options)
+                answer = call(GROUP, VERSION, self.namespace, PLURAL, about, _request_timeout=TIMEOUT_S, **options)
+                self._allowed = True
+                return answer
             except ApiException as error:
-                if error.status == (409 if verb == "create" else 404):
+                if _is_absent(error, about) if verb != "create" else error.status == 409:
+                    self._allowed = True
                     return None
-                if error.status < 500 and error.status != 429:
+                passes = is_refusal(error) or error.status == 404  # a server that starts does not know TrainJobs yet
+                if not (passes and self._allowed) and error.status < 500 and error.status != 429:
                     raise _refused(error, verb, self.namespace) from None
-                why: Exception = error
+                why: Exception = _refused(error, verb, self.namespace) if is_refusal(error) else error
             except urllib3.exceptions.HTTPError as error:
                 why = error
+            if not again and self._allowed and isinstance(why, PermissionError):
+                print(f"TrainJob: a request that was allowed before is refused, trying again: {why}", flush=True)
             self._sleep(min(FIRST_PAUSE_S * 2**again, 60))
-        raise ConnectionError(f"the API of Kubernetes did not answer {_TRIES} times in a row: {why}")
+        raise UnseenError(f"the API of Kubernetes did not answer, or refused, {_TRIES} times in a row: {why}")
 
 
 def _from_kubeconfig() -> str:
@@ -128,6 +138,19 @@ def message_of(error: Any) -> str:
         return str(error.reason)
 
 
+def is_refusal(error: Any) -> bool:
+    """Whether it is about who asks: a server that has just started does not know its tokens and roles for seconds.
+
+    A webhook's refusal and a full quota are 403, too.
+    """
+    return error.status == 401 or (error.status == 403 and "cannot" in message_of(error))
+
+
+def _is_absent(error: Any, name: str) -> bool:
+    """Whether the API says that there is no such job, and not that it knows no such path."""
+    return error.status == 404 and f'"{name}" not found' in message_of(error)
+
+
 def _refused(error: Any, verb: str, namespace: str) -> Exception:
     message = message_of(error)
     if error.status == 401:
@@ -135,8 +158,7 @@ def _refused(error: Any, verb: str, namespace: str) -> Exception:
             f"the cluster does not know who asks ({message}); the token of this pod's service account, or of the "
             "kubeconfig, is not valid: run the step again, or log in again"
         )
-    # A webhook's refusal and a full quota are 403, too.
-    if error.status == 403 and "cannot" in message:
+    if is_refusal(error):
         return PermissionError(
             f"TrainJobs of namespace {namespace}: {message}; give this step's service account the Role of "
             "manifests/components/trainjob"

@@ -1,13 +1,11 @@
 """Sections about a model in production: what it must show, what its pods get, whom it recommends to."""
 
 import json
-import re
 from dataclasses import dataclass
 from typing import Any
 
+from calrec import naming
 from calrec.checks import check
-
-_QUANTITY = re.compile(r"\d+(\.\d+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?")
 
 
 @dataclass(frozen=True)
@@ -97,27 +95,15 @@ class ClusterConfig:
     """Taints that these pods bear, as JSON: [{"key": "nvidia.com/gpu", "operator": "Exists"}]."""
 
     def __post_init__(self) -> None:
-        for name in ("data_cpu", "data_memory", "train_cpu", "train_memory", "infer_cpu", "infer_memory"):
-            value = getattr(self, name)
-            check(
-                bool(_QUANTITY.fullmatch(value)) and any(digit in value for digit in "123456789"),
-                f"cluster.{name} must be a quantity of Kubernetes above 0, such as 500m, 4 or 16Gi; got {value!r}",
-            )
+        for part in ("data", "train", "infer"):
+            naming.cpus(f"cluster.{part}_cpu", getattr(self, f"{part}_cpu"))
+            naming.memory(f"cluster.{part}_memory", getattr(self, f"{part}_memory"))
         for name in ("train_gpus", "infer_gpus"):
-            value = getattr(self, name)
-            check(value.isdecimal(), f"cluster.{name} must be a whole number, 0 for none; got {value!r}")
-        check(bool(self.accelerator), "cluster.accelerator is empty; give the resource's name, such as nvidia.com/gpu")
-        labels = _json("node_selector", self.node_selector, dict, '{"pool": "gpu"}')
-        check(
-            all(isinstance(value, str) for value in labels.values()),
-            f"cluster.node_selector must have strings as values; got {self.node_selector}",
-        )
+            naming.count(f"cluster.{name}", getattr(self, name))
+        naming.resource("cluster.accelerator", self.accelerator)
+        naming.labels("cluster.node_selector", _json("node_selector", self.node_selector, dict, '{"pool": "gpu"}'))
         for one in _json("tolerations", self.tolerations, list, '[{"key": "gpu", "operator": "Exists"}]'):
-            fields = {"key", "operator", "value", "effect", "tolerationSeconds"}
-            check(
-                isinstance(one, dict) and set(one) <= fields,
-                f"cluster.tolerations holds objects of {', '.join(sorted(fields))}; got {json.dumps(one)}",
-            )
+            naming.toleration("cluster.tolerations", one)
 
 
 def _json(name: str, text: str, kind: type, example: str) -> Any:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from calrec import naming
 from calrec.checks import check, one_of
 
 
@@ -174,3 +175,14 @@ class LaunchConfig:
             self.nodes == 1 or self.launcher == "trainjob",
             f"launch.nodes = {self.nodes} needs launch.launcher = trainjob, got {self.launcher}",
         )
+        kind, slash, runtime = self.runtime.rpartition("/")
+        check(
+            not slash or kind in ("TrainingRuntime", "ClusterTrainingRuntime"),
+            f"launch.runtime is NAME, or TrainingRuntime/NAME for one of the namespace; got {self.runtime!r}",
+        )
+        naming.subdomain("launch.runtime", runtime)
+        naming.resource("launch.accelerator", self.accelerator)
+        if self.cpu:
+            naming.cpus("launch.cpu", self.cpu)
+        if self.memory:
+            naming.memory("launch.memory", self.memory)

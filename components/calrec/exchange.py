@@ -22,6 +22,18 @@ RESULT = "result"
 """The model, when it has to travel."""
 
 
+class TrainingError(ChildProcessError):
+    """Processes that train failed.
+
+    Attributes:
+        why: the first error of one of them, as `ValueError: text`; empty when they were killed.
+    """
+
+    def __init__(self, message: str, why: str):
+        super().__init__(message)
+        self.why = why
+
+
 class Exchange:
     """Texts, and whole folders of steps, by name in one shared folder."""
 

@@ -19,7 +19,7 @@ from types import FrameType
 from calrec import artifacts, storage, tracking, trainjob
 from calrec.artifacts import Manifest
 from calrec.config import LaunchConfig, ModelConfig, StageConfig
-from calrec.exchange import ERROR, INTERRUPTED, JOB, RESULT, STOPPED, Exchange
+from calrec.exchange import ERROR, INTERRUPTED, JOB, RESULT, STOPPED, Exchange, TrainingError
 from calrec.settings import from_dict
 
 Log = Callable[[int, Mapping[str, float]], None]
@@ -194,8 +194,9 @@ def _torchrun(job: Job, launch: LaunchConfig, log: Log) -> None:
         if (folder / STOPPED).exists():
             sys.exit(INTERRUPTED)
         if child.returncode:
-            why = (folder / ERROR).read_text() if (folder / ERROR).exists() else "killed; the lines above say more"
-            raise ChildProcessError(f"torchrun ended with exit code {child.returncode}: {why}")
+            why = (folder / ERROR).read_text() if (folder / ERROR).exists() else ""
+            said = why or "killed; the lines above say more"
+            raise TrainingError(f"torchrun ended with exit code {child.returncode}: {said}", why)
 
 
 def _follow(child: "subprocess.Popen[bytes]", curves: Path, log: Log) -> None:

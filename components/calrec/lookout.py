@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from calrec import __version__, registry, storage, tracking
+from calrec import code, registry, storage, tracking
 from calrec.config import Source
 from calrec.registry import Version
 from calrec.settings import from_dict
@@ -42,7 +42,7 @@ def look(
     found = now(sources)
     newest = _registered(registry.newest, targets)
     entered = {target: newest[target].tags.get(registry.STATE) if target in newest else None for target in targets}
-    decision = decide(found, sections, __version__, entered, only_new)
+    decision = decide(found, sections, code.identity(), entered, only_new)
     print(f"watch: {decision.decision}; {'; '.join(decision.reasons)}", flush=True)
     return Seen(decision, [asdict(one) for one in found], _champions(targets))
 

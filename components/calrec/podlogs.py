@@ -7,14 +7,16 @@ import datetime
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from calrec.cluster import message_of
+from calrec.cluster import is_refusal, message_of
 
 LOOK_S = 5.0  # between two looks at which pods there are
 RETRY_S = 2.0  # until a stream that ended is opened again
 DRAIN_S = 60.0  # for the rest of the output when the job has ended; its pods may take 30 s to stop
+REFUSALS = 30  # in a row, one each RETRY_S or LOOK_S, until what was allowed before is taken for forbidden
 SILENT_S = 120.0  # a connection without a byte for so long is taken for a dead one
 _CLOCKS_S = 300  # by which the clocks of step and machines may differ
 _LONGEST = 65536  # bytes of a line that are held and shown
@@ -49,6 +51,8 @@ class PodLogs:
         self._readers: dict[str, threading.Thread] = {}
         self._read_whole: set[str] = set()
         self._told: dict[str, str] = {}
+        self._refusals: Counter[str] = Counter()  # in a row, by pod, or "" for the list
+        self._allowed = False  # the API did answer once
         self._watcher = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> "PodLogs":
@@ -86,9 +90,10 @@ class PodLogs:
                 self._namespace, label_selector=selector(self._job), _request_timeout=30
             ).items
         except ApiException as error:
-            return self._refused(error)
+            return self._refused(error, "")
         except urllib3.exceptions.HTTPError:
             return False
+        self._allowed, self._refusals[""] = True, 0
         there = {pod.metadata.name for pod in pods}
         self._over = {pod.metadata.name for pod in pods if pod.status.phase in ("Succeeded", "Failed")}
         self._over |= self._readers.keys() - there
@@ -116,7 +121,7 @@ class PodLogs:
                         self._show(f"{node} | {text}")
                 whole = True
             except ApiException as error:
-                if self._refused(error):
+                if self._refused(error, pod):
                     return
                 if error.status == 404:  # deleted
                     break
@@ -134,14 +139,18 @@ class PodLogs:
             pod, self._namespace, container=container, follow=True, timestamps=True, _preload_content=False,
             _request_timeout=(10, SILENT_S), **shown.reopen(),
         )  # fmt: skip
+        self._refusals[pod] = 0
         try:
             yield from response.stream()
         finally:
             response.close()
 
-    def _refused(self, error: Any) -> bool:
-        """Whether the cluster does not let this step read the output; said once."""
-        if error.status not in (401, 403):
+    def _refused(self, error: Any, about: str) -> bool:
+        """Whether the cluster does not let this step read the output, and not only for a moment; said once."""
+        if not is_refusal(error):
+            return False
+        self._refusals[about] += 1
+        if self._allowed and self._refusals[about] < REFUSALS:
             return False
         text = (
             f"TrainJob {self._job}: the output of its pods is not shown here, the training goes on: "

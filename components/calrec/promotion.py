@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from calrec import artifacts, registry, tracking
+from calrec import artifacts, code, registry, tracking
 from calrec.checks import check
 from calrec.registry import Version
 
@@ -80,7 +80,7 @@ def _enter(folder: Path, example: Sequence[Mapping[str, Any]]) -> Version:
     if version is None:
         _create(client, registry.name(target))
     tags = {f"calrec.{key}": str(value) for key, value in manifest.config.items() if key != "target"}
-    origin = {"calrec.commit": tracking.commit(), "calrec.pipeline_run": tracking.pipeline_run()}
+    origin = {"calrec.commit": code.commit(), "calrec.pipeline_run": tracking.pipeline_run()}
     tags |= {key: value for key, value in origin.items() if value}
     of_files = {registry.CONTENT: manifest.digest, registry.METRICS: ",".join(manifest.counts)}
     logged = _log(folder, registry.name(target), example, of_files, manifest.counts)

@@ -16,7 +16,6 @@ import getpass
 import logging
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from calrec import __version__, describe, parents
+from calrec import __version__, code, describe, parents
 from calrec.artifacts import MANIFEST, RECORD, Manifest
 from calrec.settings import to_dict
 
@@ -205,21 +204,8 @@ def pipeline_run() -> str:
     return os.environ.get("KFP_RUN_ID") or os.environ.get("CALREC_PARENT_RUN", "")
 
 
-def commit() -> str:
-    """The commit of the code: the image's (CALREC_COMMIT), else that of the checkout; empty if not known."""
-    if os.environ.get("CALREC_COMMIT"):
-        return os.environ["CALREC_COMMIT"]
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return done.stdout.strip()
-
-
 def _of_commit() -> dict[str, str]:
-    return {"mlflow.source.git.commit": found} if (found := commit()) else {}
+    return {"mlflow.source.git.commit": found} if (found := code.commit()) else {}
 
 
 def joined(run_id: str) -> Run:

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
+from calrec import naming
 from pipelines.cluster.auth import Auth, client_arguments, remedy
 
 T = TypeVar("T")
@@ -50,6 +51,8 @@ class Settings:
     def __post_init__(self) -> None:
         if self.host and not self.host.startswith(("http://", "https://")):
             raise ValueError(f"--host must start with http:// or https://, got {self.host!r}")
+        if self.namespace:
+            naming.namespace("--namespace", self.namespace)
         if self.ca and not Path(self.ca).is_file():
             raise ValueError(f"--ca must be a file of certificates (PEM), got {self.ca!r}")
         if not self.host and self.auth.method in ("token", "iap", "cookie"):
@@ -62,6 +65,7 @@ class Kubeflow:
     def __init__(self, settings: Settings, sleep: Callable[[float], None] = time.sleep):
         self._settings, self._sleep = settings, sleep
         self._answered = False
+        self._allowed: set[str] = set()  # what was asked and answered, which a restarted server may refuse for a while
         self.say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True)
         self._open()
         self.namespace = settings.namespace or self._client.get_user_namespace() or ""
@@ -95,6 +99,8 @@ class Kubeflow:
     def ask(self, call: Callable[[], T], what: str, find: Callable[[], T | None] | None = None) -> T:
         """The answer to `call`, which makes one request; repeated while that may help, for about five minutes.
 
+        A refusal, 401 or 403, is one at once, after a look at the token; but what was allowed before is asked again.
+
         Args:
             call: looks the service up when it is called (`lambda: kubeflow.runs.…`), as a new token makes new services.
             what: completes "cannot …", for the error.
@@ -114,24 +120,33 @@ class Kubeflow:
                 answer = call() if found is None else found
             except (ApiException, HTTPError) as error:
                 status = getattr(error, "status", 0)
-                if status in (401, 403) and not renewed:
+                refused = status in (401, 403)
+                if refused and not renewed:
                     self._open()
                     renewed = True
                     continue
-                if not _may_pass(status):
+                if not _may_pass(status) and not (refused and what in self._allowed):
                     raise RefusedError(status, self._refusal(what, error)) from None
                 enough = not status and not self._answered and tried + 1 >= FIRST_TRIES
                 if enough or tried == len(PAUSES_S) or time.monotonic() + PAUSES_S[tried] > until:
-                    raise UnreachableError(self._silence(what, error)) from None
+                    raise self._end(what, error) from None
                 pause = _retry_after(error) or PAUSES_S[tried]
                 self.say(f"kubeflow: {_reason(error)}; trying again in {pause:g} s")
                 tried += 1
                 self._sleep(pause)
+                if refused:
+                    self._open()  # the token may have been changed meanwhile
             else:
                 if tried:
                     self.say("kubeflow: the server answers again")
                 self._answered = True
+                self._allowed.add(what)
                 return answer
+
+    def _end(self, what: str, error: Any) -> Exception:
+        if getattr(error, "status", 0) in (401, 403):
+            return RefusedError(error.status, self._refusal(what, error))
+        return UnreachableError(self._silence(what, error))
 
     def _refusal(self, what: str, error: Any) -> str:
         text = f"cannot {what}: {self.host} answered {_reason(error)}"

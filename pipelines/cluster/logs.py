@@ -12,6 +12,7 @@ from pipelines.cluster.connection import POD_NAMESPACE
 from pipelines.cluster.steps import Specification, numbered, title
 
 POLL_S = 5.0
+PAUSES_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)  # between two requests to an API that answered before
 TIMEOUT_S = 15
 _NODE = "workflows.argoproj.io/node-name"
 _RUN = "pipeline/runid"
@@ -35,7 +36,7 @@ class Pods:
     def __init__(self, run_id: str, specification: Specification, namespace: str = ""):
         from kubernetes import client
 
-        self._run_id, self._specification = run_id, specification
+        self._run_id, self._specification, self._answered = run_id, specification, False
         here = _load_cluster()
         self.namespace = namespace or here or "kubeflow"
         configuration = client.Configuration.get_default_copy()
@@ -84,18 +85,28 @@ class Pods:
             answer.release_conn()
 
     def _ask(self, call: Callable[[], Any], what: str) -> Any:
+        """The answer; silence and refusals of an API that has answered before are borne for a while: it starts anew."""
         from kubernetes.client import ApiException
         from urllib3.exceptions import HTTPError
 
-        try:
-            return call()
-        except HTTPError as error:
-            raise RuntimeError(f"cannot {what}: no answer from Kubernetes: {error}; check KUBECONFIG") from None
-        except ApiException as error:
-            said = f"cannot {what} in namespace {self.namespace}: {error.status} {error.reason}"
-            if error.status in (401, 403):
-                said += "; your account needs get and list on pods and pods/log there, or give another --namespace"
-            raise RuntimeError(said) from None
+        pauses = list(PAUSES_S) if self._answered else []
+        while True:
+            try:
+                answer = call()
+            except HTTPError as error:
+                said = f"cannot {what}: no answer from Kubernetes: {error}; check KUBECONFIG"
+            except ApiException as error:
+                said = f"cannot {what} in namespace {self.namespace}: {error.status} {error.reason}"
+                if error.status in (401, 403):
+                    said += "; your account needs get and list on pods and pods/log there, or give another --namespace"
+                elif error.status < 500:
+                    raise RuntimeError(said) from None
+            else:
+                self._answered = True
+                return answer
+            if not pauses:
+                raise RuntimeError(said)
+            time.sleep(pauses.pop(0))
 
 
 def chosen(pods: Sequence[Pod], step: str) -> list[Pod]:

@@ -5,6 +5,7 @@ import os
 import sys
 from typing import Any
 
+from calrec import naming
 from pipelines.cluster.auth import METHODS, Auth, guessed
 from pipelines.cluster.connection import Settings
 
@@ -74,6 +75,8 @@ def settings(options: argparse.Namespace) -> Settings:
     Raises:
         ValueError: an option that cannot be, with what to do.
     """
+    if account := getattr(options, "service_account", ""):
+        naming.subdomain("--service-account", account)
     iap = options.iap_client_id or os.environ.get("KFP_IAP_CLIENT_ID", "")
     auth = Auth(options.auth or guessed(options.token_file, iap), options.token_file, iap)
     return Settings(

@@ -1,10 +1,13 @@
 """The Dockerfile as text, and the image where a container engine has it; `make image` builds it."""
 
 import io
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tomllib
 from contextlib import redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
@@ -55,12 +58,84 @@ def test_each_stage_starts_from_the_base_argument_or_another_stage():
 def test_what_pip_was_given_stays_out_of_the_last_stages():
     last = DOCKERFILE[DOCKERFILE.index("FROM python AS image") :]
     assert not re.search(r"extra|PIP_|TORCH|--mount", last)
-    assert re.findall(r"^ARG (\w+)", last, re.M) == ["VERSION", "REVISION"]
+    assert re.findall(r"^ARG (\w+)", last, re.M) == ["VERSION", "REVISION", "BASE_NAME", "BASE_DIGEST"]
 
 
 def test_no_step_gets_the_pipelines():
     step = DOCKERFILE[DOCKERFILE.rindex("\nFROM") :]
     assert re.match(r"\nFROM image AS step\n", step) and "COPY" not in step
+
+
+@pytest.mark.parametrize("path", sorted(IMAGES.glob("requirements-*.txt")), ids=lambda path: path.stem)
+def test_each_file_that_is_installed_is_named_by_its_hash(path: Path):
+    """And nothing else installs: pip refuses what is not on the list, and fetches nothing to build with."""
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
+    assert lines == sorted(lines) and len(lines) > 4
+    assert all(re.fullmatch(r"[a-z0-9.-]+==[0-9][\w.]* --hash=sha256:[0-9a-f]{64}", line) for line in lines)
+    installs = re.findall(r"pip (?:--python \S+ )?(?:install|wheel) ([^&\\]*)", DOCKERFILE)
+    assert len(installs) == 5
+    assert all("--require-hashes" in one or "--no-index" in one or "--no-build-isolation" in one for one in installs)
+
+
+def test_the_hashes_are_of_the_versions_that_are_tested():
+    """When not: make hashes."""
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    def pinned(path: Path) -> dict[str, str]:
+        lines = [line.split(" ")[0] for line in path.read_text().splitlines() if "==" in line]
+        return {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
+
+    installed, tested = pinned(IMAGES / "requirements-cpu.txt"), pinned(REPO / "constraints.txt")
+    project = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
+    for text in [*project["dependencies"], *project["optional-dependencies"]["pipeline"]]:
+        one = Requirement(text)
+        assert one.specifier.contains(installed[canonicalize_name(one.name)]), text
+    # pip freeze, which writes constraints.txt, leaves setuptools out.
+    assert {name for name, version in installed.items() if tested.get(name) != version} == {"setuptools"}
+
+
+DOCKER = """#!/bin/bash
+printf '%s\\n' "$*" >> "$LOG"
+case "$1 $2" in
+  "image inspect")
+    case "$*" in
+      *RepoDigests*println*) printf '%s' "$DIGESTS" ;;
+      *"{{.Id}}"*) echo sha256:1d ;;
+    esac ;;
+  "build --file") cat > /dev/null ;;
+  "create "*) echo container ;;
+  "cp --quiet") echo '{}' > "$4" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize("digests", ["", f"python@sha256:{'a' * 64}\nmirror/python@sha256:{'a' * 64}\n"])
+def test_the_base_is_taken_by_digest_and_the_image_says_which(tmp_path: Path, digests: str):
+    """The script's own part, with a stand-in for the engine: none runs where this is tested."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "docker").write_text(DOCKER)
+    (tmp_path / "bin" / "docker").chmod(0o755)
+    shutil.copytree(IMAGES, tmp_path / "copy" / "images")
+    for name in ("pyproject.toml", "README.md", "components", "pipelines"):
+        (tmp_path / "copy" / name).symlink_to(REPO / name)
+    log = tmp_path / "log"
+    environment = {"PATH": f"{tmp_path}/bin:/usr/local/bin:/usr/bin:/bin", "LOG": str(log), "DIGESTS": digests}
+    command = [tmp_path / "copy" / "images" / "build", "--tag", "shop/calrec:1"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    (built,) = [line for line in log.read_text().splitlines() if line.startswith("build ")]
+    standard = re.findall(r"^ARG BASE=(\S+)", DOCKERFILE, re.M)[0]
+    base = f"python@sha256:{'a' * 64}" if digests else standard
+    assert f"--build-arg BASE={base} " in built and f"--build-arg BASE_NAME={standard} " in built
+    said = f"sha256:{'a' * 64}" if digests else "unpinned:sha256:1d"
+    assert f"--build-arg BASE_DIGEST={said} " in built
+    assert ("is of no registry and has no digest" in done.stderr) is not bool(digests)
+    assert f"base: {base}" in done.stdout
+    assert (tmp_path / "copy" / "build" / "sbom" / "shop-calrec-1.cdx.json").read_text() == "{}\n"
+    command.append("--build-arg=ACCELERATOR=rocm")
+    refused = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert refused.returncode == 1 and "make hashes ACCELERATOR=rocm" in refused.stderr
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
@@ -133,10 +208,19 @@ def test_its_labels_say_what_it_is(image: str):
         subprocess.run(
             ["docker", "image", "inspect", "--format", label % name, image], capture_output=True, text=True
         ).stdout.strip()
-        for name in ("title", "version", "revision")
+        for name in ("title", "version", "revision", "base.digest")
     ]
     assert shown[:2] == IMAGE.split(":")
     assert re.fullmatch(r"([0-9a-f]{40}(-changed)?|unknown)", shown[2])
+    assert re.fullmatch(r"(unpinned:)?sha256:[0-9a-f]{64}", shown[3])
+
+
+def test_it_has_the_list_of_what_is_in_it(image: str):
+    made = json.loads(in_pod(image, "cat", "/opt/calrec/sbom.cdx.json").stdout)
+    there = json.loads(in_pod(image, "python3", "-c", INSTALLED).stdout)
+    listed = {one["name"]: one["version"] for one in made["components"]}
+    assert made["bomFormat"] == "CycloneDX" and made["metadata"]["component"]["name"] == "calrec"
+    assert {name: version for name, version in there.items() if name != "calrec"} == listed
 
 
 @pytest.mark.parametrize("user", [(), ("--user", "123456:0")], ids=["its user", "any user"])
@@ -153,6 +237,10 @@ def test_compiled_code_is_brought_and_not_made_again(image: str):
     assert "[cache] data saved" not in done.stdout
 
 
+INSTALLED = """
+import json, importlib.metadata as found
+print(json.dumps({one.metadata["Name"]: one.version for one in found.distributions()}))
+"""
 SERVE = """
 import json, sys, time, urllib.request as web
 from subprocess import Popen

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from kfp import compiler, dsl
 
-IMAGE = "REGISTRY/calrec@sha256:1"
+IMAGE = f"registry/calrec@sha256:{'1' * 64}"
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)

@@ -17,6 +17,7 @@ from pipelines.compiling import PIPELINES, arguments, compile_pipeline, load, pi
 from pipelines.reference import document
 from pipelines.validation import validate
 from tests.conftest import REPO
+from tests.pipelines.small import IMAGE
 
 GOLDEN = REPO / "tests/golden"
 
@@ -84,8 +85,8 @@ def test_no_step_installs_anything_or_carries_a_secret(folder: Path, name: str):
 
 @pytest.mark.parametrize("name", PIPELINES)
 def test_the_image_is_set_for_every_step(tmp_path: Path, name: str):
-    path = compile_pipeline(name, runs.tiny(), tmp_path, image="shop/calrec@sha256:abc")
-    assert {container["image"] for container, _ in pods_of(path).values()} == {"shop/calrec@sha256:abc"}
+    path = compile_pipeline(name, runs.tiny(), tmp_path, image=IMAGE)
+    assert {container["image"] for container, _ in pods_of(path).values()} == {IMAGE}
     assert "calrec:0.1.0" not in path.read_text()
     assert validate(path) == []
 
@@ -118,6 +119,36 @@ def test_every_pod_has_limits_a_time_and_retries(folder: Path, name: str):
             assert settings["taskInfo"]["name"].lower().replace(" ", "-") == task
 
 
+@pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.yaml")), ids=lambda path: path.stem)
+def test_each_retry_has_the_time_that_it_may_take(path: Path):
+    """Argo counts backoffMaxDuration from the first attempt: the last one must still end before it."""
+    specification, platform = load(path)
+    limits = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    steps = []
+    for component in (specification["root"], *specification["components"].values()):
+        for name, task in component.get("dag", {}).get("tasks", {}).items():
+            executor = specification["components"][task["componentRef"]["name"]].get("executorLabel")
+            if executor:
+                steps.append(name)
+                policy, limit = task["retryPolicy"], int(limits[executor]["activeDeadlineSeconds"])
+                assert (policy["backoffDuration"], policy["backoffFactor"], policy["maxRetryCount"]) == ("30s", 2, 2)
+                assert int(policy["backoffMaxDuration"].removesuffix("s")) >= 3 * limit + 30 + 60, name
+    assert sorted(steps) == sorted(pods_of(path))
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_no_pod_is_root_and_what_it_spills_is_bounded(folder: Path, name: str):
+    for _, told in pods_of(folder / f"calrec-{name}.yaml").values():
+        assert told["securityContext"] == {"runAsNonRoot": True}
+        assert {"volumeName": "tmp", "mountPath": "/tmp", "sizeLimit": "50Gi"} in told["emptyDirMounts"]
+
+
+def test_a_trainings_pod_knows_its_time_limit(compiled: Path):
+    for step in ("stage-1", "stage-2", "refit"):
+        container, told = pods_of(compiled)[step]
+        assert {"name": "CALREC_TIME_LIMIT", "value": told["activeDeadlineSeconds"]} in container["env"]
+
+
 def test_gpus_and_their_nodes_are_parameters_of_what_uses_a_model(compiled: Path):
     pods = pods_of(compiled)
     on_gpus = {step for step, (container, _) in pods.items() if "accelerator" in container["resources"]}
@@ -128,9 +159,9 @@ def test_gpus_and_their_nodes_are_parameters_of_what_uses_a_model(compiled: Path
         assert f"{kind}_gpus" in container["resources"]["accelerator"]["resourceCount"]
         assert told["nodeSelector"]["nodeSelectorJson"] == {"componentInputParameter": "node_selector"}
         assert told["tolerations"] == [{"tolerationJson": {"componentInputParameter": "tolerations"}}]
-    shared = {step: told["emptyDirMounts"][0] for step, (_, told) in pods.items() if "emptyDirMounts" in told}
-    assert set(shared) == {"stage-1", "stage-2", "refit"}
-    assert {(one["mountPath"], one["medium"]) for one in shared.values()} == {("/dev/shm", "Memory")}
+    shared = {step for step, (_, told) in pods.items() if "/dev/shm" in str(told["emptyDirMounts"])}
+    assert shared == {"stage-1", "stage-2", "refit"}
+    assert {one["medium"] for step in shared for one in pods[step][1]["emptyDirMounts"][1:]} == {"Memory"}
 
 
 def test_a_claim_is_mounted_where_files_are_kept(tmp_path: Path):
@@ -170,7 +201,8 @@ def test_every_parameter_is_described_and_reached_from_the_command_line(name: st
         elif parameter == "only_new":
             given = [option]
         elif option.startswith("--set cluster."):
-            given = ["--set", f"cluster.{parameter}={values.get(parameter, '7')}"]
+            usual = "7Gi" if parameter.endswith("_memory") else "7"
+            given = ["--set", f"cluster.{parameter}={values.get(parameter, usual)}"]
         else:
             given = ["--set", settings[parameter]]
         options = _parser().parse_args(["compile", name, "--out", "build", *given])
@@ -250,9 +282,39 @@ def missing_dependency(d: list[Any]) -> None:
     models(d)["base-model"]["dependentTasks"].append("gone")
 
 
+def short_retries(d: list[Any]) -> None:
+    dag(d, "comp-calrec-target")["tasks"]["stage-2"]["retryPolicy"]["backoffMaxDuration"] = "600s"
+
+
+def no_retry_time(d: list[Any]) -> None:
+    del dag(d, "comp-calrec-target")["tasks"]["stage-2"]["retryPolicy"]["backoffMaxDuration"]  # Argo: 3600 s
+
+
+def no_time_limit(d: list[Any]) -> None:
+    del d[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-stage-2"]["activeDeadlineSeconds"]
+
+
+def password_in_a_parameter(d: list[Any]) -> None:
+    source = {"domain": "books", "uri": "gs://shop/books,https://me:hunter2@host/books?token=s3cret", "snapshot": ""}
+    d[0]["root"]["inputDefinitions"]["parameters"]["sources"]["defaultValue"] = [source]
+
+
+def password_in_a_constant(d: list[Any]) -> None:
+    value = {"runtimeValue": {"constant": "https://me:hunter2@host/x"}}
+    models(d)["textify"]["inputs"]["parameters"]["text"] = value
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
+        (
+            short_retries,
+            "comp-calrec-target / stage-2: backoffMaxDuration 600s ends its retries; 3 attempts of 259200s",
+        ),
+        (no_retry_time, "comp-calrec-target / stage-2: backoffMaxDuration 3600s ends its retries"),
+        (no_time_limit, "comp-calrec-target / stage-2: is retried, but has no time limit"),
+        (password_in_a_parameter, "parameter sources: gs://shop/books,https://…@host/books?token=… has a user"),
+        (password_in_a_constant, "comp-calrec-models / textify: text: https://…@host/x has a user"),
         (unknown_field, "enableCash"),
         (unknown_platform_field, "secretAsEnvy"),
         (dangling_parameter, "comp-for-loop-2 / target: input gate comes from pipelinechannel--nothing"),
@@ -275,6 +337,7 @@ def test_validate_finds(compiled: Path, tmp_path: Path, damage: Any, message: st
     damage(documents)
     faults = validate(write(tmp_path / "p.yaml", documents))
     assert any(message in fault for fault in faults), faults
+    assert "hunter2" not in str(faults) and "s3cret" not in str(faults)
     assert main(["validate", str(tmp_path / "p.yaml")]) == 1
     assert message in capsys.readouterr().out
 
@@ -297,10 +360,19 @@ def test_a_file_that_is_no_pipeline_is_refused(tmp_path: Path, content: str, cap
         (["--source", "books"], "--source takes NAME=URI"),
         (["--target", "books"], "target 'books' is not a category of this run"),
         (["--set", "stage1.batch_size=1"], "batch_size must be >= 2"),
+        (["--source", "a=https://me:hunter2@host/a.csv"], "parameters: https://…@host/a.csv has a user, a password or"),
+        (
+            ["--source", "a=https://host/a.csv?X-Amz-Signature=hunter2"],
+            "https://host/a.csv?X-Amz-Signature=… has a user",
+        ),
+        (["--image", "shop/Calrec:1"], "--image must name an image, such as registry/calrec:0.1.0"),
+        (["--cache-claim", "calrec_cache"], "--cache-claim must be a name of Kubernetes: small letters, digits, - and"),
     ],
 )
 def test_a_users_mistake_is_exit_code_2(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    assert main(["compile", "--out", str(tmp_path), *arguments]) == 2
-    assert message in capsys.readouterr().err
+    assert main(["compile", "--out", str(tmp_path / "out"), *arguments]) == 2
+    said = capsys.readouterr().err
+    assert message in said and "hunter2" not in said
+    assert not (tmp_path / "out").exists()

@@ -185,6 +185,21 @@ def test_a_missing_right_names_the_namespace(api: KfpApi):
         experiments(kubeflow)
 
 
+@pytest.mark.parametrize("status", [401, 403])
+def test_what_was_allowed_before_is_asked_again_when_it_is_refused(
+    api: KfpApi, kubeflow: Kubeflow, pauses: list[float], status: int
+):
+    """A gateway, or Kubernetes behind it, has started anew and does not know tokens and roles yet."""
+    assert experiments(kubeflow) is not None
+    api.faults.append(faults.status(status, times=4))
+    assert experiments(kubeflow) is not None
+    assert pauses == [1.0, 2.0, 4.0]  # one try more, with the token read anew, has no pause before it
+    api.faults.append(faults.status(status, times=100))
+    with pytest.raises(RefusedError, match=f"answered {status} upstream.*(has no right|give --auth)") as refusal:
+        experiments(kubeflow)
+    assert refusal.value.status == status and len(pauses) > 10
+
+
 def test_no_server_is_said_soon(pauses: list[float]):
     with pytest.raises(UnreachableError, match="Connection refused; check --host.*kubectl port-forward"):
         connect(Settings(host="http://127.0.0.1:9"), pauses.append)

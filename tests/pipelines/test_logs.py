@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ class Cluster(ThreadingHTTPServer):
         self.pods: dict[str, dict[str, Any]] = {}
         self.written: dict[str, str] = {}
         self.refusal = 0
+        self.starting: list[int] = []  # what the next requests are answered
         self.finish = threading.Event()
         self.finish.set()
         self.read = threading.Semaphore(0)  # counts the logs that were begun
@@ -58,7 +60,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         url = urlsplit(self.path)
         query = {key: values[0] for key, values in parse_qs(url.query).items()}
-        if self.server.refusal:
+        if self.server.starting:
+            self.answer(self.server.starting.pop(0), {"message": "starting"})
+        elif self.server.refusal:
             self.answer(self.server.refusal, {"message": "forbidden"})
         elif url.path == PODS:
             assert query["labelSelector"] == f"pipeline/runid={self.server.run_id}"
@@ -95,6 +99,7 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[KfpApi]:
     monkeypatch.setattr(connection, "PAUSES_S", (0.01,) * 14)
     monkeypatch.setattr(following, "POLL_S", 0.01)
     monkeypatch.setattr(logs, "POLL_S", 0.01)
+    monkeypatch.setattr(logs, "PAUSES_S", (0.01,) * 6)
     with serving() as server:
         monkeypatch.setenv("KFP_HOST", server.url)
         yield server
@@ -209,6 +214,21 @@ def test_a_failed_run_ends_with_the_last_lines_of_the_pod(
     assert main(["status", cluster.run_id]) == 0
     shown = capsys.readouterr().out
     assert "  Textify, the last lines of its log:\n    line 21\n" in shown and "    ValueError: no rows\n" in shown
+
+
+def test_an_api_that_starts_anew_is_waited_for(api: KfpApi, cluster: Cluster, capsys: pytest.CaptureFixture[str]):
+    """It has listed pods before; for seconds it knows neither tokens nor roles."""
+    cluster.add("textify.executor", "one\n")
+    api.hold(cluster.run_id, ("SUCCEEDED", [Task("textify", "SUCCEEDED")]))
+    pods = logs.Pods(cluster.run_id, {}, "shop")
+    (pod,) = pods.list()
+    cluster.starting = [401, 403, 500, 503]
+    pods.print(pod, sys.stdout)
+    assert capsys.readouterr().out == "one\n" and not cluster.starting
+    cluster.starting = [403] * 20
+    with pytest.raises(RuntimeError, match="403 .*needs get and list on pods"):
+        pods.list()
+    assert len(cluster.starting) == 20 - 7
 
 
 def test_missing_rights_and_no_cluster(

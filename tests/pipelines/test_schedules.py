@@ -27,6 +27,7 @@ from pipelines.cluster.recurring import Recurring, Wanted
 from tests.pipelines.firings import DAILY, LATER, MONTHLY, NOW, fire_next
 from tests.pipelines.kfp_api import faults
 from tests.pipelines.kfp_api.server import KfpApi, State, serving
+from tests.pipelines.small import IMAGE
 
 
 @pytest.fixture(autouse=True)
@@ -380,7 +381,7 @@ def test_apply_compiles_uploads_and_schedules(api: KfpApi, command: Command) -> 
 
 
 def test_batch(api: KfpApi, command: Command) -> None:
-    assert command("apply", "offers", "batch", "--cron", DAILY, "--image", "REGISTRY/calrec@sha256:0")[::2] == (0, "")
+    assert command("apply", "offers", "batch", "--cron", DAILY, "--image", IMAGE)[::2] == (0, "")
     assert "only_new" not in parameters(api)
     assert {one["name"].startswith("calrec-batch") for one in api.state.versions.values()} == {True}
     code, _, said = command("apply", "offers", "batch", "--cron", DAILY, "--every-run")

@@ -20,7 +20,7 @@ from pipelines.cluster import connection, following
 from pipelines.compiling import arguments
 from tests.pipelines.kfp_api import faults
 from tests.pipelines.kfp_api.server import KfpApi, State, Task, serving
-from tests.pipelines.small import compiled
+from tests.pipelines.small import IMAGE, compiled
 
 REPO = Path(__file__).parents[2]
 # The command in a process of its own, with short pauses.
@@ -103,15 +103,33 @@ def test_a_pipeline_is_compiled_and_gets_its_parameters(api: KfpApi, capsys: pyt
     from calrec import runs
     from calrec.settings import override
 
-    image = "shop/calrec@sha256:abc"
-    chosen = ["--run", "tiny", "--set", "stage1.steps=7", "--image", image, "--only-new", "--mlflow-plugin"]
+    chosen = ["--run", "tiny", "--set", "stage1.steps=7", "--image", IMAGE, "--only-new", "--mlflow-plugin"]
     assert main(["submit", "training", *chosen, "--no-wait"]) == 0
     run = only(api.state.runs)
     wanted = arguments("training", override(runs.tiny(), ["stage1.steps=7"]), True)
     assert run["runtime_config"]["parameters"] == wanted and wanted["stage1"]["steps"] == 7
     assert run["plugins_input"] == {"mlflow": {"experiment_name": "calrec"}}
-    assert all(image in str(version["pipeline_spec"]) for version in api.state.versions.values())
+    assert all(IMAGE in str(version["pipeline_spec"]) for version in api.state.versions.values())
     assert "digest" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--image", "shop/Calrec:1"], "--image must name an image"),
+        (["--cache-claim", "a/b"], "--cache-claim must be a name of Kubernetes"),
+        (["--service-account", "Trainer"], "--service-account must be a name of Kubernetes"),
+        (["--namespace", "my_shop"], "--namespace must be a namespace of Kubernetes"),
+        (["--set", "batch.destination=https://me:hunter2@host/x"], "parameters: https://…@host/x has a user"),
+    ],
+)
+def test_what_kubernetes_would_refuse_or_show_is_refused_before_anything_is_sent(
+    api: KfpApi, given: list[str], said: str, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["submit", "batch", "--run", "tiny", "--no-wait", *given]) == 2
+    shown = capsys.readouterr().err
+    assert said in shown and "hunter2" not in shown
+    assert api.operations == []
 
 
 def test_an_image_without_a_digest_is_warned_of(api: KfpApi, capsys: pytest.CaptureFixture[str]):

@@ -153,6 +153,21 @@ def test_look_sees_new_data_and_champions(
     assert later.decision.decision == "train" and later.sources != first.sources
 
 
+def test_look_sees_that_the_code_is_another_one(
+    versions: Versions, target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The version string never changes; the commit does."""
+    sources = [{"domain": target, "uri": str(write_sequences(tmp_path / "raw")), "snapshot": ""}]
+    monkeypatch.setenv("CALREC_COMMIT", "0123abc")
+    versions.settle(state=lookout.look(sources, [target], {}, only_new=True).decision.state)
+    same = lookout.look(sources, [target], {}, only_new=True).decision
+    assert same.decision == "no new data"
+    assert any(reason.startswith("code: commit 0123abc, files ") for reason in same.reasons)
+    monkeypatch.setenv("CALREC_COMMIT", "4567def")
+    other = lookout.look(sources, [target], {}, only_new=True).decision
+    assert (other.decision, other.reasons[0]) == ("train", f"{target}: data, settings or code have changed")
+
+
 def test_a_batch_needs_champions(target: str, tmp_path: Path):
     source = {"domain": target, "uri": str(write_sequences(tmp_path / "raw")), "snapshot": ""}
     with pytest.raises(ValueError, match=rf"no champion of {target}: train them first"):

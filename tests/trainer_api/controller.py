@@ -33,6 +33,7 @@ class Controller:
         self.ends, self.message = "", ""
         self.output: list[str] = []
         self.faults: list[Fault] = []
+        self.starting: list[int] = []  # what a server that has just started answers to the next requests: 401, 403, 404
         self.slow_s = 1.0
         self.requests: list[str] = []  # about TrainJobs
         self.logs: list[dict[str, str]] = []  # what was asked of the logs

@@ -101,10 +101,13 @@ class Handler(BaseHTTPRequestHandler):
         return f"{at['plural']}.{at['group']}" if "group" in at else "pods/log" if "name" in at else "pods"
 
     def _admit(self, verb: str, resource: str, name: str) -> None:
-        if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+        starting = self.server.starting.pop(0) if self.server.starting else 0
+        if starting == 401 or self.headers.get("Authorization") != f"Bearer {TOKEN}":
             raise RefusedError(401, "Unauthorized")
+        if starting == 404:
+            raise RefusedError(404, None)
         self.server.used.add((verb, resource))
-        if (verb, resource) not in self.server.allowed:
+        if starting or (verb, resource) not in self.server.allowed:
             kind, _, group = resource.partition(".")
             user = f"system:serviceaccount:{NAMESPACE}:pipeline-runner"
             where = f'in API group "{group}" in the namespace "{NAMESPACE}"'
@@ -164,7 +167,7 @@ def connected(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
 
 _PAUSES: dict[Any, dict[str, float]] = {
     cluster: {"FIRST_PAUSE_S": 0.1, "LONGEST_PAUSE_S": 1.0},
-    podlogs: {"LOOK_S": 0.1, "RETRY_S": 0.05, "DRAIN_S": 20.0},
+    podlogs: {"LOOK_S": 0.1, "RETRY_S": 0.05, "DRAIN_S": 20.0, "REFUSALS": 6},
 }
 
 

@@ -37,13 +37,12 @@ def finetune(
     import os
     from pathlib import Path
 
-    from calrec import runview, tracking
+    from calrec import again, runview, tracking
     from calrec.config import LaunchConfig, ModelConfig, StageConfig
-    from calrec.launch import finetune
     from calrec.settings import from_dict
 
     with tracking.step(stage, target) as run:
-        done = finetune(
+        done = again.finetune(
             Path(texts.path),
             Path(tokens.path),
             Path(start.path),

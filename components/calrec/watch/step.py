@@ -36,23 +36,26 @@ def decide(
     Args:
         sources: with the snapshot of each.
         sections: those of SHAPING, by name.
-        code: version of the package.
+        code: which code this is, see :func:`calrec.code.identity`.
         entered: target → state of its newest registered model; None: there is none.
         only_new: whether the same data are a reason to stop.
     """
     data = [f"{one.domain} {one.uri} at {one.snapshot}" for one in sources]
+    seen = (*data, f"code: {code}")
     state = artifacts.short_hash([data, {name: to_dict(one) for name, one in sections.items()}, code])
     stale = [target for target, of in entered.items() if of != state]
     if not only_new:
-        return Decision(TRAIN, state, ("this run trains whether the data are new or not", *data))
+        return Decision(TRAIN, state, ("this run trains whether the data are new or not", *seen))
     if not stale:
         models = ", ".join(entered)
-        return Decision(NOTHING_NEW, state, (f"the newest models of {models} were made from these data", *data))
+        return Decision(
+            NOTHING_NEW, state, (f"the newest models of {models} were made from these data by this code", *seen)
+        )
     why = [
         f"{target}: {'no model yet' if entered[target] is None else 'data, settings or code have changed'}"
         for target in stale
     ]
-    return Decision(TRAIN, state, (*why, *data))
+    return Decision(TRAIN, state, (*why, *seen))
 
 
 def resolved(sources: Sequence[Source], snapshots: Sequence[str]) -> list[Source]:
