@@ -19,7 +19,7 @@ from typing import Any, TextIO, TypeVar, cast
 import psutil
 
 import calrec
-from calrec import lookout, tracking
+from calrec import lookout, machine, tracking
 from calrec.config import Config
 from calrec.watch.step import SHAPING, report
 from pipelines import docker_run
@@ -65,7 +65,9 @@ def run(config: Config, root: Path, fresh: bool = False, image: str = "") -> Res
     )
     try:
         with (
-            _environment({"CALREC_PARENT_RUN": parent, "MLFLOW_EXPERIMENT_ID": experiment}),
+            _environment(
+                {"CALREC_PARENT_RUN": parent, "MLFLOW_EXPERIMENT_ID": experiment, **machine.environment(os.environ)}
+            ),
             _sigterm_as_interrupt(),
             _watching_memory() as memory,
             log.open("w") as stream,

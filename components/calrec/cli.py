@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from calrec import commands
+from calrec import commands, machine
 from calrec.config import Columns, Config, DataConfig
 from calrec.exchange import INTERRUPTED
 from calrec.runs import ABLATIONS, RUNS, ablated, named
@@ -22,6 +22,7 @@ Command = Callable[[argparse.Namespace, Config], None]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one step; returns the exit code: 0 well, 1 the step failed, 2 the user's mistake, 75 run it again."""
+    machine.prepare()
     parser = _parser()
     options = parser.parse_args(arguments)
     try:

@@ -24,7 +24,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from calrec import __version__, describe, parents
+from calrec import __version__, describe, machine, parents
 from calrec.artifacts import MANIFEST, RECORD, Manifest
 from calrec.settings import to_dict
 
@@ -178,6 +178,8 @@ def step(name: str, domain: str = "") -> Iterator[Run]:
         name: the step.
         domain: its category, when it works on one.
     """
+    if threads := machine.prepare():
+        print(f"{name}{' ' * bool(domain)}{domain}: {threads}", flush=True)
     run = _start(name, domain)
     status = "FINISHED"
     with _sigterm_as_exit():
