@@ -17,7 +17,7 @@ _POOLS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_N
 WAITING = {"GOMP_SPINCOUNT": "1000"}
 """How threads of torch wait for each other: some microseconds busily, then asleep. libgomp's own default, 300,000, is
 for a machine with nothing else to do: beside other processes a thread then uses up its time waiting for one that has
-none. libgomp reads this when torch is loaded. tests/benchmarks/busy.py."""
+none. libgomp reads this when torch is loaded. Measured by `make bench STEP=busy`."""
 LARGE_BLOCKS = {"MALLOC_MMAP_THRESHOLD_": "4194304"}
 """For glibc in what serves: blocks of 4 MiB and more go back to the system at once. Else each thread keeps some that it
 has freed. The opposite of :func:`keep_memory`, which leaves a process with this setting alone."""

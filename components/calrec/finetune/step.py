@@ -177,8 +177,15 @@ def reading(network: Any, stage: StageConfig, dtype: torch.dtype, say: Callable[
     """How the network's packed rows attend, or "padded" when it cannot be packed, which is said.
 
     Raises:
-        ValueError: the kernel that `stage.attention` names does not work for this network on this machine.
+        ValueError: the kernel that `stage.attention` names does not work for this network on this machine; the network
+            is no causal one.
     """
+    name = type(towers.core(network)).__name__
+    if towers.looks_ahead(network):
+        raise ValueError(
+            f"{name} lets a token see those after it, so it would read its targets; give a causal LM (some, such as "
+            "BERT, become one by is_decoder = true in their config.json)"
+        )
     if stage.attention == "padded":
         return "padded"
     auto = stage.attention == "auto"
@@ -188,7 +195,6 @@ def reading(network: Any, stage: StageConfig, dtype: torch.dtype, say: Callable[
         if not found:
             return kernel
         why = f"{why}; {kernel}: {found}".lstrip("; ")
-    name = type(towers.core(network)).__name__
     if not auto:
         raise ValueError(f"attention = {stage.attention} does not work for {name} here ({why}); use auto")
     say(f"{name} cannot be packed ({why}); training goes on padded, which is slower")
