@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from calrec.files import split_glob
 from pipelines.ending import Steps
 
-_SETTINGS = ("CALREC_", "MLFLOW_", "OMP_", "STORAGE_EMULATOR_HOST")
+_SETTINGS = ("CALREC_", "MLFLOW_", "OMP_", "GOMP_", "STORAGE_EMULATOR_HOST")
 
 
 def identity(image: str) -> str:

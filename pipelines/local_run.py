@@ -18,7 +18,7 @@ from typing import Any, TextIO, TypeVar, cast
 import psutil
 
 import calrec
-from calrec import lookout, tracking
+from calrec import lookout, machine, tracking
 from calrec.config import Config
 from calrec.watch.step import SHAPING, report
 from pipelines import docker_run, ending
@@ -69,7 +69,9 @@ def _run(config: Config, root: Path, fresh: bool, image: str, steps: ending.Step
     )
     try:
         with (
-            _environment({"CALREC_PARENT_RUN": parent, "MLFLOW_EXPERIMENT_ID": experiment}),
+            _environment(
+                {"CALREC_PARENT_RUN": parent, "MLFLOW_EXPERIMENT_ID": experiment, **machine.environment(os.environ)}
+            ),
             _watching_memory() as memory,
             log.open("w") as stream,
         ):

@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from calrec import commands
+from calrec import commands, machine
 from calrec.config import Columns, Config, DataConfig
 from calrec.exchange import INTERRUPTED
 from calrec.foreign import guarded, shown
@@ -23,6 +23,7 @@ Command = Callable[[argparse.Namespace, Config], None]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one step; returns the exit code: 0 well, 1 the step failed, 2 the user's mistake, 75 run it again."""
+    machine.prepare()
     with guarded():
         return _main(arguments)
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from calrec import artifacts, checks, describe, launch, promotion, registry, storage, tracking
+from calrec import artifacts, checks, describe, launch, machine, promotion, registry, storage, tracking
 from calrec.artifacts import Manifest
 from calrec.checks import check
 from calrec.config import Config
@@ -239,10 +239,6 @@ def _choose(options: argparse.Namespace) -> None:
     print(said)
 
 
-LARGE_BLOCKS = {"MALLOC_MMAP_THRESHOLD_": "4194304"}
-"""For glibc: blocks of 4 MiB and more go back to the system at once. Else each thread keeps some that it has freed."""
-
-
 def serve(options: argparse.Namespace, config: Config) -> None:
     """Serve a registered model by HTTP, in the place of this process."""
     version = registry.resolved(options.model)
@@ -253,7 +249,7 @@ def serve(options: argparse.Namespace, config: Config) -> None:
     # MLflow starts a server by its name.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", version.uri, *where]
-    os.execve(sys.executable, command, {**LARGE_BLOCKS, **os.environ, "PATH": path})
+    os.execve(sys.executable, command, {**machine.LARGE_BLOCKS, **os.environ, "PATH": path})
 
 
 def _domain(folder: Path) -> str:

@@ -65,14 +65,18 @@ class StageConfig:
     patience: int = 0
     """Validations without gain after which the stage ends; 0: never."""
     checkpoint_every: int = 200
-    """Steps between checkpoints, from which an interrupted stage goes on; 0: none."""
+    """Steps between checkpoints, from which an interrupted stage goes on; 0: none by steps."""
+    checkpoint_minutes: float = 5.0
+    """Most minutes between checkpoints, looked at after each step, whichever comes first: what a killed pod loses; 0:
+    none by time. No number of the training depends on it."""
     keep_checkpoints: int = 2
     """Newest checkpoints that are kept."""
     attention: str = "auto"
     """How packed rows attend: loop (one causal SDPA per sequence), varlen (FlashAttention, GPU and bf16), flex (flex
     attention, GPU); auto takes the fastest that fits; padded is the reference path without packing."""
     precision: str = "auto"
-    """Of matrix products: fp32, bf16 (weights and their updates stay fp32), or auto: bf16 on GPUs, fp32 on CPUs."""
+    """Of matrix products: fp32, bf16 (weights and their updates stay fp32), or auto: bf16 on GPUs and on CPUs with AMX,
+    fp32 on others. The model's manifest says what auto chose, and a stage that goes on elsewhere keeps it."""
     gradient_checkpointing: bool = False
     """Compute each layer again in the backward pass: less memory, about a third more time."""
     compile: bool = False
@@ -99,8 +103,8 @@ class StageConfig:
         check(0 <= self.ema < 1, f"ema is a decay, 0 <= ema < 1 (0: none); got {self.ema}")
         for name, valid in _CHOICES.items():
             one_of(name, getattr(self, name), valid)
-        for name in ("valid_every", "patience", "checkpoint_every", "threads", "micro_tokens"):
-            check(getattr(self, name) >= 0, f"{name} must be >= 0, got {getattr(self, name)}")
+        for name in ("valid_every", "patience", "checkpoint_every", "checkpoint_minutes", "threads", "micro_tokens"):
+            check(0 <= getattr(self, name) < float("inf"), f"{name} must be >= 0, got {getattr(self, name)}")
         check(
             self.until == "valid" or self.patience == 0,
             f"until = test leaves nothing to validate, so patience = {self.patience} cannot end the stage; set it to 0",

@@ -16,7 +16,7 @@ from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from types import FrameType
 
-from calrec import artifacts, storage, tracking, trainjob
+from calrec import artifacts, machine, storage, tracking, trainjob
 from calrec.artifacts import Manifest
 from calrec.config import LaunchConfig, ModelConfig, StageConfig
 from calrec.exchange import ERROR, INTERRUPTED, JOB, RESULT, STOPPED, Exchange, TrainingError
@@ -182,11 +182,9 @@ def _torchrun(job: Job, launch: LaunchConfig, log: Log) -> None:
             sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count),
             "--max-restarts", "0", "-m", "calrec.cli", "work", name,
         ]  # fmt: skip
-        threads = max(1, len(os.sched_getaffinity(0)) // count)
         # A session of its own: Ctrl-C must reach it once, as SIGTERM.
-        child = subprocess.Popen(
-            command, env={"OMP_NUM_THREADS": str(threads), **os.environ}, start_new_session=True
-        )  # fmt: skip
+        own = {**os.environ, **machine.environment(os.environ, count)}
+        child = subprocess.Popen(command, env=own, start_new_session=True)
         try:
             _follow(child, folder / _CURVES, log)
         finally:

@@ -23,7 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from calrec import __version__, code, describe, parents
+from calrec import __version__, code, describe, foreign, machine, parents
 from calrec.artifacts import MANIFEST, RECORD, Manifest
 from calrec.settings import to_dict
 
@@ -177,9 +177,11 @@ def step(name: str, domain: str = "") -> Iterator[Run]:
         name: the step.
         domain: its category, when it works on one.
     """
+    if threads := machine.prepare():
+        print(f"{name}{' ' * bool(domain)}{domain}: {threads}", flush=True)
     run = _start(name, domain)
     status = "FINISHED"
-    with _sigterm_as_exit():
+    with foreign.guarded(), _sigterm_as_exit():
         try:
             yield run
         except SystemExit:

@@ -9,6 +9,7 @@ from tests.benchmarks.generate import generate
 from tests.benchmarks.gradcache import gradcache
 from tests.benchmarks.ingest import ingest
 from tests.benchmarks.kcore import kcore
+from tests.benchmarks.machine import busy, memory
 from tests.benchmarks.pipeline import pipeline
 from tests.benchmarks.serve import serve
 from tests.benchmarks.tokens import tokens
@@ -23,6 +24,8 @@ STEPS: dict[str, Callable[[], Benchmark | dict[str, Any]]] = {
     "tokens": tokens,
     "train": train,
     "gradcache": gradcache,
+    "busy": busy,
+    "memory": memory,
     "generate": generate,
     "bm25": bm25,
     "trie": trie,

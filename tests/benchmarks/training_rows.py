@@ -27,6 +27,8 @@ FIRST_WORD = 3  # ids below are padding, begin and end
 STAGE = StageConfig(train_on="last", lr=1e-4)
 
 LLAMAS = {
+    "1M": {"hidden_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 4,
+           "intermediate_size": 256, "vocab_size": 4096},
     "10M": {"hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 8, "num_key_value_heads": 8,
             "intermediate_size": 688, "vocab_size": 16384},
     "135M": {"hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3,

@@ -1,5 +1,7 @@
 """A stage that is killed, told to stop, or continued elsewhere."""
 
+import functools
+import itertools
 import json
 import os
 import shutil
@@ -11,8 +13,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from calrec import artifacts
+from calrec.config import StageConfig
+from calrec.finetune import step as finetune_step
+from calrec.finetune import telemetry
+from calrec.finetune.trainer import Trainer
 from tests.finetune.test_training import STAGE, equal, run, weights
 
 
@@ -50,6 +57,93 @@ def test_sigterm_writes_a_checkpoint_from_which_the_stage_goes_on_bit_for_bit(
     run(small, tmp_path / "parts", stage)
     assert "going on after step 20" in capsys.readouterr().out
     assert equal(tmp_path / "whole", tmp_path / "parts")
+
+
+def checkpointed(small: SimpleNamespace, out: Path, stage: StageConfig) -> list[str]:
+    """Names of all checkpoints of a stage whose clock goes on by half a minute each time it is looked at."""
+    seen: list[str] = []
+
+    def look(step: int, metrics: dict[str, float]) -> None:
+        if step == stage.steps:
+            seen[:] = sorted(path.name for path in out.with_name(out.name + ".checkpoint").glob("step-*"))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(finetune_step, "Trainer", functools.partial(Trainer, clock=itertools.count(0, 30).__next__))
+        run(small, out, replace(stage, keep_checkpoints=100), log=look)
+    return seen
+
+
+def test_checkpoints_by_time_come_beside_those_by_steps_and_change_no_weight(small: SimpleNamespace, tmp_path: Path):
+    for name, every, minutes, steps in (
+        ("none", 0, 0.0, []),
+        ("steps", 5, 0.0, [5]),
+        ("time", 0, 1.0, [2, 4, 6]),  # after one more look at a save
+        ("both", 3, 1.0, [2, 3, 5, 6]),
+        ("rarely", 0, 5.0, []),
+    ):
+        stage = replace(STAGE, checkpoint_every=every, checkpoint_minutes=minutes)
+        assert checkpointed(small, tmp_path / name, stage) == [f"step-{step:08d}" for step in steps], name
+        assert equal(tmp_path / name, tmp_path / "none")
+
+
+def test_a_stage_goes_on_from_a_checkpoint_by_time(small: SimpleNamespace, tmp_path: Path):
+    stage = replace(STAGE, checkpoint_every=0, checkpoint_minutes=1.0, valid_every=0)
+    run(small, tmp_path / "whole", stage)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(finetune_step, "Trainer", functools.partial(Trainer, clock=itertools.count(0, 30).__next__))
+        patch.setattr(telemetry, "REPORT_SECONDS", 0.0)  # log each step
+
+        def die(step: int, metrics: dict[str, float]) -> None:
+            if step == 5:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            run(small, tmp_path / "parts", stage, log=die)
+    assert [path.name for path in (tmp_path / "parts.checkpoint").glob("step-*4")] == ["step-00000004"]
+    run(small, tmp_path / "parts", stage)
+    assert equal(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_the_first_ranks_clock_decides_for_both(small: SimpleNamespace, tmp_path: Path):
+    done = torchrun(small, tmp_path / "m", "timed", "ddp")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads((tmp_path / "m.seen").read_text()) == ["step-00000002", "step-00000004", "step-00000006"]
+
+
+def test_patience_is_not_forgotten(small: SimpleNamespace, tmp_path: Path):
+    stage = replace(STAGE, steps=40, lr=3.0, clip=1e9, valid_every=2, patience=3)  # never better than step 0
+
+    def stop(step: int, metrics: dict[str, float]) -> None:
+        if "valid_nig" in metrics and step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    whole = run(small, tmp_path / "whole", stage)
+    with pytest.raises(SystemExit):
+        run(small, tmp_path / "parts", stage, log=stop)
+    assert run(small, tmp_path / "parts", stage).counts["steps"] == whole.counts["steps"] == 6
+
+
+def test_the_precision_that_a_stage_began_with_stays(small: SimpleNamespace, tmp_path: Path):
+    """It begins on a machine with AMX and goes on on one without."""
+    stage, begun = replace(STAGE, steps=6), []
+
+    def stop(step: int, metrics: dict[str, float]) -> None:
+        if "valid_nig" in metrics and step == 4:
+            begun.append(os.kill(os.getpid(), signal.SIGTERM))
+
+    for name, amx in (("fp32", False), ("bf16", True)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)
+            assert run(small, tmp_path / name, stage).counts["precision"] == name
+            with pytest.raises(SystemExit):
+                run(small, tmp_path / f"{name} parts", stage, log=stop)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: not amx)
+            assert run(small, tmp_path / f"{name} parts", stage).counts["precision"] == name
+        assert equal(tmp_path / name, tmp_path / f"{name} parts")
+    assert not equal(tmp_path / "fp32", tmp_path / "bf16")
+    assert run(small, tmp_path / "asked", replace(stage, precision="bf16")).counts["precision"] == "bf16"
+    assert equal(tmp_path / "asked", tmp_path / "bf16")
 
 
 def test_a_stage_goes_on_on_a_machine_that_has_only_the_remote_copy(small: SimpleNamespace, tmp_path: Path):

@@ -1,6 +1,9 @@
 """What the tests run on two processes: `torchrun --nproc-per-node 2 -m tests.finetune.two ROOT OUT WHAT SHARDING`."""
 
+import functools
+import itertools
 import json
+import os
 import shutil
 import sys
 from dataclasses import replace
@@ -10,10 +13,12 @@ import torch
 
 from calrec.config import ModelConfig
 from calrec.finetune import ranks, towers
+from calrec.finetune import step as finetune_step
 from calrec.finetune.gradients import backward
 from calrec.finetune.ranks import Ranks
 from calrec.finetune.step import finetune
 from calrec.finetune.towers import Towers
+from calrec.finetune.trainer import Trainer
 from tests.finetune.networks import batches, made
 from tests.finetune.test_towers import STAGE as LOSS
 from tests.finetune.test_training import STAGE
@@ -77,13 +82,19 @@ def main(root: Path, out: Path, what: str, sharding: str) -> None:
         "stage": replace(STAGE, steps=8, ema=0.5, micro_tokens=250),
         "odd": replace(STAGE, batch_size=3),
         "endless": replace(STAGE, steps=100_000),
+        "timed": replace(STAGE, checkpoint_every=0, checkpoint_minutes=1.0, keep_checkpoints=100),
     }[what]
 
     def keep(step: int, metrics: dict[str, float]) -> None:
         if step == 8:  # the checkpoint of step 4 is still there
             shutil.copytree(out.with_name("m.checkpoint"), out.with_name("m.after-4"), dirs_exist_ok=True)
+            names = sorted(path.name for path in out.with_name("m.checkpoint").glob("step-*"))
+            out.with_name("m.seen").write_text(json.dumps(names))
 
-    log = {"log": keep} if what == "stage" else {}
+    if what == "timed":  # half a minute for each look at the clock; the second rank's stands still
+        clock = itertools.count(0, 0 if int(os.environ["RANK"]) else 30).__next__
+        finetune_step.Trainer = functools.partial(Trainer, clock=clock)
+    log = {"log": keep} if what in ("stage", "timed") else {}
     finetune(root / "texts", root / "tokens", root / "base", out, stage, TUNING, sharding=sharding, **log)
 
 

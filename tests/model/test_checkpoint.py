@@ -196,7 +196,7 @@ def test_an_unreadable_adapter_configuration_is_refused(base: Path):
     folder, _ = saved(base)
     for text in ("{", "{}", '{"peft_type": "NEW"}'):
         (folder / "adapter_config.json").write_text(text)
-        with pytest.raises(ValueError, match=r"adapter_config.json cannot be read|is not merged"):
+        with pytest.raises(ValueError, match=r"adapter_config.json (cannot be loaded|is not)|is not merged"):
             checkpoint.load(folder)
 
 

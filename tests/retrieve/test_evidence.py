@@ -167,6 +167,29 @@ def test_test_items_teach_nothing(world: SimpleNamespace):
     assert all(len(items) <= at for items, at in zip(counted, users.valid_at.tolist(), strict=True) if at >= 0)
 
 
+def test_the_item_that_is_learned_from_is_not_counted(world: SimpleNamespace):
+    """Each user's validation item follows his last training item nowhere else, so no count can make it a candidate.
+
+    Only the first user, to whom the model writes it, has it among his candidates.
+    """
+    codes = world.items.items.astype(np.int32)
+    assert len(codes) >= 12
+    rows = [codes[[at, (at + 1) % 12, (at + 6) % 12]] for at in range(0, 12, 2)]
+    ends = np.full(len(rows), 2)
+    users = Users([f"u{at}" for at in range(len(rows))], np.full(len(rows), "home"), rows, ends, ends, ends + 1)
+    config = RetrieveConfig(rerank=1, fusion_users=100, threads=1)
+    prompts: list[Prompt] = []
+
+    def told(asked: Sequence[Prompt]) -> Iterator[list[Generation]]:
+        prompts.extend(asked)
+        texts = [[Generation(world.items.text(int(rows[0][2])), 0.0, 1, True)] if p.user == "u0" else [] for p in asked]
+        return iter(texts)
+
+    fusion = learned(users, world.items, world.search, config, world.reader, world.cache, told)
+    assert (fusion.users, fusion.without) == (1, len(rows) - 1)
+    assert [p.ids.tolist() for p in prompts] == [world.cache.history(row[:2])[0].tolist() for row in rows]
+
+
 def test_who_is_asked_about_teaches_nothing(world: SimpleNamespace):
     able = [user for user, at in zip(world.users.user_id, world.users.valid_at.tolist(), strict=True) if at >= 0]
     rest = learn(world, world.users, asked=frozenset(able[:5]))

@@ -26,7 +26,7 @@ import pytest
 
 from calrec import promotion, tracking
 from calrec.cli import main
-from calrec.commands import LARGE_BLOCKS
+from calrec.machine import LARGE_BLOCKS
 from calrec.promote.version import example
 from calrec.recommend.champion import opened
 from calrec.recommend.recommender import Recommender

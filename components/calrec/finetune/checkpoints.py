@@ -37,6 +37,8 @@ class Progress:
     """Of the best validation; less is better, and inf is none yet."""
     worse: int = 0
     """Validations since the best one."""
+    precision: str = ""
+    """Of the matrix products, which stays when a stage goes on elsewhere: fp32 or bf16."""
     record: Record = field(default_factory=Record)
     """Its rows and sums up to this step."""
 

@@ -18,10 +18,10 @@ from calrec.finetune.order import trainable
 from calrec.finetune.ranks import Ranks
 from calrec.finetune.telemetry import Log, Report
 from calrec.finetune.towers import Towers
-from calrec.finetune.trainer import Data, Trainer
+from calrec.finetune.trainer import PRECISIONS, Data, Trainer
 from calrec.finetune.tuning import adapted, merged
 from calrec.model import checkpoint
-from calrec.model.device import use_threads
+from calrec.model.device import fast_bf16, use_threads
 from calrec.model.loading import load_model, load_users, saw_validation
 from calrec.model.origin import origin_of
 from calrec.settings import to_dict
@@ -133,7 +133,8 @@ def _train(
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The trained weights, and what the manifest counts of them."""
     torch.manual_seed(stage.seed + among.rank)  # dropout; ranks draw apart
-    dtype = precision(stage, ranks.device_of(network))
+    found = checkpoints.load() if checkpoints else None
+    dtype = precision(stage, ranks.device_of(network), among, found[1].precision if found else "")
     kernel = reading(network, stage, dtype, report.line)
     if stage.gradient_checkpointing:
         towers.recompute(network)
@@ -145,7 +146,7 @@ def _train(
     reader = Towers(network, spread, kernel, dtype)
     report.peak = telemetry.peak_flops(reader.device, dtype) * among.size
     try:
-        trainer = Trainer(network, reader, data, stage, checkpoints, report, among)
+        trainer = Trainer(network, reader, data, stage, checkpoints, report, among, found)
         if trainer.progress.step == 0:
             for line in plan.arithmetic(trainer):
                 report.line(line)
@@ -157,7 +158,8 @@ def _train(
         for hook in hooks:
             hook.remove()
     done = trainer.progress
-    counts: dict[str, Any] = {"steps": done.step, "attention": kernel, "ranks": among.size}
+    counts: dict[str, Any] = {"steps": done.step, "attention": kernel, "precision": done.precision}
+    counts |= {"ranks": among.size}
     if stage.valid_every and trainer.held_out:
         score = done.best_score if stage.valid_metric == "nig" else -done.best_score
         report.line(f"best validation {stage.valid_metric} {score:.4f} at step {done.best_step}")
@@ -165,18 +167,25 @@ def _train(
     return weights, counts
 
 
-def precision(stage: StageConfig, device: torch.device) -> torch.dtype:
-    """Of matrix products: bf16 is slower than fp32 on CPUs without AMX, so only GPUs take it unasked."""
-    bf16 = stage.precision == "bf16" or (stage.precision == "auto" and device.type == "cuda")
-    return torch.bfloat16 if bf16 else torch.float32
+def precision(stage: StageConfig, device: torch.device, among: Ranks, before: str = "") -> torch.dtype:
+    """Of matrix products; `auto` is what the stage began with, `before`, or else what rank 0's machine is made for."""
+    asked = before if stage.precision == "auto" else stage.precision
+    return PRECISIONS[among.share(asked or ("bf16" if fast_bf16(device) else "fp32"))]
 
 
 def reading(network: Any, stage: StageConfig, dtype: torch.dtype, say: Callable[[str], None]) -> str:
     """How the network's packed rows attend, or "padded" when it cannot be packed, which is said.
 
     Raises:
-        ValueError: the kernel that `stage.attention` names does not work for this network on this machine.
+        ValueError: the kernel that `stage.attention` names does not work for this network on this machine; the network
+            is no causal one.
     """
+    name = type(towers.core(network)).__name__
+    if towers.looks_ahead(network):
+        raise ValueError(
+            f"{name} lets a token see those after it, so it would read its targets; give a causal LM (some, such as "
+            "BERT, become one by is_decoder = true in their config.json)"
+        )
     if stage.attention == "padded":
         return "padded"
     auto = stage.attention == "auto"
@@ -186,7 +195,6 @@ def reading(network: Any, stage: StageConfig, dtype: torch.dtype, say: Callable[
         if not found:
             return kernel
         why = f"{why}; {kernel}: {found}".lstrip("; ")
-    name = type(towers.core(network)).__name__
     if not auto:
         raise ValueError(f"attention = {stage.attention} does not work for {name} here ({why}); use auto")
     say(f"{name} cannot be packed ({why}); training goes on padded, which is slower")

@@ -52,19 +52,23 @@ def flops(network: Any, tokens: int, squares: int, predicted: int) -> float:
     frozen, 2 for its own. Norms, activations and DoRA's lengths are left out.
 
     Args:
-        network: a Llama- or GPT-2-style causal LM, plain or with adapters.
+        network: a Llama- or GPT-2-style causal LM, plain or with adapters; of one without heads, or with layers that
+            differ, the products of attention are left out.
         tokens: tokens that pass through the decoder.
         squares: sum of the squared lengths of the sequences; causal attention needs half of the products.
         predicted: tokens for which logits are computed.
     """
     inner = core(network)
     config = inner.config.get_text_config()
-    heads, layers = config.num_attention_heads, config.num_hidden_layers
-    width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
+    try:
+        heads, layers = config.num_attention_heads, config.num_hidden_layers
+        width = layers * heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
+    except (AttributeError, TypeError, RuntimeError, ValueError):  # the library's own error is among them
+        width = 0
     embeddings = {id(m.weight) for m in inner.base_model.modules() if isinstance(m, nn.Embedding)}
     matrices = [p for p in inner.base_model.parameters() if p.ndim == 2 and id(p) not in embeddings]
     head = [p for p in inner.get_output_embeddings().parameters() if p.ndim == 2]
-    return float(_per_token(matrices) * tokens + 6 * layers * width * squares + _per_token(head) * predicted)
+    return float(_per_token(matrices) * tokens + 6 * width * squares + _per_token(head) * predicted)
 
 
 def _per_token(matrices: list[Tensor]) -> int:

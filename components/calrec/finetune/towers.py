@@ -17,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from calrec.finetune import attention, losses
 from calrec.finetune.attention import Packing
 from calrec.finetune.batches import Batch
+from calrec.model import architecture
 
 
 @dataclass(frozen=True)
@@ -43,15 +44,11 @@ class Towers:
             dtype: of matrix products.
         """
         self.core = core(network)
-        if self.core.get_decoder() is self.core:
-            raise ValueError(
-                f"{type(self.core).__name__} has no decoder of its own; use a causal LM such as Llama or Qwen"
-            )
         self.call = self.core if spread is None or spread is network else spread
         self.kernel, self.dtype, self.device = kernel, dtype, self.core.device
         self._can_keep = "logits_to_keep" in inspect.signature(self.core.forward).parameters
         self._states: Tensor | None = None
-        self._hook = self.core.get_decoder().register_forward_hook(self._keep)
+        self._hook = architecture.decoder(self.core).register_forward_hook(self._keep)
         self._was = self.core.config._attn_implementation
         if kernel != "padded":
             attention.register()
@@ -118,7 +115,24 @@ def core(network: Any) -> Any:
 
 def layers(network: Any) -> Any:
     """The decoder's layers."""
-    return next(m for m in core(network).get_decoder().children() if isinstance(m, torch.nn.ModuleList))
+    return architecture.layers(core(network))
+
+
+@torch.no_grad()
+def looks_ahead(network: Any) -> bool:
+    """Whether a token changes the states of tokens before it, as in an encoder: such a model would see its targets."""
+    inner, tower = core(network), Towers(network, kernel="padded")
+    was = inner.training
+    inner.eval()
+    try:
+        states = []
+        for last in (1, 2):
+            tower._run(torch.tensor([[3, 1, 4, 1, 5, 2, 6, last]], device=tower.device), None)
+            states.append(tower.states[0, :-1].float())
+    finally:
+        inner.train(was)
+        tower.close()
+    return float((states[0] - states[1]).norm()) > 1e-3 * float(states[0].norm())
 
 
 def recompute(network: Any) -> None:
@@ -188,6 +202,8 @@ def suits(network: Any, kernel: str, dtype: torch.dtype) -> str:
         return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     finally:
         inner.train(was)
+    if len(padded) != len(packed):
+        return "packed rows use other weights"
     gap = float((padded - packed).norm() / padded.norm())
     return "" if gap < (1e-4 if dtype == torch.float32 else 5e-2) else f"packed states or gradients differ by {gap:.1e}"
 

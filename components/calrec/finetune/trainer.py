@@ -3,7 +3,8 @@
 import math
 import os
 import signal
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -25,6 +26,9 @@ from calrec.finetune.telemetry import Report
 from calrec.finetune.towers import Towers
 from calrec.model.loading import Users
 from calrec.textify.tokens import TokenCache
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+Saved = tuple[dict[str, dict[str, Tensor]], Progress]
 
 
 @dataclass(frozen=True)
@@ -48,17 +52,21 @@ class Trainer:
         checkpoints: Checkpoints | None,
         report: Report,
         among: Ranks,
+        found: Saved | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Set out, from the newest checkpoint when there is one.
+        """Set out, from a checkpoint when there is one.
 
         Args:
             network: a causal LM; only weights with requires_grad change.
             towers: how it reads.
             data: users, tokens, text groups.
             stage: loss and schedule.
-            checkpoints: where an interrupted stage goes on from; None on ranks other than 0.
+            checkpoints: where an interrupted stage can go on from; None on ranks other than 0.
             report: what a person sees.
             among: the processes that share the stage.
+            found: what the stage goes on from; None: it begins, or this rank is not 0.
+            clock: seconds, for checkpoints by time; rank 0's decides for all.
         """
         self.network, self.towers, self.data, self.stage = network, towers, data, stage
         self.checkpoints, self.report, self.among = checkpoints, report, among
@@ -66,8 +74,10 @@ class Trainer:
         self.held_out = validation.in_batches(validation.held_out(data.users, stage), data.cache, data.groups)
         self.optimizer = adamw(network, stage)
         self.average = Average(network, stage.ema)
-        self.progress = self._resume()
+        self.progress = self._resume(found)
+        self.progress.precision = next(name for name, dtype in PRECISIONS.items() if dtype == towers.dtype)
         report.begin(self.progress.step, self.progress.record)
+        self._clock, self._saved_at = clock, clock()
         self._next: list[Batch] | None = None
         self._stopped = False
 
@@ -94,7 +104,7 @@ class Trainer:
                 done = progress.step
                 if stage.valid_every and (done % stage.valid_every == 0 or done == stage.steps):
                     self.validate()
-                if stage.checkpoint_every and done % stage.checkpoint_every == 0 and done < stage.steps:
+                if done < stage.steps and self._is_due(done):
                     self.save()
         if stage.keep == "last" or not (stage.valid_every and self.held_out):
             with self.average.swapped(self.network):  # on a CPU they are the network's own, which change back
@@ -105,6 +115,14 @@ class Trainer:
     def patience_is_over(self) -> bool:
         """No validation was better for as long as the stage allows."""
         return bool(self.stage.valid_every and 0 < self.stage.patience <= self.progress.worse)
+
+    def _is_due(self, done: int) -> bool:
+        """Whether a checkpoint is written after this step; the same on all ranks, since all take part in writing it."""
+        stage = self.stage
+        if stage.checkpoint_every and done % stage.checkpoint_every == 0:
+            return True
+        late = self.among.main and self._clock() - self._saved_at >= 60 * stage.checkpoint_minutes
+        return bool(stage.checkpoint_minutes) and self.among.any(late, self.towers.device)
 
     def step(self) -> None:
         """One optimizer step."""
@@ -176,9 +194,9 @@ class Trainer:
         self.report.count()
         if self.checkpoints:
             self.checkpoints.save(tensors, self.progress)
+        self._saved_at = self._clock()
 
-    def _resume(self) -> Progress:
-        found = self.checkpoints.load() if self.checkpoints else None
+    def _resume(self, found: Saved | None) -> Progress:
         progress: Progress | None = self.among.share(found[1] if found else None)
         if progress is None:
             return Progress()

@@ -16,6 +16,7 @@ from torch import Tensor
 from calrec.finetune.towers import core
 from calrec.generate import attention
 from calrec.generate.attention import Branches, Prompts
+from calrec.model import architecture
 from calrec.textify.tokens import Ids, Ragged
 
 
@@ -54,7 +55,7 @@ class Decoder:
         self._was = self.core.config._attn_implementation
         self._trained = [module for module in self.core.modules() if module.training]
         self.core.eval()
-        self._hook = self.core.get_decoder().register_forward_hook(self._keep)
+        self._hook = architecture.decoder(self.core).register_forward_hook(self._keep)
         self.core.set_attn_implementation(attention.NAME)
         return self
 

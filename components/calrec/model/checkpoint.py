@@ -1,19 +1,21 @@
 """Models as folders in Hugging Face format, or as PEFT adapters of one: safetensors only, no remote code."""
 
-import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from calrec.checks import check as require
+from calrec.model import inspection
+from calrec.model.inspection import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 ADAPTER = "adapter"
 """Folder inside a whole model's, with what was trained as an adapter of the base; the whole model is what is loaded."""
-ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_PREFIX = "base_model.model."
 """Of a weight's name in an adapter."""
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
-_ADAPTER_FILES = ["adapter_*", "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt"]
+_TOKENIZER_FILES = (
+    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model", "*.jinja",
+)  # fmt: skip
 
 
 def load(folder: Path) -> tuple[Any, Any]:
@@ -21,67 +23,39 @@ def load(folder: Path) -> tuple[Any, Any]:
 
     Raises:
         FileNotFoundError: no folder, or no config in it.
-        ValueError: pickle weights, code of its own, missing weights, no tokenizer or one that does not fit, no
-            end-of-text token; an adapter whose base is not there or of another shape.
+        ValueError: pickle weights, code of its own or files from elsewhere, missing or unknown weights, an empty
+            network, no tokenizer or one that does not fit, no end-of-text token; an adapter whose base is not there or
+            of another shape; whatever else a library stumbles over.
     """
     folder = Path(folder)
-    check(folder)
+    inspection.check(folder)
     _quiet()
     if (folder / ADAPTER_CONFIG).is_file():
         return _merged(folder)
-    try:
-        tokenizer = _tokenizer(folder)
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{folder}: its tokenizer cannot be loaded ({error}); save it with save_pretrained") from None
-    require_end_token(tokenizer, str(folder))
-    return _fitting(_network(folder), tokenizer, str(folder))
+    return _fitting(_network(folder), _tokenizer(folder), str(folder))
 
 
 def load_from_hub(name: str, revision: str | None = None) -> tuple[Any, Any]:
-    """(model, tokenizer) of a Hugging Face name, fetched over the network or from its cache."""
+    """(model, tokenizer) of a Hugging Face name, fetched over the network or from its cache; errors as :func:`load`."""
     from huggingface_hub import snapshot_download
-    from transformers.utils import find_adapter_config_file
 
-    folder = ""
+    def fetched(*files: str) -> Path:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(files)))
+
     try:
-        if find_adapter_config_file(name, revision=revision):
-            folder = snapshot_download(name, revision=revision, allow_patterns=_ADAPTER_FILES)
+        folder = fetched(*inspection.CONFIGS, inspection.INDEX, *_TOKENIZER_FILES)
+        if not (folder / ADAPTER_CONFIG).is_file():
+            inspection.check_configs(folder)  # before what is large
+            folder = fetched(*(inspection.shards(folder) or ["model.safetensors"]))
         else:
-            tokenizer, network = _tokenizer(name, revision), _network(name, revision)
+            folder = fetched(ADAPTER_WEIGHTS)
     except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
+        first = _first_line(error)
         raise ValueError(
             f"model.name={name!r} is neither a local folder nor a model that can be fetched ({first}); give a folder, "
             "a gs:// URI, or a Hugging Face name with safetensors weights that this machine can reach"
         ) from None
-    if folder:
-        check(Path(folder))
-        return _merged(Path(folder))
-    require_end_token(tokenizer, name)
-    return _fitting(network, tokenizer, name)
-
-
-def check(folder: Path) -> None:
-    """Refuse a folder that is no complete model or adapter, that would run code, or whose weights are pickles."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"model folder {folder} does not exist")
-    adapter = (folder / ADAPTER_CONFIG).is_file()
-    if not adapter and not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"{folder}: no config.json, so this is no model in Hugging Face format")
-    if not adapter and "auto_map" in json.loads((folder / "config.json").read_text()):
-        raise ValueError(f"{folder}: config.json names code of its own (auto_map), which is never run")
-    if not any(folder.glob(ADAPTER_WEIGHTS if adapter else "*.safetensors")):
-        pickles = sorted(p.name for pattern in _PICKLES for p in folder.glob(pattern))
-        found = (
-            f"only pickle weights ({', '.join(pickles)}), which can run code when they are loaded"
-            if pickles
-            else "none"
-        )
-        how = "PeftModel.from_pretrained(base, folder)" if adapter else "AutoModelForCausalLM.from_pretrained(folder)"
-        raise ValueError(
-            f"{folder}: weights must be safetensors, found {found}; convert them where you trust the file: "
-            f"{how}.save_pretrained(new_folder)"
-        )
+    return load(folder)
 
 
 def require_end_token(tokenizer: Any, name: str) -> None:
@@ -105,27 +79,54 @@ def _quiet() -> None:
     logging.disable_progress_bar()
 
 
-def _tokenizer(name: Path | str, revision: str | None = None) -> Any:
+def _tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(name, trust_remote_code=False, revision=revision or "main")
+    with _refused(folder, "its tokenizer", "save it with save_pretrained"):
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    require_end_token(tokenizer, str(folder))
+    return tokenizer
 
 
-def _network(name: Path | str, revision: str | None = None) -> Any:
-    from transformers import AutoModelForCausalLM
+def _network(folder: Path) -> Any:
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    network, found = AutoModelForCausalLM.from_pretrained(
-        name,
-        trust_remote_code=False,
-        use_safetensors=True,
-        dtype="float32",
-        revision=revision or "main",
-        output_loading_info=True,
+    count = inspection.tensors(folder)
+    with _refused(folder, "its config.json", "it must be one of a causal language model that transformers knows"):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        inspection.check_sizes(config, count, str(folder))
+    with _refused(folder, "it", "it must be a causal language model whose weights fit its config.json"):
+        network, found = AutoModelForCausalLM.from_pretrained(
+            folder, config=config, trust_remote_code=False, use_safetensors=True, dtype="float32",
+            output_loading_info=True,
+        )  # fmt: skip
+    missing, unknown = (sorted(found[f"{kind}_keys"]) for kind in ("missing", "unexpected"))
+    # The library would make up the one, and leave out the other.
+    require(not missing, f"{folder}: {len(missing)} weights are not in its files, such as {missing[:1]}; save it again")
+    require(
+        not unknown,
+        f"{folder}: {len(unknown)} weights in its files have no place in a {type(network).__name__}, such as "
+        f"{unknown[:1]}; its config.json is of another model, or it is more than a language model",
     )
-    missing = sorted(found["missing_keys"])  # the library would make them up
-    require(not missing, f"{name}: {len(missing)} weights are not in its files, such as {missing[:1]}; save it again")
     network.config.use_cache = False
     return network
+
+
+@contextmanager
+def _refused(folder: Path, what: str, remedy: str) -> Iterator[None]:
+    """Say in a sentence what a library stumbles over in a foreign file, whatever it raises for it."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        text = _first_line(error)
+        raise ValueError(f"{folder}: {what} cannot be loaded ({text}); {remedy}") from None
+
+
+def _first_line(error: Exception) -> str:
+    text = " ".join(str(error).split())[:300]
+    return text if isinstance(error, (ValueError, OSError)) and text else f"{type(error).__name__}: {text}"
 
 
 def _fitting(network: Any, tokenizer: Any, name: str) -> tuple[Any, Any]:
@@ -147,22 +148,20 @@ def _merged(folder: Path) -> tuple[Any, Any]:
     from peft import PeftConfig, PeftModel
     from safetensors.torch import load_file
 
-    try:
+    with _refused(folder, ADAPTER_CONFIG, "save the adapter again"):
         config = PeftConfig.from_pretrained(str(folder))
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{folder}: {ADAPTER_CONFIG} cannot be read ({error}); save the adapter again") from None
     kind = str(config.peft_type).removeprefix("PeftType.")
     require(kind == "LORA", f"{folder}: an adapter of type {kind} is not merged; only LORA is")
     network, tokenizer = _base(folder, config)
     if (folder / "tokenizer_config.json").is_file():
         tokenizer = _tokenizer(folder)
-        require_end_token(tokenizer, str(folder))
-    weights = load_file(folder / ADAPTER_WEIGHTS)
+    with _refused(folder, ADAPTER_WEIGHTS, "copy it again"):
+        weights = load_file(folder / ADAPTER_WEIGHTS)
     _check_vocabulary(weights, network, folder)
     _fitting(network, tokenizer, str(folder))
     try:
         adapted = PeftModel.from_pretrained(network, str(folder), torch_device="cpu")
-    except (RuntimeError, ValueError) as error:
+    except Exception as error:  # whatever it stumbles over
         text = " ".join(str(error).split())[:400]
         raise ValueError(f"{folder}: does not fit its base {config.base_model_name_or_path}: {text}") from None
     _check_names(weights, adapted, folder)

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from calrec import machine
+
 
 def device() -> Any:
     """The GPU when there is one, else the CPU."""
@@ -23,7 +25,7 @@ def placed(network: Any) -> Any:
 
 
 def use_threads(threads: int) -> int:
-    """Set the CPU threads of torch; 0 means all that this process may run on, or its part of them under torchrun.
+    """Set the CPU threads of torch; 0 means all that this process may use, or its part of them under torchrun.
 
     Returns:
         the number set.
@@ -33,9 +35,20 @@ def use_threads(threads: int) -> int:
     import torch
 
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    threads = threads or max(1, len(os.sched_getaffinity(0)) // here)
+    threads = threads or max(1, machine.cores() // here)
     torch.set_num_threads(threads)
     return threads
+
+
+def fast_bf16(device: Any) -> bool:
+    """Whether matrix products in bf16 are several times as fast as in fp32: on GPUs, and on CPUs with AMX tiles.
+
+    By rule and not by a stopwatch: the same machine must choose the same. Without tiles (AVX-512's bf16 alone, or
+    none) what the products gain is lost to the casts around them.
+    """
+    import torch
+
+    return bool(device.type == "cuda" or torch.cpu._is_amx_tile_supported())
 
 
 def peak_memory() -> int:

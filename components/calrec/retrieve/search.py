@@ -1,7 +1,6 @@
 """The best groups of many texts, each distinct one searched once; by compiled code, or by numpy, the oracle."""
 
 import importlib.util
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from calrec import machine
 from calrec.retrieve.bm25 import Bags, Floats, Index, Ints
 from calrec.textify.tokens import running, spans
 
@@ -78,7 +78,7 @@ class Search:
         if threads < 0:
             raise ValueError(f"threads must be >= 0, got {threads}; 0 takes all cores")
         self.index = index
-        self.threads = threads or len(os.sched_getaffinity(0))
+        self.threads = threads or machine.cores()
         self.engine = _installed() if engine == "auto" else engine
         self._part: _Part = _compiled(index) if self.engine == "numba" else _plain(index)
 
