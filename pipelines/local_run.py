@@ -21,6 +21,7 @@ import psutil
 import calrec
 from calrec import lookout, tracking
 from calrec.config import Config
+from calrec.files import new_folder
 from calrec.watch.step import SHAPING, report
 from pipelines import docker_run
 from pipelines.compiling import arguments, name_steps
@@ -49,8 +50,7 @@ def run(config: Config, root: Path, fresh: bool = False, image: str = "") -> Res
     """
     root = root.resolve()
     config = dataclasses.replace(config, sources=tuple(lookout.now([vars(source) for source in config.sources])))
-    folder = root / "runs" / time.strftime("%Y%m%d-%H%M%S")
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = new_folder(root / "runs" / time.strftime("%Y%m%d-%H%M%S"))
     uri, files = _use_tracking(root)
     seen = _look(config)
     parent, experiment = _tracked(lambda: tracking.start_parent(" + ".join(config.targets), files)) or ("", "")

@@ -71,6 +71,7 @@ class Page(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(length))
         if web.validator:
             self.send_header(web.validator, tag if web.validator == "ETag" else hashlib.md5(body).hexdigest())
+        self.send_header("Connection", "close")
         for name, value in web.headers.items():
             self.send_header(name, value)
         self.end_headers()

@@ -5,12 +5,14 @@ What was read of a file is kept in a cache under the file's version: a new snaps
 
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,8 @@ from calrec.ingest.rows import DroppedError, Events
 RAW_CUT = 500
 """Characters of a rejected row that are kept."""
 _READER = 2  # raised when the same bytes give other rows, so that cached parts are read again
+_PART = re.compile(r"[0-9a-f]{16}(?:[a-z0-9_]{8}\.partial)?")  # names of parts, and of those that a kill left
+_FILES = {"events.parquet", "rejects.parquet", "counts.json"}
 _THREADS = 2
 _QUEUED = 4  # blocks in flight: memory is bounded by them
 _ROW_GROUP = 1 << 18
@@ -106,8 +110,6 @@ def read_events(file: File, layout: Layout, cache: Path) -> Part:
     """
     key = artifacts.short_hash([_READER, file.name, file.size, file.version, layout.fingerprint])
     folder = cache / key
-    if not file.version:  # nobody says when it changes
-        shutil.rmtree(folder, ignore_errors=True)
     if (folder / "counts.json").is_file():
         os.utime(folder)
         return Part(folder, Counts(**json.loads((folder / "counts.json").read_text())), cached=True)
@@ -127,10 +129,15 @@ def read_events(file: File, layout: Layout, cache: Path) -> Part:
 
 
 def forget(cache: Path, days: float = 30) -> None:
-    """Delete what no run has used for so many days: files that are gone, and old versions of files that grew."""
+    """Delete what no run has used for so many days: files that are gone, and old versions of files that grew.
+
+    What is no part of ours stays: the folder may be one that a person named.
+    """
     for folder in cache.iterdir():
-        if time.time() - folder.stat().st_mtime > days * 86_400:
-            shutil.rmtree(folder, ignore_errors=True)
+        with suppress(FileNotFoundError):  # another run was quicker
+            old = _PART.fullmatch(folder.name) and time.time() - folder.stat().st_mtime > days * 86_400
+            if old and {path.name for path in folder.iterdir()} <= _FILES:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write_events(file: File, layout: Layout, folder: Path) -> Counts:
