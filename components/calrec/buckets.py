@@ -32,12 +32,12 @@ _MEANINGS = (
         "a perimeter of VPC Service Controls keeps this place out, whatever your roles: run inside of it, or ask its "
         "administrator for an ingress rule, with the identifier in this message",
     ),
+    (("billing account",), "the bucket's project has no billing account that works; its owner must mend that"),
     (
-        ("invalid_grant", "invalid jwt", "account not found", "disabled", "deleted_client", "key not valid"),
+        ("invalid_grant", "invalid jwt", "account not found", "account disabled", "ed_client", "key not valid"),
         "the key or its account is expired, disabled or deleted: make a new one, or run "
         "`gcloud auth application-default login`",
     ),
-    (("billing account",), "the bucket's project has no billing account that works; its owner must mend that"),
 )
 
 

@@ -133,7 +133,8 @@ def private(name: str) -> Path:
         PermissionError: another user, or a link, has its place: what lies there is not to be trusted.
     """
     folder = Path(tempfile.gettempdir()) / f"calrec-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
     state = folder.lstat()
     if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.getuid() or state.st_mode & 0o077:
         raise PermissionError(f"{folder} is not a folder of user {os.getuid()} alone; remove it, or set TMPDIR")

@@ -133,7 +133,8 @@ def locked(path: Path, out: Path) -> Iterator[bool]:
     try:
         yield alone
     finally:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            os.unlink(path)  # noqa: PTH108
         os.close(handle)
 
 

@@ -260,7 +260,7 @@ def test_kill_9(tmp_path: Path, alone: dict[str, bytes]):
         time.sleep(0.001)
     with pytest.raises(
         ValueError,
-        match=rf"process {os.getpid()} on .*, since .* UTC, writes to it; wait for it, or give another --out",
+        match=rf"process {child.pid} on .*, since .* UTC, writes to it; wait for it, or give another",
     ):
         Parts(out, "parquet", FINGERPRINT, PART)
     os.kill(child.pid, signal.SIGKILL)

@@ -35,6 +35,7 @@ _FILES = {"events.parquet", "rejects.parquet", "counts.json"}
 _THREADS = 2
 _QUEUED = 4  # blocks in flight: memory is bounded by them
 _ROW_GROUP = 1 << 18
+_WAITING = 1 << 28  # bytes of parsed events that are not written yet
 
 
 @dataclass
@@ -151,7 +152,7 @@ def _write_events(file: File, layout: Layout, folder: Path) -> Counts:
             for line, reason, raw in parsed.rejects:
                 rejects.add(file.name, line, reason, raw)
             waiting.append(parsed.events)
-            if sum(map(len, waiting)) >= _ROW_GROUP:
+            if sum(map(len, waiting)) >= _ROW_GROUP or sum(one.nbytes for one in waiting) >= _WAITING:
                 writer.write_table(pa.concat_tables(waiting))
                 waiting = []
         if waiting:
@@ -229,7 +230,7 @@ def _parquet(file: File, wanted: list[str]) -> Iterator[tuple[int, pa.Table]]:
     """(number of the first row, from 1; table) of each batch; text that is no UTF-8 comes as bytes."""
     at = 1
     with opened_parquet(file) as stored:
-        for batch in stored.iter_batches(batch_size=1 << 16, columns=wanted):
+        for batch in stored.batches(1 << 16, wanted):
             table = pa.Table.from_batches([batch])
             yield at, table if _is_valid(table) else table.cast(_as_bytes(table.schema))
             at += len(batch)
