@@ -20,6 +20,7 @@ import psutil
 import calrec
 from calrec import lookout, machine, tracking
 from calrec.config import Config
+from calrec.files import new_folder
 from calrec.watch.step import SHAPING, report
 from pipelines import docker_run, ending
 from pipelines.compiling import arguments, name_steps
@@ -53,8 +54,7 @@ def run(config: Config, root: Path, fresh: bool = False, image: str = "") -> Res
 
 def _run(config: Config, root: Path, fresh: bool, image: str, steps: ending.Steps) -> Result:
     config = dataclasses.replace(config, sources=tuple(lookout.now([vars(source) for source in config.sources])))
-    folder = root / "runs" / time.strftime("%Y%m%d-%H%M%S")
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = new_folder(root / "runs" / time.strftime("%Y%m%d-%H%M%S"))
     uri, files = _use_tracking(root)
     seen = _look(config)
     parent, experiment = _tracked(lambda: tracking.start_parent(" + ".join(config.targets), files)) or ("", "")

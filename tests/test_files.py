@@ -106,3 +106,39 @@ def test_a_link_to_a_folder_does_not_lead_in_circles(tmp_path: Path):
     (root / "again").symlink_to(root)
     assert names(root) == ["x.csv"]
     assert names(root / "*/x.csv") == ["again/x.csv"]
+
+
+# --- folders of temporary files -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["link", "open", "file"])
+def test_a_folder_that_others_may_have_made_is_not_trusted(tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    place = tmp_path / f"calrec-{os.getuid()}"
+    if how == "link":
+        (tmp_path / "theirs").mkdir(mode=0o700)
+        place.symlink_to("theirs")
+    elif how == "open":
+        place.mkdir()
+        place.chmod(0o777)
+    else:
+        place.write_text("")
+    with pytest.raises(PermissionError, match=r"calrec-\d+ is not a folder of user \d+ alone; remove it, or"):
+        files.private("x")
+
+
+def test_a_folder_of_another_user_is_not_trusted(nobody: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("tempfile.tempdir", str(nobody))
+    (nobody / f"calrec-{os.getuid()}").mkdir(mode=0o700)
+    assert files.private("x").parent.name == f"calrec-{os.getuid()}"
+    if os.getresuid()[2] == 0:
+        monkeypatch.setattr("os.getuid", lambda: 0)
+        (nobody / "calrec-0").mkdir(mode=0o700)  # it belongs to nobody
+        with pytest.raises(PermissionError, match="is not a folder of user 0 alone"):
+            files.private("x")
+
+
+def test_a_private_folder_is_ours_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert files.private("x") == files.private("x") == tmp_path / f"calrec-{os.getuid()}/x"
+    assert (tmp_path / f"calrec-{os.getuid()}").stat().st_mode & 0o777 == 0o700

@@ -150,6 +150,18 @@ def test_a_machines_first_process_fetches_for_all(
     assert read_manifest(here / "model") == read_manifest(small.base)
 
 
+@pytest.mark.parametrize("name", ["../evil", "/etc/evil", "a/../../evil", "a\\evil"])
+def test_a_name_that_leads_out_is_not_fetched(
+    small: SimpleNamespace, exchange: Exchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+):
+    exchange.upload(small.base, "model")
+    there = [*exchange._files.names(), f"model/{name}"]  # neither a disk nor the emulator keeps such a name
+    monkeypatch.setattr(exchange._files, "names", lambda: there)
+    with pytest.raises(ValueError, match="is no path below its folder; rename the file"):
+        exchange.download("model", tmp_path / "a/b/copy")
+    assert not list(tmp_path.rglob("evil*")) and not (tmp_path / "a/b/copy").exists()
+
+
 def test_curves_of_another_machine_reach_the_run_that_waits(
     mlflow_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):

@@ -1,14 +1,19 @@
 """Files by https from a real server that breaks off, lies and refuses."""
 
+import base64
 import hashlib
 import socket
+import ssl
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-from calrec import remote, storage
+from calrec import artifacts, cli, remote, storage
 from tests.web import DATA, Web, names, read
 
 
@@ -191,3 +196,101 @@ def test_what_was_downloaded_is_deleted_when_the_process_ends():
     folder = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     assert folder
     assert not Path(folder).exists()
+
+
+# --- who may be followed, and what may be said --------------------------------------------------------------------
+
+SECRET = "hunter2"
+
+
+@pytest.mark.parametrize("to", ["file:///etc/passwd", "ftp://127.0.0.1/x.csv", "gopher://127.0.0.1/x", "data:,x"])
+def test_a_server_leads_to_the_web_alone(web: Web, to: str):
+    web.leads = {"/x.csv": to}
+    with pytest.raises(ValueError, match=r"/x.csv: the server (leads from http to|answered 302 .* is not allowed)"):
+        storage.files(f"{web.url}/x.csv")
+
+
+def test_a_server_does_not_lead_out_of_https(tls: str, web: Web, monkeypatch: pytest.MonkeyPatch):
+    web.leads = {"/there.csv": f"{web.url}/logs/day.bin"}
+    assert read(f"{web.url}/there.csv") == DATA
+    with pytest.raises(ValueError, match=r"/x.csv: the server leads from https to http://, which is not followed"):
+        storage.files(f"{tls}/x.csv?to={web.url}/logs/day.bin")
+
+
+@pytest.fixture
+def tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A server by https that redirects to the address in its query."""
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate, "-days", "1",
+         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+
+    class Leads(BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            self.send_response(302)
+            self.send_header("Location", self.path.partition("to=")[2])
+            self.end_headers()
+
+        do_HEAD = do_GET
+
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    remote._opener.cache_clear()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Leads) as server:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"https://localhost:{server.server_port}"
+        server.shutdown()
+        thread.join()
+    remote._opener.cache_clear()
+
+
+def test_a_password_in_the_address_is_used_and_not_passed_on(web: Web):
+    web.leads = {"/x.csv": f"{web.url}/logs/day.bin"}
+    assert read(f"http://me:{SECRET}%21@{web.url.removeprefix('http://')}/x.csv") == DATA
+    basic = "Basic " + base64.b64encode(f"me:{SECRET}!".encode()).decode()
+    assert dict(web.asked) == {"/x.csv": basic, "/logs/day.bin": None}
+
+
+@pytest.mark.filterwarnings("always")
+def test_no_secret_is_told(web: Web, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    rows = [f"u{n % 20},i{n % 7},{1_600_000_000 + n}" for n in range(200)]
+    web.files["/shop.csv"] = "\n".join(["user_id,item_id,timestamp", *rows]).encode()
+    host = web.url.removeprefix("http://")
+    good = f"http://me:{SECRET}@{host}/shop.csv?sig={SECRET}-1&v=2"
+    bad = [
+        good.replace("shop.csv", "none.csv"), good.replace("shop.csv?", "?"), f"{good}#sha256={'0' * 64}",
+        f"{good}#md5=1", good.replace("http:", "s3:"), f"http://me:{SECRET}@nowhere.invalid/x.csv?sig={SECRET}",
+        f"http://me:{SECRET}:x@{host}/x.csv?{SECRET}", f"{good},{good}",
+    ]  # fmt: skip
+    for uri in bad:
+        assert cli.main(["ingest", "--source", uri, "--out", str(tmp_path / "bad")]) in (1, 2)
+    web.validator = None
+    for uri in (good, good.replace("-1", "-2")):
+        ran = ["ingest", "--source", uri, "--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]
+        assert cli.main(ran) == 0
+    web.status = {"GET": [500], "HEAD": [500]}
+    assert cli.main(["ingest", "--source", good, "--out", str(tmp_path / "bad")]) == 1
+    said = capfd.readouterr()
+    assert "shop.csv?sig=…&v=…" in said.out
+    assert SECRET not in said.out + said.err
+    for path in tmp_path.rglob("*"):
+        assert SECRET not in path.name
+        assert not path.is_file() or SECRET.encode() not in path.read_bytes()
+    manifest = artifacts.read_manifest(tmp_path / "out")
+    assert manifest.config["source"] == f"http://…@{host}/shop.csv?sig=…&v=…"
+    assert manifest.config["domain"] == "shop"
+
+
+def test_another_signature_is_no_new_data(web: Web, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("CALREC_CACHE", str(tmp_path))
+    one, two = (f"{web.url}/logs/day.bin?sig={sign}" for sign in "ab")
+    assert storage.snapshot(one) == storage.snapshot(two)
+    assert storage.cache("books", one) == storage.cache("books", two)

@@ -196,6 +196,104 @@ def test_a_bucket_that_refuses_says_how_to_get_in(fake_bucket: Web, code: int):
             call()
 
 
+@pytest.mark.parametrize(
+    ("code", "message", "error", "text"),
+    [
+        (400, "Bucket is a requester pays bucket but no user project provided.", ValueError, "set CALREC_BILLING_PROJ"),
+        (403, "a does not have serviceusage.services.use access to it.", PermissionError, "serviceUsageConsumer in it"),
+        (
+            403,
+            "Request is prohibited by organization's policy. vpcServiceControlsUniqueIdentifier: x1",
+            PermissionError,
+            "x1.*a perimeter of VPC Service Controls",
+        ),
+        (403, "The billing account for the owning project is disabled", PermissionError, "no billing account that"),
+        (400, "API key not valid.", ValueError, "the key or its account is expired, disabled or deleted"),
+        (412, "At least one of the pre-conditions", OSError, "another process wrote to it meanwhile, run again"),
+        (429, "The rate of requests exceeds the limit", ConnectionError, "quota of requests is used up, run again lat"),
+        (503, "We are tired", ConnectionError, "check the network and run again"),
+    ],
+)
+def test_what_a_bucket_answers_is_said_with_its_remedy(
+    fake_bucket: Web, code: int, message: str, error: type[Exception], text: str
+):
+    fake_bucket.status = {"GET": [code]}
+    fake_bucket.why = json.dumps({"error": {"code": code, "message": message}}).encode()
+    with pytest.raises(error, match=rf"(?s)gs://shop/logs: .*{text}"):
+        storage.files("gs://shop/logs")
+
+
+def test_a_disabled_key_is_said():
+    from google.auth.exceptions import RefreshError
+
+    said = "the key or its account is expired, disabled or deleted: make a new one"
+    with pytest.raises(PermissionError, match=said), buckets.told("gs://shop/logs"):
+        raise RefreshError("invalid_grant: Invalid JWT Signature.")
+
+
+def test_who_reads_pays(fake_bucket: Web, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    for payer in ("", "my-project"):
+        monkeypatch.setenv("CALREC_BILLING_PROJECT", payer)
+        fake_bucket.asked.clear()
+        (file,) = storage.files("gs://shop/logs")
+        assert file.open().read() == DATA
+        assert len(fake_bucket.asked) >= 2
+        assert all(("userProject=my-project" in path) == bool(payer) for path, _ in fake_bucket.asked)
+    fake_bucket.asked.clear()
+    random = file.seekable()
+    random.seek(1000)
+    assert random.read(500) == DATA[1000:1500]
+    assert storage.folder("gs://shop/logs").names() == ["day.bin"]
+    assert all("userProject=my-project" in path for path, _ in fake_bucket.asked)
+
+
+def test_parquet_of_a_bucket_whose_reader_pays(bucket: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CALREC_BILLING_PROJECT", "my-project")
+    bucket.blob("t.parquet").upload_from_string(parquet())
+    (file,) = storage.files("gs://shop/t.parquet")
+    assert pq.read_table(file.seekable()).equals(TABLE)
+
+
+def test_an_object_beside_a_folder_of_its_name_is_said(bucket: Any):
+    put(bucket, "logs", "logs/a.csv")
+    with pytest.warns(
+        UserWarning, match=r"gs://shop/logs is an object and a folder; .* left out: .* gs://shop/log\[s\]"
+    ):
+        assert names("gs://shop/logs") == ["a.csv"]
+    assert read("gs://shop/log[s]") == b"logs"
+    assert names("gs://shop/logs/") == ["a.csv"]
+
+
+ODD = ("a,b.csv", "x[1].csv", "what?.csv", "all*.csv", "] [.csv")
+
+
+def escaped(name: str) -> str:
+    return re.sub(r"[\[*?,]", lambda found: f"[{found[0]}]", name)
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_commas_and_brackets_in_names_can_be_written(bucket: Any, tmp_path: Path, name: str):
+    put(bucket, "x.csv", "y.csv", "xall.csv", f"odd/{name}", f"{name}/in.csv")
+    for root in ("gs://shop", str(tmp_path)):
+        if root != "gs://shop":
+            for folder in ("odd", name):
+                (tmp_path / folder).mkdir()
+            for one in ("x.csv", "y.csv", "xall.csv", f"odd/{name}", f"{name}/in.csv"):
+                (tmp_path / one).write_text(one)
+        assert read(f"{root}/odd/{escaped(name)}") == f"odd/{name}".encode()
+        assert names(f"{root}/odd/{escaped(name)},{root}/y.csv") == [name, "y.csv"]
+        assert names(f"{root}/{escaped(name)}") == ["in.csv"]
+        assert names(f"{root}/{escaped(name)}/*.csv") == ["in.csv"]
+        assert names(f"{root}/o*d/{escaped(name)}") == [f"odd/{name}"]
+
+
+def test_how_a_comma_is_written_is_said(bucket: Any, tmp_path: Path):
+    (tmp_path / "a,b.csv").write_text("")
+    for uri in (f"{tmp_path}/a,{tmp_path}/x", "gs://shop/a,b.csv"):
+        with pytest.raises(FileNotFoundError, match=r"\[,\]"):
+            storage.files(uri)
+
+
 def test_missing_credentials_say_how_to_get_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none.json"))
@@ -211,13 +309,15 @@ def test_a_bucket_that_does_not_answer_is_said(monkeypatch: pytest.MonkeyPatch):
         storage.files("gs://shop/logs")
 
 
-@pytest.mark.parametrize("name", ["logs/../../evil", "logs//etc/evil", "logs/a/./b"])
+@pytest.mark.parametrize("name", ["logs/../../evil", "logs//etc/evil", "logs/a/./b", "logs/..\\evil"])
 def test_an_object_name_that_leaves_the_folder_is_refused(fake_bucket: Web, name: str):
     # The emulator does not store such a name; a real bucket does.
     listed(fake_bucket, {"name": name, "size": "1", "generation": "1", "bucket": "shop"})
     for call in (storage.files, storage.local, storage.snapshot):
         with pytest.raises(ValueError, match="is no path below its folder; rename the file"):
             call("gs://shop/logs")
+    with pytest.raises(ValueError, match="gs://shop/logs: the name .* is no path below its folder; rename the file"):
+        storage.folder("gs://shop/logs").names()
 
 
 # Random access and versions

@@ -29,6 +29,9 @@ class Web(ThreadingHTTPServer):
         self.after: Callable[[], None] = lambda: None  # called when a GET was broken off
         self.shift = 0  # bytes by which a range lies beside the one that was asked for
         self.log: list[tuple[str, str | None, str | None]] = []
+        self.asked: list[tuple[str, str | None]] = []  # path with its query, Authorization
+        self.why = b""  # body of an error
+        self.leads: dict[str, str] = {}  # by path: to where a GET or HEAD is redirected
 
 
 class Page(BaseHTTPRequestHandler):
@@ -48,11 +51,18 @@ class Page(BaseHTTPRequestHandler):
         web, asked = self.server, self.headers.get("Range")
         self.close_connection = True
         web.log.append((method, asked, self.headers.get("If-Range")))
+        web.asked.append((self.path, self.headers.get("Authorization")))
+        if to := web.leads.get(urlsplit(self.path).path):
+            self.send_response(302)
+            for name, value in (("Location", to), ("Content-Length", "0"), ("Connection", "close")):
+                self.send_header(name, value)
+            self.end_headers()
+            return
         codes = web.status.get(method, [200])
         code = codes.pop(0) if len(codes) > 1 else codes[0]
         body = web.files.get(urlsplit(self.path).path)
         if code >= 400 or body is None:
-            self.send_error(code if code >= 400 else 404)
+            self.refuse(code if code >= 400 else 404)
             return
         cut = web.cuts.pop(0) if method == "GET" and web.cuts else None  # before the headers: an asker may read no more
         tag = f'"{hashlib.md5(body).hexdigest()}"'
@@ -71,6 +81,7 @@ class Page(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(length))
         if web.validator:
             self.send_header(web.validator, tag if web.validator == "ETag" else hashlib.md5(body).hexdigest())
+        self.send_header("Connection", "close")
         for name, value in web.headers.items():
             self.send_header(name, value)
         self.end_headers()
@@ -79,6 +90,17 @@ class Page(BaseHTTPRequestHandler):
                 self.wfile.write(body[start:end][:cut])
             if cut is not None:
                 web.after()
+
+    def refuse(self, code: int) -> None:
+        if not self.server.why:
+            self.send_error(code)
+            return
+        self.send_response(code)
+        for name, value in (("Content-Type", "application/json"), ("Content-Length", str(len(self.server.why)))):
+            self.send_header(name, value)
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(self.server.why)
 
 
 @contextmanager

@@ -6,9 +6,7 @@ incomplete and is refused, as is one of another kind or schema version.
 
 import hashlib
 import json
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,9 +14,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-MANIFEST = "manifest.json"
-RECORD = "report.json"
-"""What it took to make a folder, and a stage's learning curves. The clock is in it, so no manifest knows of it."""
+from calrec.outputs import making, restore, writing
+from calrec.places import LOCK, MANIFEST, RECORD
+
+__all__ = ["MANIFEST", "RECORD", "making", "writing"]  # of places.py and outputs.py
 
 INTERACTIONS = pa.schema(
     [
@@ -228,34 +227,13 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-@contextmanager
-def writing(out: Path) -> Iterator[Path]:
-    """A temporary folder beside `out` that takes its place when the block ends well; else the old `out` stays.
-
-    The block must call :func:`finish` last.
-    """
-    out = Path(out)
-    part = out.with_name(out.name + ".partial")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
-        yield part
-        assert (part / MANIFEST).is_file(), "a step must finish its folder with a manifest"
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
-    if out.exists():
-        shutil.rmtree(out)
-    part.rename(out)
-
-
 def finish(folder: Path, manifest: Manifest) -> Manifest:
     """Hash the folder's files and write its manifest, last; returns the manifest with the hashes."""
     version, names = KINDS[manifest.kind]
     missing = [name for name in names if not (folder / name).is_file()]
     assert not missing, f"{manifest.kind} folder lacks {missing}"
     paths = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
-    files = {name: file_hash(path) for name, path in paths.items() if name != RECORD}
+    files = {name: file_hash(path) for name, path in paths.items() if name not in (RECORD, LOCK)}
     manifest = Manifest(**{**manifest.__dict__, "files": files})
     document = {"schema": f"calrec.{manifest.kind}/{version}", "digest": manifest.digest, **manifest.__dict__}
     document.pop("kind")
@@ -271,6 +249,8 @@ def read_manifest(folder: Path, kind: str | None = None) -> Manifest:
         ValueError: another kind of folder, another schema version, or a file is missing.
     """
     folder = Path(folder)
+    if not folder.is_dir():
+        restore(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; run the step that makes it first")
     path = folder / MANIFEST

@@ -36,7 +36,7 @@ def ingest(options: argparse.Namespace, config: Config) -> None:
 
 def name_of(source: str) -> str:
     """A category's name from its source: the last part of the path without endings."""
-    last = re.split(r"[/:]", source.split("#")[0].rstrip("/"))[-1]
+    last = re.split(r"[/:]", re.split(r"[#?]" if "://" in source else "#", source)[0].rstrip("/"))[-1]
     return last.split(".")[0].lower() or "log"
 
 
@@ -193,6 +193,8 @@ def compare(options: argparse.Namespace, config: Config) -> None:
     """Two evaluations → their differences over the same users."""
     from calrec.evaluate import compare
 
+    if options.out:
+        compare.check_out(options.out, options.a, options.b)
     made = compare.compare(options.a, options.b, config.evaluate, options.method_a, options.method_b, options.despite)
     if options.out:
         compare.write(made, options.out)

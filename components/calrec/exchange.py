@@ -9,6 +9,7 @@ from pathlib import Path
 
 from calrec import artifacts, storage
 from calrec.artifacts import MANIFEST
+from calrec.files import below, private
 
 INTERRUPTED = os.EX_TEMPFAIL
 """Exit code of a training that wrote a checkpoint and stopped: the same command goes on from there."""
@@ -77,27 +78,27 @@ class Exchange:
             called = path.name if path.name.startswith("part-") else f"_{path.name}"
             self._files.put(path, f"{name}/{called}")
 
-    def download(self, name: str, out: Path) -> None:
-        """Get a step's folder.
+    def download(self, name: str, out: Path, kind: str = "model") -> None:
+        """Get a step's folder, which holds this kind of things.
 
         Raises:
             FileNotFoundError: it is not there, or not whole.
         """
         if not self.has(name):
             raise FileNotFoundError(f"{self.uri}/{name}: no {MANIFEST} there; was the folder emptied meanwhile?")
-        with artifacts.writing(out) as part:
+        with artifacts.writing(out, kind) as part:
             for file in self._files.names():
                 if file.startswith(f"{name}/"):
-                    path = part / file.removeprefix(f"{name}/")
+                    path = below(part, file.removeprefix(f"{name}/"))
                     path.parent.mkdir(parents=True, exist_ok=True)
                     self._files.get(file, path)
 
     def fetch(self, names: Sequence[str], local_rank: int) -> Path:
         """Folders on this machine's disk: the machine's first process gets them, the others wait for it."""
-        here = Path(tempfile.gettempdir()) / f"calrec-{artifacts.short_hash(self.uri)}"
+        here = private(artifacts.short_hash(self.uri))
         for name in names:
             if local_rank == 0 and not (here / name).exists():
-                self.download(name, here / name)
+                self.download(name, here / name, kind=name)
             while not (here / name).exists():
                 time.sleep(0.2)
         return here

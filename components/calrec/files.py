@@ -1,13 +1,19 @@
 """Files and folders, wherever they lie; this module knows the local ones, storage.py the others."""
 
+import itertools
 import os
+import re
+import stat
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 _NOT_DATA = {"_SUCCESS", "lost+found"}  # the mark of a finished Spark job; root's folder on each fresh ext4 volume
+_ESCAPED = re.compile(r"\[([\[*?,])\]")
 _CHECKSUMS = (".crc", ".md5", ".sha256")
 
 
@@ -57,24 +63,82 @@ def local(source: str) -> list[File]:
         FileNotFoundError: nothing is there.
         PermissionError: a file or folder that may not be read.
     """
-    path = Path(source).expanduser()
-    if path.is_file():
-        return [_file(path, path.name)]
-    parts, patterns = (path.parts, ["**", "*"]) if path.is_dir() else split_glob(path.parts)
-    folder = Path(*parts)
+    folder, patterns = _found(source)
+    if folder.is_file() and not patterns:
+        return [_file(folder, folder.name)]
     if not folder.is_dir():
-        raise FileNotFoundError(f"source {source} does not exist")
+        comma = "; a comma in a name is written [,]" if "," in source else ""
+        raise FileNotFoundError(f"source {source} does not exist{comma}")
     found = {p.relative_to(folder).as_posix(): p for p in _below(folder, patterns)}
     if not found:
         raise FileNotFoundError(f"source {source} holds no file (hidden files, checksums and _SUCCESS do not count)")
     return [_file(found[name], name) for name in sorted(found)]
 
 
-def split_glob(parts: Sequence[str]) -> tuple[Sequence[str], list[str]]:
-    """The parts of a path before the first one with a wildcard (`*`, `?`, `[`), and those from there on."""
-    first = next((n for n, part in enumerate(parts) if any(sign in part for sign in "*?[")), len(parts))
+def split(uri: str) -> list[str]:
+    """The URIs of a list with commas; a local path that exists is taken whole, and `[,]` is a comma in a name."""
+    with suppress(OSError):  # a long list of paths is no valid name of one
+        if Path(uri).expanduser().exists():
+            return [uri]
+    return [part.strip() for part in re.split(r"(?<!\[),|,(?!\])", uri)]
+
+
+def roots(uri: str) -> list[Path]:
+    """Local files and folders that a URI reads: what lies in the folders counts when it comes later, too."""
+    found = []
+    for one in split(uri) if not uri.startswith("sample:") else []:
+        if "://" not in one:
+            folder, patterns = _found(one)
+            found += [folder] if patterns in ([], ["**", "*"]) else list(_below(folder, patterns))
+    return found
+
+
+def split_glob(parts: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The parts of a path before the first one with a wildcard (`*`, `?`, `[`), and those from there on.
+
+    `[[]`, `[*]`, `[?]` and `[,]` stand for the sign itself, and alone make no glob of a path.
+    """
+    first = next((n for n, part in enumerate(parts) if re.search(r"[*?[]", _ESCAPED.sub("", part))), len(parts))
     patterns = list(parts[first:])
-    return parts[:first], [*patterns, "*"] if patterns[-1:] == ["**"] else patterns
+    plain = [_ESCAPED.sub(r"\1", part) for part in parts[:first]]
+    return plain, [*patterns, "*"] if patterns[-1:] == ["**"] else patterns
+
+
+def below(folder: Path, name: str) -> Path:
+    """The path of a file that others named, below a folder.
+
+    Raises:
+        ValueError: it would lie elsewhere.
+    """
+    if {"", ".", ".."} & set(name.split("/")) or "\\" in name or "\0" in name:
+        raise ValueError(f"the name {name!r} is no path below its folder; rename the file")
+    return folder / name
+
+
+def new_folder(folder: Path) -> Path:
+    """Make this folder, or, where others were quicker, the first free one of FOLDER-2, FOLDER-3 and so on."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        path = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
+        with suppress(FileExistsError):
+            path.mkdir()
+            return path
+    raise AssertionError
+
+
+def private(name: str) -> Path:
+    """A folder of this user's temporary files, which all processes of one machine find by its name.
+
+    Raises:
+        PermissionError: another user, or a link, has its place: what lies there is not to be trusted.
+    """
+    folder = Path(tempfile.gettempdir()) / f"calrec-{os.getuid()}"
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    state = folder.lstat()
+    if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.getuid() or state.st_mode & 0o077:
+        raise PermissionError(f"{folder} is not a folder of user {os.getuid()} alone; remove it, or set TMPDIR")
+    return folder / name
 
 
 def is_data(part: str, pattern: str = "*") -> bool:
@@ -103,9 +167,17 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+def _found(source: str) -> tuple[Path, list[str]]:
+    """A local source: a file or a folder that may not exist, and the patterns of what is read below it."""
+    path = Path(source).expanduser()
+    parts, patterns = ([*path.parts], list[str]()) if path.exists() else split_glob(path.parts)
+    folder = Path(*parts)
+    return folder, patterns or (["**", "*"] if folder.is_dir() else [])
+
+
 def _below(folder: Path, patterns: list[str]) -> Iterator[Path]:
     """Files that match; unlike with Path.glob, a folder that may not be read is an error and not empty."""
-    if not patterns:
+    if not patterns or not folder.is_dir():
         return
     head, rest = patterns[0], patterns[1:]
     if head == "**":

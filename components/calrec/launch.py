@@ -16,7 +16,7 @@ from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from types import FrameType
 
-from calrec import artifacts, machine, storage, tracking, trainjob
+from calrec import artifacts, machine, places, storage, tracking, trainjob
 from calrec.artifacts import Manifest
 from calrec.config import LaunchConfig, ModelConfig, StageConfig
 from calrec.exchange import ERROR, INTERRUPTED, JOB, RESULT, STOPPED, Exchange, TrainingError
@@ -81,6 +81,7 @@ def finetune(
         ChildProcessError: torchrun or the TrainJob failed.
         ValueError: a launcher that does not fit the machine, and as the step.
     """
+    places.check_out(out, "model", (texts, tokens, model))
     launcher = _launcher(launch, stage.steps)
     job = Job(
         Paths(*(str(Path(path).absolute()) for path in (texts, tokens, model, out))),

@@ -12,15 +12,17 @@ import time
 import urllib.error
 import urllib.request
 import warnings
+from base64 import b64encode
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from email.message import Message
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
-from urllib.parse import quote, unquote, urldefrag, urlsplit
+from urllib.parse import quote, unquote, urldefrag, urlsplit, urlunsplit
 
 from calrec.files import File
+from calrec.foreign import shown
 
 TIMEOUT_S = 15.0  # to connect, and to wait for the next bytes
 TRIES = 6  # in a row without a new byte
@@ -49,6 +51,7 @@ def stream(uri: str, size: int, ask: Ask, expected: Expected | None = None) -> B
         ConnectionError: TRIES attempts in a row brought no byte.
         ValueError: another size or hash than expected; told before the last bytes are handed out.
     """
+    uri = shown(uri)
     return io.BufferedReader(_Stream(_verified(uri, _parts(uri, size, ask), expected)), _PART)
 
 
@@ -114,7 +117,9 @@ def _verified(uri: str, parts: Iterator[bytes], expected: Expected | None) -> Ge
 
 def changed(uri: str, what: str) -> ValueError:
     """The error for a file that is not the one that was listed."""
-    return ValueError(f"{uri}: the file changed since it was listed: it {what}; run again when nobody writes to it")
+    return ValueError(
+        f"{shown(uri)}: the file changed since it was listed: it {what}; run again when nobody writes to it"
+    )
 
 
 def _wait(failures: int, message: str) -> None:
@@ -145,11 +150,11 @@ def https(uri: str) -> File:
     expected = _pinned(uri, fragment)
     name = unquote(PurePosixPath(urlsplit(url).path).name)
     if not name or url.endswith("/"):
-        raise ValueError(f"{uri}: names no file; give the URL of one file")
+        raise ValueError(f"{shown(uri)}: names no file; give the URL of one file")
     headers = _headers(url)
     version = expected.hex if expected else headers.get("ETag") or headers.get("Last-Modified") or ""
     if not version:
-        warnings.warn(f"{uri}: without ETag, Last-Modified or #sha256=HEX a change goes unnoticed", stacklevel=2)
+        warnings.warn(f"{shown(uri)}: without ETag, Last-Modified or #sha256=HEX a change goes unnoticed", stacklevel=2)
     size = int(headers.get("Content-Length", -1))
 
     def opened() -> BinaryIO:
@@ -168,7 +173,7 @@ def https(uri: str) -> File:
 def _pinned(uri: str, fragment: str) -> Expected | None:
     found = re.fullmatch(r"sha256=([0-9a-fA-F]{64})", fragment)
     if fragment and not found:
-        raise ValueError(f"{uri}: the fragment must be #sha256= and 64 hexadecimal digits, got #{fragment}")
+        raise ValueError(f"{shown(uri)}: the fragment must be #sha256= and 64 hexadecimal digits, got #{fragment}")
     remedy = "the file is another one or damaged: compare it with its publisher's hash, and correct the URI"
     return Expected("sha256", found[1].lower(), hashlib.sha256, remedy) if found else None
 
@@ -210,7 +215,9 @@ def _ask(url: str, listed: Message, offset: int) -> Iterator[tuple[Any, int]]:
             got = response.headers.get("Content-Range", "")
             found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", got)
             if not found or int(found[1]) != offset:
-                raise ValueError(f"{url}: asked for the bytes from {offset:,}, the server sent {got!r}; {_BY_HAND}")
+                raise ValueError(
+                    f"{shown(url)}: asked for the bytes from {offset:,}, the server sent {got!r}; {_BY_HAND}"
+                )
             yield response, -1 if found[2] == "*" else int(found[2])
         else:
             whole = int(response.headers.get("Content-Length", -1))
@@ -225,20 +232,43 @@ def _skip(body: Any, count: int) -> None:
         raise ConnectionError("the body ends before the offset")
 
 
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows a server to http and https alone, and never from the second to the first."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        to = urlsplit(newurl).scheme
+        if to not in ("http", "https") or (req.type == "https" and to == "http"):
+            fp.close()
+            raise ValueError(f"the server leads from {req.type} to {to}://, which is not followed; {_BY_HAND}")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+@functools.cache
+def _opener() -> urllib.request.OpenerDirector:
+    return urllib.request.build_opener(_Redirects)
+
+
 def _request(url: str, method: str, headers: dict[str, str] | None = None) -> Any:
+    parts = urlsplit(url)
+    user, at, host = parts.netloc.rpartition("@")
     named = {"User-Agent": "calrec", **(headers or {})}  # some hosts refuse Python's own name
-    request = urllib.request.Request(quote(url, safe=string.punctuation), method=method, headers=named)
+    address = urlunsplit(parts._replace(netloc=host))
+    request = urllib.request.Request(quote(address, safe=string.punctuation), method=method, headers=named)
+    if at:  # to this server alone: a redirect does not take it along
+        request.add_unredirected_header("Authorization", f"Basic {b64encode(unquote(user).encode()).decode()}")
     try:
-        return urllib.request.urlopen(request, timeout=TIMEOUT_S)
+        return _opener().open(request, timeout=TIMEOUT_S)
     except urllib.error.HTTPError as error:
         with error:
             raise _refusal(url, error.code, error.reason) from None
+    except ValueError as error:
+        raise ValueError(f"{shown(url)}: {error}") from None
     except (OSError, http.client.HTTPException) as error:
-        raise ConnectionError(f"{url}: no answer ({error}); check the address and the network") from error
+        raise ConnectionError(f"{shown(url)}: no answer ({error}); check the address and the network") from None
 
 
 def _refusal(url: str, code: int, reason: str) -> Exception:
-    said = f"{url}: the server answered {code} {reason}"
+    said = shown(f"{url}: the server answered {code} {reason}")
     if code in (404, 410):
         return FileNotFoundError(f"{said}; check the address")
     if code in (401, 403):

@@ -8,6 +8,8 @@ import json
 import os
 import re
 import shutil
+import uuid
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,18 +21,21 @@ from typing import Any, BinaryIO
 
 from calrec import buckets, remote
 from calrec.checks import check
-from calrec.files import File, matches, split_glob
+from calrec.files import File, below, matches, split, split_glob
 from calrec.files import local as local_files
+from calrec.foreign import shown
 
 _PARTIAL = ".partial"  # ends the name of a file while it is written
 _CHUNK = 32 << 20  # bytes of one ranged request to a bucket
+_PAID_CHUNK = 1 << 20  # the least of one request at random
 
 
 def files(uri: str) -> list[File]:
     """The files behind one URI, or several with commas between: those of the first, sorted by name, then the next.
 
     A URI is a local path or glob, gs://BUCKET/FOLDER, gs://BUCKET/OBJECT, gs://BUCKET/GLOB, or the http(s) URL of one
-    file, with #sha256=HEX to have it checked. A comma inside a URL is %2C; a local path that exists is taken whole.
+    file, with #sha256=HEX to have it checked. A comma inside a URL is %2C; in other names `[,]`, `[[]`, `[*]` and `[?]`
+    stand for the sign itself; a local path that exists is taken whole.
     Where two URIs hold the same name, all names begin with the number of their URI: 1/items.csv, 2/items.csv.
     sample:DEPARTMENT has no files; it lies in a package.
 
@@ -40,12 +45,11 @@ def files(uri: str) -> list[File]:
     """
     if uri.startswith("sample:"):
         return []
-    uris = [uri] if _is_path(uri) else [part.strip() for part in uri.split(",")]
-    groups = [_files(one) for one in uris]
+    groups = [_files(one) for one in split(uri)]
     found = [file for group in groups for file in group]
+    uri = shown(uri)
     for file in found:
-        if {"", ".", ".."} & set(file.name.split("/")):
-            raise ValueError(f"{uri}: the name {file.name!r} is no path below its folder; rename the file")
+        _refuse_outside(uri, file.name)
     twice = [same[0] for same, count in Counter((f.name, f.size, f.version) for f in found).items() if count > 1]
     if twice:
         raise ValueError(f"{uri}: {twice[0]} is there twice, with one size and version; remove one of the URIs")
@@ -64,10 +68,10 @@ def local(uri: str) -> str:
     if not (scheme := _scheme(uri)):
         return uri
     if scheme != "gs":
-        raise ValueError(f"{uri}: {scheme}:// is not supported; use a local folder or gs://BUCKET/FOLDER")
+        raise ValueError(f"{shown(uri)}: {scheme}:// is not supported; use a local folder or gs://BUCKET/FOLDER")
     folder = remote.scratch()
     for file in files(uri):
-        target = folder / file.name
+        target = below(folder, file.name)
         target.parent.mkdir(parents=True, exist_ok=True)
         with file.open() as source, target.open("wb") as copy:
             shutil.copyfileobj(source, copy, _CHUNK)
@@ -92,7 +96,7 @@ class LocalFolder:
     def put(self, path: Path, name: str) -> None:
         """Copy `path` to one file, which is the old one or whole at any time."""
         target = self._path / name
-        part = target.with_name(target.name + _PARTIAL)
+        part = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}{_PARTIAL}")  # another may write the same
         target.parent.mkdir(parents=True, exist_ok=True)
         with path.open("rb") as source, part.open("wb") as copy:
             shutil.copyfileobj(source, copy, _CHUNK)
@@ -120,10 +124,13 @@ class BucketFolder:
     def names(self) -> list[str]:
         """Every object below it."""
         with buckets.told(self._uri):
-            listed = buckets.client().list_blobs(
-                self._bucket, prefix=self._prefix, timeout=remote.TIMEOUT_S, retry=buckets.retry()
+            listed = buckets.bucket(self._bucket).list_blobs(
+                prefix=self._prefix, timeout=remote.TIMEOUT_S, retry=buckets.retry()
             )
-            return sorted(blob.name.removeprefix(self._prefix) for blob in listed if not blob.name.endswith("/"))
+            found = sorted(blob.name.removeprefix(self._prefix) for blob in listed if not blob.name.endswith("/"))
+        for name in found:  # of an object that others wrote: no path to download it to may lead elsewhere
+            _refuse_outside(self._uri, name)
+        return found
 
     def get(self, name: str, path: Path) -> None:
         """Download one object to `path`, checked against its crc32c."""
@@ -151,7 +158,7 @@ class BucketFolder:
 
     def _blob(self, name: str) -> Any:
         with buckets.told(self._uri):
-            return buckets.client().bucket(self._bucket).blob(self._prefix + name, chunk_size=_CHUNK)
+            return buckets.bucket(self._bucket).blob(self._prefix + name, chunk_size=_CHUNK)
 
 
 def folder(uri: str) -> LocalFolder | BucketFolder:
@@ -166,7 +173,9 @@ def folder(uri: str) -> LocalFolder | BucketFolder:
         ValueError: an object has another crc32c than the bucket says, also after all attempts.
     """
     scheme = _scheme(uri)
-    check(bool(uri) and scheme in ("", "gs"), f"{uri!r} is not supported; use a local folder or gs://BUCKET/FOLDER")
+    check(
+        bool(uri) and scheme in ("", "gs"), f"{shown(uri)!r} is not supported; use a local folder or gs://BUCKET/FOLDER"
+    )
     return BucketFolder(uri) if scheme else LocalFolder(Path(uri).expanduser())
 
 
@@ -185,7 +194,7 @@ def snapshot(uri: str) -> str:
 def cache(domain: str, uri: str) -> Path | None:
     """Folder that keeps what was read of a source's files, below CALREC_CACHE; None when that is not set."""
     root = os.environ.get("CALREC_CACHE")
-    name = hashlib.sha256(f"{domain} {uri}".encode()).hexdigest()[:12]
+    name = hashlib.sha256(f"{domain} {shown(uri)}".encode()).hexdigest()[:12]
     return Path(root) / "ingest" / f"{domain}-{name}" if root else None
 
 
@@ -194,10 +203,11 @@ def _scheme(uri: str) -> str:
     return found[1].lower() if found else ""
 
 
-def _is_path(uri: str) -> bool:
-    with suppress(OSError):  # a long list of paths is no valid name of one
-        return Path(uri).expanduser().exists()
-    return False
+def _refuse_outside(uri: str, name: str) -> None:
+    try:
+        below(Path(), name)
+    except ValueError as error:
+        raise ValueError(f"{uri}: {error}") from None
 
 
 def _files(uri: str) -> list[File]:
@@ -209,7 +219,7 @@ def _files(uri: str) -> list[File]:
     if scheme == "gs":
         return _bucket_files(uri)
     if scheme:
-        raise ValueError(f"{uri}: {scheme}:// is not supported; use a local path, gs:// or https://")
+        raise ValueError(f"{shown(uri)}: {scheme}:// is not supported; use a local path, gs:// or https://")
     return local_files(uri)
 
 
@@ -221,17 +231,26 @@ def _bucket_files(uri: str) -> list[File]:
     parts, patterns = split_glob([part for part in path.split("/") if part])
     folder = "".join(f"{part}/" for part in parts)
     with buckets.told(uri):
-        client = buckets.client()
+        its = buckets.bucket(bucket)
         start = re.split(r"[*?[]", patterns[0])[0] if patterns else ""
-        listed = client.list_blobs(bucket, prefix=folder + start, timeout=remote.TIMEOUT_S, retry=buckets.retry())
+        listed = its.list_blobs(prefix=folder + start, timeout=remote.TIMEOUT_S, retry=buckets.retry())
         blobs = {blob.name.removeprefix(folder): blob for blob in listed if not blob.name.endswith("/")}
         names = sorted(name for name in blobs if matches(name.split("/"), patterns or ["**", "*"]))
-        if not (names or patterns) and parts:
-            one = client.bucket(bucket).get_blob("/".join(parts), timeout=remote.TIMEOUT_S, retry=buckets.retry())
-            blobs, names = {parts[-1]: one}, [parts[-1]] if one else []
+        one = None
+        if parts and not patterns and not path.endswith("/"):
+            one = its.get_blob("/".join(parts), timeout=remote.TIMEOUT_S, retry=buckets.retry())
+        if one and not names:
+            blobs, names = {parts[-1]: one}, [parts[-1]]
+        elif one:
+            warnings.warn(
+                f"{uri} is an object and a folder; the folder is read, and the object is left out: to read it, name it "
+                f"by a glob, gs://{bucket}/{'/'.join(parts)[:-1]}[{parts[-1][-1]}]",
+                stacklevel=2,
+            )
     if not names:
         raise FileNotFoundError(
-            f"{uri}: no object under this URI; it must name a folder, an object or a glob of a bucket you may read"
+            f"{uri}: no object under this URI; it must name a folder, an object or a glob of a bucket you may read; "
+            "in a name, write [,] [[] [*] [?] for these signs themselves"
         )
     return [_bucket_file(f"gs://{bucket}/{blobs[name].name}", name, blobs[name]) for name in names]
 
@@ -248,7 +267,12 @@ def _bucket_file(uri: str, name: str, blob: Any) -> File:
         expected = remote.Expected("crc32c", digest, google_crc32c.Checksum, remedy) if digest else None
         return remote.stream(uri, size, ask, expected)
 
-    return File(name, size, str(generation), opened, functools.partial(_seekable, uri, generation))
+    def seekable() -> Any:
+        return (
+            _paid(blob.bucket.blob(blob.name, generation=generation)) if buckets.payer() else _seekable(uri, generation)
+        )
+
+    return File(name, size, str(generation), opened, seekable)
 
 
 @contextmanager
@@ -266,6 +290,13 @@ def _ask(uri: str, blob: Callable[[], Any], size: int, offset: int) -> Iterator[
             raise
     chunk.seek(0)
     yield chunk, size
+
+
+def _paid(blob: Any) -> Any:
+    """The same for a bucket that asks who pays, which pyarrow cannot tell it."""
+    import pyarrow as pa
+
+    return pa.PythonFile(blob.open("rb", chunk_size=_PAID_CHUNK, retry=buckets.retry(), raw_download=True), mode="r")
 
 
 def _seekable(uri: str, generation: int) -> Any:

@@ -5,13 +5,14 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
-from calrec import artifacts, describe
+from calrec import artifacts, describe, files
 from calrec.config import DataConfig
 from calrec.ingest.step import ingest
 from tests.conftest import write_lines, write_sequences
@@ -331,3 +332,34 @@ def test_the_report_has_rules_and_histograms(tmp_path: Path):
     assert page.count("<svg") == 2
     assert "users with at least 3 events" in page
     assert "| rows that can be read | 4 | 0 | 4 |" in (tmp_path / "out/report.md").read_text()
+
+
+# --- the cache ----------------------------------------------------------------------------------------------------
+
+
+def test_a_cache_forgets_only_what_is_its_own(tmp_path: Path):
+    write_sequences(tmp_path / "log")
+    cache = tmp_path / "mine"
+    (cache / "photos").mkdir(parents=True)
+    (cache / "0123456789abcdef").mkdir()
+    for name in ("photos/a.jpg", "0123456789abcdef/a.jpg", "notes.txt"):
+        (cache / name).write_text("mine")
+    ingest("home", str(tmp_path / "log"), tmp_path / "out", DataConfig(), cache=cache)
+    parts = [path for path in cache.iterdir() if (path / "counts.json").is_file()]
+    assert len(parts) == 1
+    for path in cache.iterdir():
+        os.utime(path, (0, 0))
+    (tmp_path / "log/sequences.jsonl.gz").unlink()
+    write_sequences(tmp_path / "log", users=41)
+    ingest("home", str(tmp_path / "log"), tmp_path / "out", DataConfig(), cache=cache)
+    assert not parts[0].exists()
+    assert (cache / "photos/a.jpg").read_text() == (cache / "0123456789abcdef/a.jpg").read_text() == "mine"
+    assert (cache / "notes.txt").read_text() == "mine"
+
+
+def test_a_file_without_a_version_is_not_kept(tmp_path: Path):
+    write_sequences(tmp_path / "log")
+    raw = [replace(file, version="") for file in files.local(str(tmp_path / "log"))]
+    made = [ingest("home", "log", tmp_path / f"out{n}", DataConfig(), raw, tmp_path / "cache").digest for n in (1, 2)]
+    assert made[0] == made[1]
+    assert not (tmp_path / "cache").exists()

@@ -258,7 +258,10 @@ def test_kill_9(tmp_path: Path, alone: dict[str, bytes]):
     while not (out / "part-00000.parquet").exists():
         assert child.poll() is None
         time.sleep(0.001)
-    with pytest.raises(ValueError, match="another process writes to it"):
+    with pytest.raises(
+        ValueError,
+        match=rf"process {child.pid} on .*, since .* UTC, writes to it; wait for it, or give another",
+    ):
         Parts(out, "parquet", FINGERPRINT, PART)
     os.kill(child.pid, signal.SIGKILL)
     assert child.wait(10) == -signal.SIGKILL

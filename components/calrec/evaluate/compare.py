@@ -12,12 +12,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from calrec import artifacts, draw, foreign
+from calrec import artifacts, draw, foreign, places
 from calrec.checks import check
 from calrec.config import EvaluateConfig
 from calrec.evaluate.figures import corrected, differences, figures
 from calrec.evaluate.results import METHOD, Difference, Figure
 
+_TITLE = ": B against A"
 LEVEL = 0.05  # of a difference that is said to be there
 DESPITE = ("exclude_seen", "catalogue")
 """What may differ between two evaluations when a person says so."""
@@ -179,15 +180,31 @@ def markdown(comparison: Comparison) -> str:
     about = "\n".join(f"- {foreign.markdown(line)}" for line in _about(comparison))
     table = draw.markdown(_HEADER, _rows(comparison))
     domain = foreign.markdown(comparison.domain)
-    return f"# {domain}: B against A\n\n{about}\n\n{table}\n\n**{comparison.verdict}**\n"
+    return f"# {domain}{_TITLE}\n\n{about}\n\n{table}\n\n**{comparison.verdict}**\n"
 
 
 def write(comparison: Comparison, out: Path) -> None:
     """Write a comparison as Markdown or JSON, by the ending of the file's name."""
-    check(out.suffix in (".md", ".json"), f"a comparison is written as .md or .json; got {out}")
+    check_out(out)
     document = {**asdict(comparison), "verdict": comparison.verdict}
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(markdown(comparison) if out.suffix == ".md" else json.dumps(document, indent=1) + "\n")
+    aside = out.with_name(f".{out.name}.calrec-new")
+    aside.write_text(markdown(comparison) if out.suffix == ".md" else json.dumps(document, indent=1) + "\n")
+    aside.replace(out)
+
+
+def check_out(out: Path, *inputs: Path) -> None:
+    """Refuse, before the work, a file that cannot be written, or that holds something else than a comparison.
+
+    Raises:
+        ValueError: as said; it lies in one of the evaluations, or is a folder.
+    """
+    check(out.suffix in (".md", ".json"), f"a comparison is written as .md or .json; got {out}")
+    places.check_file(out, inputs)
+    if out.exists():
+        old = out.read_text(errors="replace")
+        ours = _TITLE in old.partition("\n")[0] if out.suffix == ".md" else old.startswith('{\n "domain"')
+        check(ours, f"{out} is there and is no comparison; give another --out")
 
 
 _HEADER = ("metric", "A", "B", "B less A", "95 % interval", "p", "p (Holm)", "effect d", "better for", "worse for")

@@ -43,6 +43,7 @@ _ROWS = 1 << 17  # of the ranks that are written at a time
 _DRIFT = "drift_"
 
 
+@artifacts.making("evaluation", "texts", "generations", "recommendations", "models", "rankings", "champion")
 def evaluate(
     texts: Path,
     generations: Path,

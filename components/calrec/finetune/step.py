@@ -1,6 +1,7 @@
 """The finetune step, used for both stages: a model in, a model out."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from calrec import artifacts
+from calrec import artifacts, outputs
 from calrec.artifacts import Manifest
 from calrec.config import ModelConfig, StageConfig
 from calrec.files import Remote
@@ -90,7 +91,7 @@ def finetune(
         remote,
     )
     base, own = origin_of(of_model), None
-    with ranks.joined() as (among, device):
+    with ranks.joined() as (among, device), _alone(among, out, texts, tokens, model):
         report = Report(label, stage, log, 0, quiet=not among.main)
         if stage.steps:
             _check(data, stage, among, network)
@@ -120,6 +121,11 @@ def finetune(
             manifest = artifacts.finish(folder, Manifest("model", config, counts, notes=notes, inputs=inputs))
     checkpoints.remove()
     return manifest
+
+
+def _alone(among: Ranks, out: Path, *inputs: Path) -> AbstractContextManager[Any]:
+    """The model's folder, and the checkpoints beside it, are for one process at a time: for the first rank."""
+    return outputs.claimed(out, "model", inputs) if among.main else nullcontext()
 
 
 def _train(

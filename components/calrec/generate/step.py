@@ -22,6 +22,7 @@ from calrec.textify.tokens import Ints, Ragged
 _USERS = 512  # whose texts are in memory at once
 
 
+@artifacts.making("generations", "texts", "tokens", "model")
 def generate(texts: Path, tokens: Path, model: Path, out: Path, domain: str, config: GenerateConfig) -> Manifest:
     """Sample next-item texts for the held-out users of one category.
 

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from calrec.files import File, is_data
+from calrec.ingest import limits
 from calrec.ingest.blocks import chunks, head
 from calrec.ingest.formats import WORKBOOKS
 from calrec.ingest.look import header_at
@@ -40,10 +41,10 @@ def unpacked(files: Sequence[File]) -> list[File]:
     return [inner for file in files for inner in _inside(file)]
 
 
-def _inside(file: File) -> Iterator[File]:
+def _inside(file: File, depth: int = 0) -> Iterator[File]:
     name = file.name.lower()
     if name.endswith(".zip"):
-        yield from (inner for member in _members(file) for inner in _inside(member))
+        yield from (inner for member in _members(file, depth) for inner in _inside(member, depth + 1))
     elif name.endswith(WORKBOOKS):
         yield from _sheets(file)
     elif name.removesuffix(".gz").removesuffix(".zst").endswith(_JSON) and (path := _path_of_records(file)) is not None:
@@ -80,8 +81,9 @@ class _Chunks(io.RawIOBase):
 # --- zip --------------------------------------------------------------------------------------------------------
 
 
-def _members(file: File) -> list[File]:
+def _members(file: File, depth: int) -> list[File]:
     with _archive(file) as archive:
+        limits.members(file, archive.infolist(), depth)
         infos = [info for info in archive.infolist() if not info.is_dir()]
     found = []
     for info in infos:
@@ -129,6 +131,8 @@ def _archive(file: File) -> zipfile.ZipFile:
 
 
 def _sheets(file: File) -> list[File]:
+    with suppress(zipfile.BadZipFile), zipfile.ZipFile(file.seekable()) as archive:  # an .xls is none
+        limits.workbook(file, archive)
     names = _workbook(file).sheet_names
     return [_sheet(file, name, f"{file.name}/{name}{SHEET}" if len(names) > 1 else file.name) for name in names]
 
@@ -212,8 +216,20 @@ def _first_records(name: str, begin: bytes) -> str:
 def _records(file: File, path: str) -> Iterator[Any]:
     import ijson
 
+    since = 0  # bytes that were read since the record before
+
+    def counted() -> Iterator[bytes]:
+        nonlocal since
+        for piece in chunks(file, _PIECE):
+            since += len(piece)
+            if since > limits.RECORD:
+                raise ValueError(f"{file.name}: a record of more than {limits.RECORD:,} bytes; write its rows as lines")
+            yield piece
+
     try:
-        yield from ijson.items(_stream(chunks(file, _PIECE)), path, multiple_values=True)
+        for record in ijson.items(_stream(counted()), path, multiple_values=True):
+            since = 0
+            yield record
     except ijson.JSONError as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"{file.name}: damaged JSON ({reason}); write it anew") from None
@@ -222,7 +238,11 @@ def _records(file: File, path: str) -> Iterator[Any]:
 def _lines(records: Iterable[Any]) -> Iterator[bytes]:
     """A line of JSON for each record, blank for None."""
     for record in records:
-        yield b"\n" if record is None else json.dumps(record, ensure_ascii=False, default=_other).encode() + b"\n"
+        try:
+            line = b"" if record is None else json.dumps(record, ensure_ascii=False, default=_other).encode()
+        except RecursionError:  # a line that says why it is no record
+            line = b'"nested too deeply"'
+        yield line + b"\n"
 
 
 def _other(value: Any) -> float | str:

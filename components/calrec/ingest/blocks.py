@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from calrec.files import File
+from calrec.ingest import limits
 from calrec.ingest.encodings import as_utf8
 
 SIZE = 1 << 22
@@ -116,8 +117,11 @@ def _stream(file: File, size: int) -> Iterator[bytes]:
     damage: Any = (EOFError, zlib.error, IsalError, OSError)
     try:
         with file.open() as stored:
-            stream = _decompressed(file.name, stored)
+            joined, given = _Joined(stored), 0
+            stream = _decompressed(file.name, joined)
             while data := stream.read(size):
+                given += len(data)
+                limits.expansion(file.name, max(file.size, joined.taken), given)
                 yield data
     except damage as error:
         if isinstance(error, OSError) and not is_damage(error):
@@ -130,12 +134,9 @@ def is_damage(error: OSError) -> bool:
     return type(error) in (OSError, gzip.BadGzipFile) and error.errno is None
 
 
-def _decompressed(name: str, stored: BinaryIO) -> Any:
+def _decompressed(name: str, stream: "_Joined") -> Any:
     """A stream over the content; gzip (any number of members) and zstd are known by their first bytes."""
-    head = b""
-    while len(head) < 4 and (more := stored.read(4 - len(head))):
-        head += more
-    stream = _Joined(head, stored)
+    head = stream.head
     if head.startswith(_GZIP):
         from isal import igzip
 
@@ -151,8 +152,13 @@ def _decompressed(name: str, stored: BinaryIO) -> Any:
 class _Joined(io.RawIOBase):
     """The bytes that were looked at, and the rest of the stream."""
 
-    def __init__(self, head: bytes, stream: BinaryIO):
-        self._head, self._stream = head, stream
+    def __init__(self, stream: BinaryIO):
+        self.head = b""
+        while len(self.head) < 4 and (more := stream.read(4 - len(self.head))):
+            self.head += more
+        self.taken = 0
+        """Bytes that were read."""
+        self._rest, self._stream = self.head, stream
 
     def readable(self) -> bool:
         """True: pyarrow asks."""
@@ -160,19 +166,39 @@ class _Joined(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         """Fill `buffer`, first from the head; returns the bytes read, 0 at the end."""
-        data = self._head[: len(buffer)] or self._stream.read(len(buffer))
-        self._head = self._head[len(data) :]
+        data = self._rest[: len(buffer)] or self._stream.read(len(buffer))
+        self._rest = self._rest[len(data) :]
+        self.taken += len(data)
         buffer[: len(data)] = data
         return len(data)
 
 
 @contextmanager
-def opened_parquet(file: File) -> Iterator[pq.ParquetFile]:
+def opened_parquet(file: File) -> Iterator["Parquet"]:
     """An open Parquet file; damage that shows while it is read is a ValueError that names it."""
     try:
-        with pq.ParquetFile(file.seekable(), pre_buffer=False) as stored:
-            yield stored
+        source = file.seekable()
+        with pq.ParquetFile(source, pre_buffer=False) as stored:
+            limits.parquet(file, stored)
+            metadata, schema = stored.metadata, stored.schema_arrow
+        texts = limits.texts(schema)
+        with pq.ParquetFile(source, metadata=metadata, pre_buffer=False, read_dictionary=texts) as stored:
+            yield Parquet(file, schema, stored)
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and not is_damage(error):
             raise
         raise ValueError(f"{file.name}: not a readable Parquet file ({error})") from None
+
+
+@dataclass(frozen=True)
+class Parquet:
+    """A Parquet file whose batches have a bounded size, however often a long text stands in it."""
+
+    file: File
+    schema: pa.Schema
+    stored: pq.ParquetFile
+
+    def batches(self, size: int, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """Batches of at most `size` rows."""
+        for batch in self.stored.iter_batches(size, columns=columns):
+            yield from limits.plain(self.file, batch)

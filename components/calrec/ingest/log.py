@@ -72,7 +72,7 @@ def read(source: str, files: Sequence[File], data: DataConfig, cache: Path, scra
     found = plan(source, files, data)
     for note in found.notes:
         print(f"ingest: {note}", flush=True)
-    parts = _parts(found, cache)
+    parts = _parts(found, cache, scratch / "unversioned")
     counts = Counts()
     for part in parts:
         counts.add(part.counts)
@@ -116,9 +116,11 @@ def _of_sample(department: str, data: DataConfig) -> RawLog:
     return RawLog("sample", True, lambda: iter(batches()), describe, counts, rules, [], [sample.note], weight=weight)
 
 
-def _parts(found: Plan, cache: Path) -> list[Part]:
-    parts = [read_events(file, layout, cache) for file, layout in found.events]
-    forget(cache)
+def _parts(found: Plan, cache: Path, uncached: Path) -> list[Part]:
+    # Of a file without a version nobody says when it changes.
+    parts = [read_events(file, layout, cache if file.version else uncached) for file, layout in found.events]
+    if cache.is_dir():
+        forget(cache)
     cached = sum(part.cached for part in parts)
     print(f"ingest: files of events: {len(parts)}, {cached} of them as read before", flush=True)
     return parts

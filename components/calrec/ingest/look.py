@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from calrec.files import File
-from calrec.ingest import encodings, parsing, times
+from calrec.ingest import encodings, limits, parsing, times
 from calrec.ingest.blocks import head, opened_parquet
 from calrec.ingest.layouts import Layout
 from calrec.settings import unknown
@@ -103,7 +103,7 @@ def look(
         return Look("csv", (), empty=True)
     first = next(line for line in lines if line.strip())
     if name.endswith(_JSON) or (not name.endswith((".csv", ".tsv")) and first.startswith("{")):
-        found = _json([line.encode("utf-8", "surrogateescape") for line in lines if line.strip()][:RECORDS])
+        found = _json(file.name, [line.encode("utf-8", "surrogateescape") for line in lines if line.strip()][:RECORDS])
     else:
         tabbed = name.endswith((*_ATOMIC, ".tsv")) and not header
         plain = atomic or name.endswith(_ATOMIC)
@@ -142,12 +142,12 @@ def _guessed(name: str, lines: Sequence[str], encoding: str) -> tuple[str, ...]:
 def _parquet(file: File) -> Look:
     def records() -> Sequence[Mapping[str, Any]]:
         with opened_parquet(file) as stored:
-            for batch in stored.iter_batches(RECORDS):
+            for batch in stored.batches(RECORDS):
                 return _as_rows(batch)
         return ()
 
     with opened_parquet(file) as stored:
-        return Look("parquet", tuple(stored.schema_arrow.names), records=records)
+        return Look("parquet", tuple(stored.schema.names), records=records)
 
 
 def _as_rows(batch: Any) -> list[dict[str, Any]]:
@@ -161,10 +161,11 @@ def _as_rows(batch: Any) -> list[dict[str, Any]]:
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def _json(lines: Sequence[bytes]) -> Look:
+def _json(file: str, lines: Sequence[bytes]) -> Look:
     records = [record for record in map(parsing.literal, lines) if isinstance(record, dict)]
     literal = bool(records) and isinstance(parsing.json_object(lines[0]), str)
     names = tuple(dict.fromkeys(name for record in records for name in record if _is_name(name)))
+    limits.columns(file, len(names))
     return Look(
         "literal" if literal else "json", names, types=parsing.kinds(records, list(names)), records=lambda: records
     )
@@ -181,6 +182,7 @@ def _csv(file: str, lines: Sequence[str], header: tuple[str, ...], delimiter: st
         delimiter, at = delimiter or marked[1], at + 1
         at = next((number for number in range(at, len(lines)) if lines[number].strip()), at - 1)
     delimiter = delimiter or max(",;\t|", key=lines[at].count)
+    limits.columns(file, lines[at].count(delimiter) + 1)
     split = delimiter if len(delimiter) == 1 else "\x1f"
     rest = [line.replace(delimiter, split) + "\n" for line in lines[at:]]
     escaped = quoted and _is_escaped(rest, split)

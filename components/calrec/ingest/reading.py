@@ -5,12 +5,14 @@ What was read of a file is kept in a cache under the file's version: a new snaps
 
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,9 +30,12 @@ from calrec.ingest.rows import DroppedError, Events
 RAW_CUT = 500
 """Characters of a rejected row that are kept."""
 _READER = 2  # raised when the same bytes give other rows, so that cached parts are read again
+_PART = re.compile(r"[0-9a-f]{16}(?:[a-z0-9_]{8}\.partial)?")  # names of parts, and of those that a kill left
+_FILES = {"events.parquet", "rejects.parquet", "counts.json"}
 _THREADS = 2
 _QUEUED = 4  # blocks in flight: memory is bounded by them
 _ROW_GROUP = 1 << 18
+_WAITING = 1 << 28  # bytes of parsed events that are not written yet
 
 
 @dataclass
@@ -106,8 +111,6 @@ def read_events(file: File, layout: Layout, cache: Path) -> Part:
     """
     key = artifacts.short_hash([_READER, file.name, file.size, file.version, layout.fingerprint])
     folder = cache / key
-    if not file.version:  # nobody says when it changes
-        shutil.rmtree(folder, ignore_errors=True)
     if (folder / "counts.json").is_file():
         os.utime(folder)
         return Part(folder, Counts(**json.loads((folder / "counts.json").read_text())), cached=True)
@@ -127,10 +130,15 @@ def read_events(file: File, layout: Layout, cache: Path) -> Part:
 
 
 def forget(cache: Path, days: float = 30) -> None:
-    """Delete what no run has used for so many days: files that are gone, and old versions of files that grew."""
+    """Delete what no run has used for so many days: files that are gone, and old versions of files that grew.
+
+    What is no part of ours stays: the folder may be one that a person named.
+    """
     for folder in cache.iterdir():
-        if time.time() - folder.stat().st_mtime > days * 86_400:
-            shutil.rmtree(folder, ignore_errors=True)
+        with suppress(FileNotFoundError):  # another run was quicker
+            old = _PART.fullmatch(folder.name) and time.time() - folder.stat().st_mtime > days * 86_400
+            if old and {path.name for path in folder.iterdir()} <= _FILES:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write_events(file: File, layout: Layout, folder: Path) -> Counts:
@@ -144,7 +152,7 @@ def _write_events(file: File, layout: Layout, folder: Path) -> Counts:
             for line, reason, raw in parsed.rejects:
                 rejects.add(file.name, line, reason, raw)
             waiting.append(parsed.events)
-            if sum(map(len, waiting)) >= _ROW_GROUP:
+            if sum(map(len, waiting)) >= _ROW_GROUP or sum(one.nbytes for one in waiting) >= _WAITING:
                 writer.write_table(pa.concat_tables(waiting))
                 waiting = []
         if waiting:
@@ -222,7 +230,7 @@ def _parquet(file: File, wanted: list[str]) -> Iterator[tuple[int, pa.Table]]:
     """(number of the first row, from 1; table) of each batch; text that is no UTF-8 comes as bytes."""
     at = 1
     with opened_parquet(file) as stored:
-        for batch in stored.iter_batches(batch_size=1 << 16, columns=wanted):
+        for batch in stored.batches(1 << 16, wanted):
             table = pa.Table.from_batches([batch])
             yield at, table if _is_valid(table) else table.cast(_as_bytes(table.schema))
             at += len(batch)

@@ -16,6 +16,7 @@ from calrec.artifacts import Manifest
 from calrec.checks import iso
 from calrec.config import DataConfig
 from calrec.files import File
+from calrec.foreign import shown
 from calrec.ingest.catalogue import refuse_not_utf8
 from calrec.ingest.events import RETURNS, TAKEN_BACK, UNMATCHED
 from calrec.ingest.examples import examples
@@ -54,10 +55,11 @@ def ingest(
         FileNotFoundError, ValueError: see :func:`calrec.ingest.log.read`; metadata of other items; no user is left.
     """
     checks.name("the category (--domain)", domain)
+    given, source = source, shown(source)
     print(f"ingest {domain}: reading {source}", flush=True)
     if raw is None:
-        raw = [] if source.startswith("sample:") else files.local(source)
-    with artifacts.writing(Path(out)) as folder:
+        raw = [] if given.startswith("sample:") else files.local(given)
+    with artifacts.writing(Path(out), "interactions", files.roots(given)) as folder:
         scratch = folder / "scratch"
         scratch.mkdir()
         log = read(source, raw, data, cache or scratch / "parts", scratch)
@@ -90,7 +92,7 @@ def ingest(
             *nobodies(users, log.user_column, data.filters),
         ]
         hints = odd_ids(dict(ids), log.item_column, data.filters)
-        shown = examples(log.timed, users, items, catalogue, cleaned)
+        of_log = examples(log.timed, users, items, catalogue, cleaned)
         artifacts.write_table(folder, "items.parquet", catalogue)
         write_rejects(log.rejects, folder / "rejects.parquet")
         shutil.rmtree(scratch)
@@ -123,7 +125,7 @@ def ingest(
                 *described.warnings,
             ),
         )
-        describe.write_report(folder, f"Log of {domain}", manifest, shown)
+        describe.write_report(folder, f"Log of {domain}", manifest, of_log)
         manifest = artifacts.finish(folder, manifest)
     print(describe.text(manifest, notes=False), flush=True)
     print(

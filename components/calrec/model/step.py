@@ -17,6 +17,8 @@ from calrec.textify.encoding import FORMS, choose_form, encode_items, encode_phr
 from calrec.textify.tokens import Ragged, TokenCache
 
 
+@artifacts.making("model", "texts", "tokens", "weights")
+@artifacts.making("tokens", "texts", "out", "weights", out="tokens")
 def base_model(
     texts: Path, out: Path, tokens: Path, model: ModelConfig, weights: str = ""
 ) -> tuple[Manifest, Manifest]:

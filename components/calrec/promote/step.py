@@ -18,6 +18,7 @@ from calrec.promote.gate import Decision, decide
 from calrec.settings import to_dict
 
 
+@artifacts.making("decision", "evaluation", "champion")
 def promote(evaluation: Path, out: Path, rule: GateConfig, champion: Path | None = None) -> Manifest:
     """Decide whether the evaluated model passes the gate, and write the reasons for a person to read.
 

@@ -23,6 +23,7 @@ from calrec.settings import from_dict, to_dict
 _EXAMPLE = 3  # items of the input example
 
 
+@artifacts.making("version", "model", "index", "evaluation", "decision")
 def pack(
     out: Path,
     model: Path,

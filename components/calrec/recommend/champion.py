@@ -86,7 +86,7 @@ def rank(folder: Path | None, texts: Path, generations: Path, out: Path, retriev
     """
     of = artifacts.read_manifest(generations, "generations")
     domain, split = str(of.config["domain"]), str(of.config["generate"]["split"])
-    with artifacts.writing(Path(out)) as part:
+    with artifacts.writing(Path(out), "rankings", (folder, texts, generations)) as part:
         users, note = 0, "there is no champion yet"
         with artifacts.table_writer(part, "rankings.parquet", "rankings") as writer:
             try:

@@ -1,8 +1,6 @@
 """Files of a batch: written aside, brought to the disk and renamed, so that each is whole or not there."""
 
-import fcntl
 import itertools
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,23 +20,6 @@ def replace(path: Path, write: Callable[[Path], None]) -> None:
     sync(aside)
     aside.replace(path)
     sync(path.parent)
-
-
-def lock(folder: Path) -> int:
-    """A handle that keeps other processes out until it is closed, also by the end of the process.
-
-    Raises:
-        ValueError: another process has the folder.
-    """
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise ValueError(f"{folder}: another process writes to it; wait for it or give another --out") from None
-    except OSError:  # a file system without locks, such as a mounted bucket
-        pass
-    return handle
 
 
 def write_parquet(path: Path, table: pa.Table) -> None:

@@ -7,10 +7,10 @@ finished. What it does not count is written again. The manifest comes last, so l
 
 import itertools
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -19,10 +19,11 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from calrec import artifacts
+from calrec import artifacts, outputs
 from calrec.artifacts import Manifest
 from calrec.checks import check, one_of
 from calrec.files import Remote, is_data, sync
+from calrec.places import LOCK
 from calrec.recommend import disk
 from calrec.recommend.copies import PROGRESS, Copies
 from calrec.recommend.rows import Reject
@@ -66,7 +67,8 @@ class Parts:
         self._waiting: list[tuple[pa.Table, int, Sequence[Reject], Mapping[str, int]]] = []
         check(not self.out.exists() or self.out.is_dir(), f"{out} is no folder; give another --out")
         self.out.mkdir(parents=True, exist_ok=True)
-        self._lock: int | None = disk.lock(self.out)
+        self._lock = ExitStack()
+        self._lock.enter_context(outputs.locked(self.out / LOCK, self.out))
         try:
             self._copies.fetch(self.out)
             self._open()
@@ -82,9 +84,7 @@ class Parts:
 
     def close(self) -> None:
         """Let another process have the folder; what no finished part holds is dropped."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._lock.close()
 
     @property
     def done_users(self) -> int:

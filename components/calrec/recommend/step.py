@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from calrec import artifacts, draw
+from calrec import artifacts, draw, places
 from calrec.artifacts import Manifest
 from calrec.config import GenerateConfig, RetrieveConfig
 from calrec.files import Remote
@@ -55,6 +55,7 @@ def recommend_all(
     Raises:
         ValueError: too many unknown items; `out` is of other settings; and what the recommender refuses.
     """
+    places.check_place(out, (model, index, source))
     domain = str(artifacts.read_manifest(index, "index").config["domain"])
     total = histories.count(source, domain)
     recommender = Recommender(model, index, generate, retrieve, filters)

@@ -30,6 +30,7 @@ from calrec.textify.tokens import TokenCache
 _USERS = 1024  # ranked together
 
 
+@artifacts.making("recommendations", "texts", "generations", "model", "tokens", "learner")
 def retrieve(
     texts: Path,
     generations: Path,

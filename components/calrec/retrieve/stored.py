@@ -50,6 +50,7 @@ class Stored:
         return str(self.manifest.config["domain"])
 
 
+@artifacts.making("index", "texts", "tokens", "model", "learner")
 def build(
     texts: Path,
     tokens: Path,

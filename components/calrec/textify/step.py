@@ -21,6 +21,7 @@ from calrec.textify.splits import Split, split
 from calrec.textify.texts import item_texts
 
 
+@artifacts.making("texts", "data")
 def textify(data: Sequence[Path], out: Path, text: TextConfig, parts: SplitConfig | None = None) -> Manifest:
     """Write item texts (one row per item, the row number is the item's code) and sequences with their split.
 
