@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 
 from calrec.evaluate.report.words import NAMES
 from calrec.evaluate.results import METHOD, means
+from calrec.foreign import shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +62,7 @@ def summary(result: Result) -> str:
     lines += [*_try_it(first, documents[first]["examples"][0], result.targets[first]), ""]
     lines += [f"report:     {folders['evaluation'] / 'report.html'}" for folders in result.targets.values()]
     local = result.tracking_uri.startswith("sqlite")
-    server = "http://127.0.0.1:5000" if local else result.tracking_uri.rstrip("/")
+    server = "http://127.0.0.1:5000" if local else shown(result.tracking_uri).rstrip("/")
     start = f"make ui STORE={result.tracking_uri}, then open " if local else ""
     lines += [f"MLflow UI:  {start}{server}{result.page}"]
     lines += [f"by HTTP:    {_serve(first, result.tracking_uri, local)}"]
@@ -81,9 +83,10 @@ def _try_it(target: str, example: Mapping[str, Any], folders: Mapping[str, Path]
 
 def _serve(target: str, tracking_uri: str, local: bool) -> str:
     """A command that serves the champion."""
-    if local:
+    if local and shlex.quote(target) == target:
         return f"make serve TARGET={target} STORE={tracking_uri}"
-    return f"MLFLOW_TRACKING_URI={tracking_uri} .venv/bin/calrec serve models:/calrec-{target}@champion"
+    model = shlex.quote(f"models:/calrec-{target}@champion")
+    return f"MLFLOW_TRACKING_URI={shown(tracking_uri)} .venv/bin/calrec serve {model}"
 
 
 def _shown(path: Path) -> Path:

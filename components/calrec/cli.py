@@ -12,6 +12,7 @@ from typing import Any
 from calrec import commands
 from calrec.config import Columns, Config, DataConfig
 from calrec.exchange import INTERRUPTED
+from calrec.foreign import shown
 from calrec.runs import ABLATIONS, RUNS, ablated, named
 from calrec.settings import merge, override
 
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options.command(options, _config(options))
     except (ValueError, FileNotFoundError, PermissionError) as error:
-        print(f"calrec: error: {error}", file=sys.stderr)
+        print(f"calrec: error: {shown(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("calrec: interrupted", file=sys.stderr)
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (FloatingPointError, OSError) as error:  # training, the disk, the network
-        print(f"calrec: failed: {error}", file=sys.stderr)
+        print(f"calrec: failed: {shown(str(error))}", file=sys.stderr)
         return 1
     return 0
 
