@@ -15,6 +15,7 @@ from calrec.exchange import INTERRUPTED
 from calrec.foreign import shown
 from calrec.runs import ABLATIONS, RUNS, ablated, named
 from calrec.settings import merge, override
+from calrec.store import clean
 
 _LEARNER = "model before its refit, whose validation items retrieve.fusion_users learns from (default: the model)"
 
@@ -45,6 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (FloatingPointError, OSError) as error:  # training, the disk, the network
         print(f"calrec: failed: {shown(str(error))}", file=sys.stderr)
         return 1
+    except Exception as error:  # a fault of ours or of a server: its traceback is of use, and holds no secret
+        clean(error)
+        raise
     return 0
 
 

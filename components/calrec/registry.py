@@ -72,7 +72,7 @@ def available() -> bool:
 def champion(target: str) -> Version | None:
     """The version that is in use; the registry must be available.
 
-    An alias on a version that does not exist is said, and is none: MLflow leaves it when a version is deleted.
+    An alias on a version that does not exist is said, and is none: a server leaves it that sets it during a deletion.
     """
     entry = _entry(target)
     number = entry.aliases.get(CHAMPION) if entry else None

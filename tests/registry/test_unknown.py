@@ -1,5 +1,7 @@
 """What the registry does not say is another thing than none, for one target and for all."""
 
+import contextlib
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -101,15 +103,32 @@ def test_the_first_of_a_target_needs_no_comparison(versions: Versions, target: s
     assert versions.settle(rival=NOT_KNOWN).endswith("is the champion, the first one")
 
 
+def leave_an_alias(model: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The alias that a server leaves when it is set while the version is deleted."""
+    (database,) = tmp_path_factory.getbasetemp().glob("mlflow*/mlflow.db")
+    with contextlib.closing(sqlite3.connect(database, timeout=30)) as store:
+        store.execute(
+            "INSERT INTO registered_model_aliases (workspace, name, alias, version) "
+            "SELECT workspace, name, 'champion', 1 FROM registered_models WHERE name = ?",
+            [model],
+        )
+        store.commit()
+
+
 def test_an_alias_on_a_deleted_version_is_no_champion_and_hides_no_other(
-    versions: Versions, target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    versions: Versions,
+    target: str,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    capsys: pytest.CaptureFixture[str],
 ):
     versions.settle()
     versions.settle(4, promote=False)
     other = f"{target} 2"
     Versions(versions.made, other, tmp_path / "other").settle()
     tracking.client().delete_model_version(f"calrec-{target}", "1")
-    assert tracking.client().get_registered_model(f"calrec-{target}").aliases["champion"] == "1"  # MLflow leaves it
+    leave_an_alias(f"calrec-{target}", tmp_path_factory)
+    assert tracking.client().get_registered_model(f"calrec-{target}").aliases["champion"] == "1"
     assert lookout.look([], [target, other], {}, only_new=True).champions == {other: f"models:/calrec-{other}/1"}
     said = "was version 1, which was deleted; there is none until"
     assert said in capsys.readouterr().err
