@@ -153,7 +153,6 @@ def per_target(
             index=stored.outputs["catalogue"],
             target=target,
             state=state,
-            champions=champions,
             section=gate,
             generate=generate_,
             retrieve=retrieve_,

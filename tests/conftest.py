@@ -8,7 +8,8 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 
 from calrec.config import DataConfig, ModelConfig, TextConfig
+from tests.database import POSTGRES, free_port, postgres
 from tests.web import Web, serving
 
 REPO = Path(__file__).parents[1]
@@ -24,6 +26,7 @@ REPO = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("CALREC_SHARED", REPO.parent / "shared"))
 
 
+POSTGRES_URI = "postgresql+psycopg2://mlflow@/mlflow"  # host, port and password are in libpq's variables
 EMULATOR = """
 import sys
 from gcp_storage_emulator.server import create_server
@@ -99,14 +102,28 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real MLflow server on loopback with an sqlite store; gives its URI."""
     folder = tmp_path_factory.mktemp("mlflow")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    with mlflow(folder, f"sqlite:///{folder}/mlflow.db") as uri:
+        yield uri
+
+
+@pytest.fixture(scope="session")
+def mlflow_on_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The same with a real PostgreSQL, whose columns have lengths."""
+    if not (POSTGRES / "initdb").exists():
+        pytest.skip("PostgreSQL is not installed (apt-get install postgresql)")
+    with postgres() as where, mlflow(tmp_path_factory.mktemp("mlflow"), POSTGRES_URI, where) as uri:
+        yield uri
+
+
+@contextmanager
+def mlflow(folder: Path, database: str, variables: Mapping[str, str] | None = None) -> Iterator[str]:
+    """A real MLflow server on loopback, with its files in a folder; gives its URI."""
+    port = free_port()
     command = [
-        sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db",
+        sys.executable, "-m", "mlflow", "server", "--backend-store-uri", database,
         "--artifacts-destination", str(folder / "artifacts"), "--workers", "1", "--port", str(port),
     ]  # fmt: skip
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **(variables or {})}
     environment.pop("MLFLOW_TRACKING_URI", None)
     with (folder / "server.log").open("w") as log:
         server = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)

@@ -19,6 +19,7 @@ class Proxy(ThreadingHTTPServer):
         self.kill: Callable[[], None] = lambda: None
         self.at: int | str = -1  # number, or a part of the name, of the request at which is killed; -1: none
         self.done = False  # whether that request reaches the server
+        self.refused: Callable[[str], bool] = lambda path: False  # which paths are answered by 503 here
 
     def begin(self, kill: Callable[[], None], at: int | str = -1, done: bool = False) -> None:
         """Number the requests from 0 again."""
@@ -36,6 +37,9 @@ class _Page(BaseHTTPRequestHandler):
         proxy.seen.append(f"{self.command} {self.path.split('?')[0]}")
         meant = number == proxy.at if isinstance(proxy.at, int) else proxy.at in proxy.seen[-1]
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if proxy.refused(self.path):
+            self.send_error(503)
+            return
         if meant and not proxy.done:
             proxy.kill()
             return

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from calrec import tracking
+from calrec import store, tracking
 from calrec.artifacts import MANIFEST, Manifest, write_record
 from calrec.config import SplitConfig
+from tests import killing
 
 MADE = Manifest(
     "interactions",
@@ -119,7 +120,7 @@ def test_steps_of_a_kubeflow_run_find_one_parent(client, monkeypatch: pytest.Mon
 def test_parallel_first_steps_share_one_parent(client, monkeypatch: pytest.MonkeyPatch):
     code = "from calrec import tracking\nwith tracking.step('ingest', 'x'): pass"
     environment = {**os.environ, "KFP_RUN_ID": f"race-{time.time_ns()}"}
-    tracking._experiment(tracking._mlflow())
+    store.experiment()
     steps = [subprocess.Popen([sys.executable, "-c", code], env=environment) for _ in range(3)]
     assert [step.wait(120) for step in steps] == [0, 0, 0]
     parents = [run for run in runs(client) if "kfp.run_id" in run.data.tags]
@@ -189,6 +190,7 @@ def test_a_long_report_is_cut_at_a_line(client, tmp_path: Path):
     with tracking.step("evaluate", "books") as run:
         run.record(Manifest("evaluation"), tmp_path)
     *lines, _, last = runs(client)[0].data.tags["mlflow.note.content"].split("\n")
+    assert last == "… the rest is in report.md, among the artifacts"
     assert set(lines) == {"a line"} and 4900 < 7 * len(lines) <= 5000 and "report.md" in last
 
 
@@ -226,7 +228,7 @@ def test_a_step_logs_what_the_machine_does_unless_told_not_to(client, wanted: st
 @pytest.fixture
 def in_a_cluster(client, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("KFP_RUN_ID", f"abcdefgh-{time.time_ns()}")
-    tracking._experiment(tracking._mlflow())
+    store.experiment()
     return client
 
 
@@ -271,12 +273,48 @@ def test_a_step_that_died_without_a_word_is_ended_by_its_next_attempt(in_a_clust
         pass
     assert status(in_a_cluster) == "RUNNING"
     with tracking.step("stage2", "books"):
-        pass
+        assert [run.info.status for run in runs(in_a_cluster)[1:]] == ["KILLED", "FINISHED", "RUNNING"]
     _, *steps = runs(in_a_cluster)
+    assert steps[0].data.tags["calrec.followed_by"] == steps[2].info.run_id
     assert [(run.info.run_name, run.info.status) for run in steps] == [
         ("stage 2 · books", "KILLED"), ("stage 2 · toys", "FINISHED"), ("stage 2 · books", "FINISHED"),
     ]  # fmt: skip
     assert status(in_a_cluster) == "FINISHED"
+
+
+def test_an_attempt_in_a_run_that_kfp_made_ends_the_one_before(client, monkeypatch: pytest.MonkeyPatch):
+    experiment = client.create_experiment(os.environ["MLFLOW_EXPERIMENT_NAME"])
+    parent = client.create_run(experiment).info.run_id
+    given = [client.create_run(experiment, tags={"mlflow.parentRunId": parent}).info.run_id for _ in range(2)]
+    monkeypatch.setenv("MLFLOW_RUN_ID", given[0])
+    first = start(f"with tracking.step('stage2', 'books'): {WAIT}")
+    first.kill()
+    first.wait(60)
+    monkeypatch.setenv("MLFLOW_RUN_ID", given[1])
+    with tracking.step("stage2", "books"):
+        assert [client.get_run(run).info.status for run in given] == ["KILLED", "RUNNING"]
+
+
+def test_who_ends_a_local_run_ends_the_steps_that_died_in_it(client, monkeypatch: pytest.MonkeyPatch):
+    parent, _ = tracking.start_parent("books")
+    monkeypatch.setenv("CALREC_PARENT_RUN", parent)
+    step = start(f"with tracking.step('stage2', 'books'): {WAIT}")
+    step.kill()
+    step.wait(60)
+    tracking.finish_parent(parent, {}, "KILLED", "RuntimeError: *no* http://me:secret@host")
+    assert [run.info.status for run in runs(client)] == ["KILLED", "KILLED"]
+    assert runs(client)[0].data.tags["mlflow.note.content"] == r"RuntimeError: \*no\* http://…@host"
+
+
+def test_a_step_whose_server_was_away_for_a_while_ends_its_run(client, monkeypatch: pytest.MonkeyPatch):
+    with killing.before(os.environ["MLFLOW_TRACKING_URI"]) as proxy:
+        tracking.store.mlflow().set_tracking_uri(proxy.url)
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        with tracking.step("ingest", "books") as run:
+            proxy.refused = lambda path: True
+            run.note("lost")
+            proxy.refused = lambda path: False
+    assert runs(client)[0].info.status == "FINISHED"
 
 
 def test_targets_that_end_together_all_stand_in_the_headline(in_a_cluster):

@@ -15,6 +15,7 @@ from calrec.exchange import INTERRUPTED
 from calrec.foreign import guarded, shown
 from calrec.runs import ABLATIONS, RUNS, ablated, named
 from calrec.settings import merge, override
+from calrec.store import clean
 
 _LEARNER = "model before its refit, whose validation items retrieve.fusion_users learns from (default: the model)"
 
@@ -50,6 +51,9 @@ def _main(arguments: Sequence[str] | None) -> int:
     except (FloatingPointError, OSError) as error:  # training, the disk, the network
         print(f"calrec: failed: {shown(str(error))}", file=sys.stderr)
         return 1
+    except Exception as error:  # a fault of ours or of a server: its traceback is of use, and holds no secret
+        clean(error)
+        raise
     return 0
 
 

@@ -12,6 +12,7 @@ from calrec import artifacts, checks, describe, launch, machine, promotion, regi
 from calrec.artifacts import Manifest
 from calrec.checks import check
 from calrec.config import Config
+from calrec.foreign import markdown, safe
 
 if TYPE_CHECKING:
     from calrec.recommend.champion import Champion
@@ -166,8 +167,9 @@ def champion(options: argparse.Namespace, config: Config) -> None:
     from calrec.recommend.champion import rank
 
     with tracking.step("champion", _domain(options.generations)) as run:
-        model = registry.fetched(options.model)
-        run.record(rank(model, options.texts, options.generations, options.out, config.retrieve), options.out)
+        uri = registry.resolved(options.model).uri
+        model = registry.fetched(uri)
+        run.record(rank(model, options.texts, options.generations, options.out, config.retrieve, uri), options.out)
 
 
 def evaluate(options: argparse.Namespace, config: Config) -> None:
@@ -236,9 +238,9 @@ def _choose(options: argparse.Namespace) -> None:
             said = promotion.roll_back(target, options.reason)
         else:
             said = promotion.appoint(target, options.version, options.reason)
-        run.note(f"**{target}**, by hand: {said}")
-        run.text("decision.md", f"# Decision on {target}, by hand\n\n{said}\n")
-    print(said)
+        run.note(f"**{markdown(target)}**, by hand: {markdown(said)}")
+        run.text("decision.md", f"# Decision on {markdown(target)}, by hand\n\n{markdown(said)}\n")
+    print(safe(said))
 
 
 def serve(options: argparse.Namespace, config: Config) -> None:
@@ -247,10 +249,11 @@ def serve(options: argparse.Namespace, config: Config) -> None:
     address = f"http://{options.host}:{options.port}/invocations"
     print(f"{version.uri}, of {version.created:%Y-%m-%d}; once it says that it runs, ask it:\n")
     print(f"  curl {address} -H 'Content-Type: application/json' -d '{registry.request(version)}'\n", flush=True)
+    # The logged model and not the name of the version, which could hold what has a meaning in an address.
     where = ["--host", options.host, "--port", str(options.port), "--env-manager", "local"]
     # MLflow starts a server by its name.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", version.uri, *where]
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", version.source, *where]
     os.execve(sys.executable, command, {**machine.LARGE_BLOCKS, **os.environ, "PATH": path})
 
 

@@ -1,17 +1,22 @@
 """What there is now: the version of each source's data, and the model in use of each category.
 
-A registry that does not answer has no models, which is said; tracking can be required (calrec.tracking).
+A registry that does not answer is asked again, target by target; what it still does not say is not known, which is
+another thing than none. Tracking can be required (calrec.tracking): then it is an error.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from calrec import code, registry, storage, tracking
+from calrec import code, registry, storage, store, tracking
 from calrec.config import Source
+from calrec.foreign import safe
 from calrec.registry import Version
 from calrec.settings import from_dict
-from calrec.watch.step import Decision, decide, resolved
+from calrec.watch.step import NOT_KNOWN, Decision, decide, resolved
+
+_ENOUGH = 3  # targets without an answer, after which the others are not asked at that time
 
 
 @dataclass(frozen=True)
@@ -21,6 +26,7 @@ class Seen:
     decision: Decision
     sources: list[dict[str, str]]
     champions: dict[str, str]
+    """Target → the URI of its champion, or NOT_KNOWN; a target without one is left out."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +46,14 @@ def look(
         FileNotFoundError, PermissionError, ConnectionError, ValueError: of a source, see :func:`calrec.storage.files`.
     """
     found = now(sources)
-    newest = _registered(registry.newest, targets)
-    entered = {target: newest[target].tags.get(registry.STATE) if target in newest else None for target in targets}
+    registered, failure = _registered(targets)
+    if failure:
+        tracking.warn(failure)
+    entered = {target: _state(registered[target]) if target in registered else NOT_KNOWN for target in targets}
     decision = decide(found, sections, code.identity(), entered, only_new)
-    print(f"watch: {decision.decision}; {'; '.join(decision.reasons)}", flush=True)
-    return Seen(decision, [asdict(one) for one in found], _champions(targets))
+    print(f"watch: {decision.decision}; {safe('; '.join(decision.reasons))}", flush=True)
+    champions = {target: _uri(registered[target]) if target in registered else NOT_KNOWN for target in targets}
+    return Seen(decision, [asdict(one) for one in found], {target: uri for target, uri in champions.items() if uri})
 
 
 def find(sources: Sequence[Mapping[str, Any]]) -> Found:
@@ -52,9 +61,14 @@ def find(sources: Sequence[Mapping[str, Any]]) -> Found:
 
     Raises:
         ValueError: a category has no champion; and as :func:`look`.
+        ConnectionError: the registry did not answer.
     """
     found = now(sources)
-    champions = _champions([one.domain for one in found])
+    registered, failure = _registered([one.domain for one in found])
+    if failure:
+        unknown = ", ".join(one.domain for one in found if one.domain not in registered)
+        raise ConnectionError(f"which model of {unknown} is in use is not known: {store.words(failure)}") from None
+    champions = {target: uri for target, of in registered.items() if (uri := _uri(of))}
     missing = [one.domain for one in found if one.domain not in champions]
     if missing:
         raise ValueError(
@@ -70,18 +84,53 @@ def now(sources: Sequence[Mapping[str, Any]]) -> list[Source]:
     return resolved(named, ["" if one.snapshot else storage.snapshot(one.uri) for one in named])
 
 
-def _champions(targets: Sequence[str]) -> dict[str, str]:
-    return {target: version.uri for target, version in _registered(registry.champion, targets).items()}
+def rival(target: str, champions: Mapping[str, str]) -> str:
+    """URI of the champion that a model is to be compared with; empty when there is none.
+
+    What was not known when the run began is asked for again, and is NOT_KNOWN when no answer comes.
+
+    Args:
+        target: the category.
+        champions: see :class:`Seen`.
+    """
+    if champions.get(target) != NOT_KNOWN:
+        return champions.get(target, "")
+    registered, failure = _registered([target])
+    if failure:
+        tracking.warn(failure)
+        return NOT_KNOWN
+    return _uri(registered[target])
 
 
-def _registered(which: Callable[[str], Version | None], targets: Sequence[str]) -> dict[str, Version]:
+_Registered = tuple[Version | None, Version | None]
+"""The newest version of a target, and the one in use."""
+
+
+def _state(of: _Registered) -> str | None:
+    return of[0].tags.get(registry.STATE, "") if of[0] else None
+
+
+def _uri(of: _Registered) -> str:
+    return of[1].uri if of[1] else ""
+
+
+def _registered(targets: Sequence[str]) -> tuple[dict[str, _Registered], Exception | None]:
+    """What the registry has of the targets that it answered for, and why it did not answer for all of them."""
+    found: dict[str, _Registered] = {}
     if not registry.available():
-        return {}
-    try:
-        found = {target: which(target) for target in targets}
-    except ValueError:
-        raise
-    except Exception as error:
-        tracking.warn(error)
-        return {}
-    return {target: version for target, version in found.items() if version}
+        return dict.fromkeys(targets, (None, None)), None
+    for pause in (0.0, *store.PAUSES):
+        time.sleep(pause)
+        failures: list[Exception] = []
+        for target in (one for one in targets if one not in found):
+            if len(failures) == _ENOUGH:
+                break
+            try:
+                found[target] = registry.newest(target), registry.champion(target)
+            except ValueError:
+                raise
+            except Exception as error:
+                failures.append(error)
+        if not any(map(store.may_pass, failures)):
+            break
+    return found, failures[-1] if failures else None

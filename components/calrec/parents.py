@@ -8,11 +8,15 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from calrec import limits
+
 NOTE = "mlflow.note.content"
 """Tag that MLflow shows as the description of a run."""
 _PART = "mlflow.note.calrec."  # tags of a parent, one per part of its description; the UI hides those of mlflow.
-_STEP, _DOMAIN = "calrec.step", "calrec.domain"
-_MANY = 10_000  # runs of one pipeline run
+_STEP, _DOMAIN, _PARENT = "calrec.step", "calrec.domain", "mlflow.parentRunId"
+FOLLOWED = "calrec.followed_by"
+"""Tag of an attempt that died without a word: the run of the next one."""
+_PAGE = 1000  # runs that are asked for at once
 
 
 def of_pipeline(client: Any, experiment: str, pipeline_run: str, tags: Mapping[str, str]) -> str:
@@ -37,17 +41,27 @@ def of_pipeline(client: Any, experiment: str, pipeline_run: str, tags: Mapping[s
 
 
 def _tagged(client: Any, experiment: str, pipeline_run: str) -> list[str]:
-    runs = client.search_runs(
-        [experiment], f"tags.`kfp.run_id` = '{pipeline_run}'", order_by=["attributes.start_time ASC"]
-    )
-    return [str(run.info.run_id) for run in runs]
+    return [str(run.info.run_id) for run in _with_tag(client, experiment, "kfp.run_id", pipeline_run)]
+
+
+def _with_tag(client: Any, experiment: str, tag: str, value: str) -> list[Any]:
+    """Runs with a tag, the oldest first. What may not stand in MLflow's filters is looked for here."""
+    chosen = f"tags.`{tag}` = '{value}'" if re.fullmatch(r"[\w.-]+", value) else ""
+    found: list[Any] = []
+    token: str | None = ""
+    while token is not None:
+        page = client.search_runs(
+            [experiment], chosen, max_results=_PAGE, order_by=["attributes.start_time ASC"], page_token=token or None
+        )
+        found += [run for run in page if run.data.tags.get(tag) == value]
+        token = page.token or None
+    return found
 
 
 def settle(client: Any, parent: str) -> None:
     """Give a parent the status of its steps: RUNNING while one runs, else FAILED or KILLED if one is, else FINISHED.
 
-    Of a step that was tried again the last attempt counts; one before that never ended, as it was killed with no time
-    to say so, is set KILLED.
+    Of a step that was tried again the last attempt counts.
     """
     experiment, written = client.get_run(parent).info.experiment_id, ""
     while (status := _status(client, experiment, parent)) != written:
@@ -59,18 +73,32 @@ def settle(client: Any, parent: str) -> None:
 
 
 def _status(client: Any, experiment: str, parent: str) -> str:
-    steps = client.search_runs(
-        [experiment], f"tags.`mlflow.parentRunId` = '{parent}'", max_results=_MANY,
-        order_by=["attributes.start_time ASC"],
-    )  # fmt: skip
-    last: dict[tuple[str | None, str | None], Any] = {}
-    for run in steps:
-        step = run.data.tags.get(_STEP), run.data.tags.get(_DOMAIN)
-        if step in last and last[step].info.status == "RUNNING":
-            client.set_terminated(last[step].info.run_id, "KILLED")
-        last[step] = run
-    found = {run.info.status for run in last.values()}
+    last = {_task(run.data.tags): run.info.status for run in _with_tag(client, experiment, _PARENT, parent)}
+    found = set(last.values())
     return next((status for status in ("RUNNING", "FAILED", "KILLED") if status in found), "FINISHED")
+
+
+def _task(tags: Mapping[str, str]) -> tuple[str, str]:
+    """What names a task of a pipeline's run: its step and its category. Each attempt of it has a run of its own."""
+    return tags.get(_STEP, ""), tags.get(_DOMAIN, "")
+
+
+def end(client: Any, parent: str, by: str = "", tags: Mapping[str, str] | None = None) -> None:
+    """Set the steps KILLED that still stand as RUNNING: they were killed with no time to say so.
+
+    Args:
+        client: MLflow's.
+        parent: the run of the pipeline.
+        by: the run of a new attempt; only earlier attempts of its task are ended, and they name it. Empty: all steps.
+        tags: of the new attempt.
+    """
+    experiment = client.get_run(parent).info.experiment_id
+    for run in _with_tag(client, experiment, _PARENT, parent):
+        if run.info.status != "RUNNING" or run.info.run_id == by or (by and _task(run.data.tags) != _task(tags or {})):
+            continue
+        if by:
+            client.set_tag(run.info.run_id, FOLLOWED, by)
+        client.set_terminated(run.info.run_id, "KILLED")
 
 
 def describe(client: Any, parent: str, name: str, markdown: str) -> None:
@@ -99,4 +127,4 @@ def _note(tags: Mapping[str, str]) -> str:
 
 def key(name: str) -> str:
     """A name as MLflow takes it in the key of a tag, a metric or a parameter."""
-    return re.sub(r"[^\w\-. :/]", "_", name)
+    return re.sub(r"[^\w\-. :/]", "_", name)[: limits.NAME]

@@ -2,18 +2,28 @@
 
 The alias `champion` moves by one request, so there is always one champion, whatever dies when; what it replaces is
 known before, so there is always a way back.
+
+MLflow has no request that moves an alias only if nobody else has. So a run claims the place before it looks, writes,
+waits until a request of another run that looked at the same time must have arrived, and reads again: of several claims
+on one place the version that was registered first has it.
 """
 
 import importlib.metadata
 import re
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from calrec import artifacts, code, registry, tracking
+from calrec import artifacts, code, registry, store, tracking
 from calrec.checks import check
 from calrec.registry import Version
+from calrec.watch.step import NOT_KNOWN
 
+SETTLING = 2.0
+"""Seconds in which a request reaches the server: two runs are told apart when theirs do."""
+_CLAIMED = 600  # seconds after which a claim is that of a run that died
+_RECENT = 20  # versions among which another run's is
 _SERVED = Path(__file__).parent / "serve" / "model.py"
 
 
@@ -28,6 +38,7 @@ def settle(folder: Path, example: Sequence[Mapping[str, Any]], state: str, rival
         example: a request that it must answer before it is registered.
         state: which data and settings it was made from, see :func:`calrec.watch.step.decide`.
         rival: URI of the champion that the gate compared it with; when there is another one by now, that one stays.
+            None: there was none; NOT_KNOWN: the registry did not say.
         promote: whether it passed the gate.
 
     Returns:
@@ -37,36 +48,86 @@ def settle(folder: Path, example: Sequence[Mapping[str, Any]], state: str, rival
         return ""
     assert folder.name == registry.FOLDER, f"MLflow keeps the folder under its name, {folder.name}"
     try:
-        version = _enter(folder, example)
-        client, model, number = tracking.client(), registry.name(version.target), str(version.number)
-        client.set_registered_model_alias(model, registry.CHALLENGER, number)
-        said = _crown(version, rival) if promote else "stays the challenger: it did not pass the gate"
-        client.set_model_version_tag(model, number, registry.DECISION, said)
-        # Last: a run that is cut off before is not taken for done by the next one.
-        client.set_model_version_tag(model, number, registry.STATE, state)
-        return f"{model} version {number} {said}"
+        return store.patiently(lambda: _settle(folder, example, state, rival, promote))
     except Exception as error:
         tracking.warn(error)
         return ""
 
 
-def _crown(version: Version, rival: str | None) -> str:
-    now = registry.champion(version.target)
-    if now and now.number == version.number:
-        return "is the champion already"
+def _settle(folder: Path, example: Sequence[Mapping[str, Any]], state: str, rival: str | None, promote: bool) -> str:
+    version = _enter(folder, example)
+    client, model, number = tracking.client(), registry.name(version.target), str(version.number)
+    client.set_registered_model_alias(model, registry.CHALLENGER, number)
+    judged, said = _crown(version, rival) if promote else (True, "stays the challenger: it did not pass the gate")
+    client.set_model_version_tag(model, number, registry.DECISION, said)
+    if judged:
+        # Last: a run that is cut off before is not taken for done by the next one.
+        client.set_model_version_tag(model, number, registry.STATE, state)
+    return f"{model} version {number} {said}"
+
+
+def _crown(version: Version, rival: str | None) -> tuple[bool, str]:
+    """Whether it was held against the champion of this moment, and what became of it."""
+    client, model, number = tracking.client(), registry.name(version.target), str(version.number)
+    # A claim that stands there already is of an attempt that was killed: who has the place is still to be settled.
+    if _holder(version.target) == version.uri and (registry.CLAIM not in version.tags or rival == version.uri):
+        return True, "is the champion already"
     if registry.WITHDRAWN in version.tags:
-        return f"stays the challenger: it was taken back, {version.tags[registry.WITHDRAWN]}"
-    if (now.uri if now else None) != rival:
-        return "stays the challenger: another champion was named while this run went on"
-    _replace(now, version)
-    return f"is the champion, in the place of version {now.number}" if now else "is the champion, the first one"
+        return True, f"stays the challenger: it was taken back, {version.tags[registry.WITHDRAWN]}"
+    place = "" if rival in (None, NOT_KNOWN) else str(rival)
+    client.set_model_version_tag(model, number, registry.CLAIM, f"{time.time():.0f} {place}")
+    if _first(version, place):
+        if _holder(version.target) == place:
+            _replace(place, version)
+        time.sleep(SETTLING)
+    first = _first(version, place)
+    if first and _holder(version.target) != first.uri:
+        _replace(place, first)
+    client.delete_model_version_tag(model, number, registry.CLAIM)
+    if first is None:
+        return False, f"stays the challenger: {_why_not(version.target, rival)}"
+    if first.number != version.number:
+        return False, f"stays the challenger: version {first.number} became the champion at the same moment"
+    return True, f"is the champion, {f'in the place of version {_number(place)}' if place else 'the first one'}"
 
 
-def _replace(old: Version | None, new: Version) -> None:
-    """Move the alias, after what stands in its place was noted."""
+def _first(version: Version, place: str) -> Version | None:
+    """Who has a place among those that claim it; None: it was given away before."""
+    # The claims are read before the alias, for who takes its claim back has moved the alias before.
+    others = [one for one in registry.versions(version.target, _RECENT) if _claims(one, place)]
+    claims = sorted([version, *others], key=lambda one: one.number)
+    return claims[0] if _holder(version.target) in (place, *(one.uri for one in claims)) else None
+
+
+def _claims(version: Version, place: str) -> bool:
+    since, _, claimed = version.tags.get(registry.CLAIM, "0 ").partition(" ")
+    return claimed == place and time.time() - float(since) < _CLAIMED and registry.WITHDRAWN not in version.tags
+
+
+def _holder(target: str) -> str:
+    """URI of the champion; empty when there is none."""
+    now = registry.champion(target)
+    return now.uri if now else ""
+
+
+def _why_not(target: str, rival: str | None) -> str:
+    now = registry.champion(target)
+    if now is None:
+        return f"version {_number(str(rival))}, with which it was compared, is gone, and no other is the champion"
+    if rival == NOT_KNOWN:
+        return f"it was not compared with version {now.number}, since the registry did not answer when it was judged"
+    return "another champion was named while this run went on"
+
+
+def _number(uri: str) -> str:
+    return uri.rpartition("/")[2]
+
+
+def _replace(place: str, new: Version) -> None:
+    """Move the alias, after what stands in its place was noted; `place` is a URI, or empty."""
     client, model = tracking.client(), registry.name(new.target)
-    if old:
-        client.set_model_version_tag(model, str(new.number), registry.REPLACED, str(old.number))
+    if place:
+        client.set_model_version_tag(model, str(new.number), registry.REPLACED, _number(place))
     client.set_registered_model_alias(model, registry.CHAMPION, str(new.number))
 
 
@@ -108,7 +169,7 @@ def _log(
     import mlflow
 
     model = mlflow.pyfunc.log_model(
-        name=name,
+        name=re.sub(r"[/:.%\"']", "_", name),  # a logged model's, which takes less than a registered one's
         python_model=str(_SERVED),
         artifacts={registry.FOLDER: str(folder)},
         code_paths=[str(Path(__file__).parent)],
@@ -162,7 +223,7 @@ def appoint(target: str, number: int, reason: str) -> str:
     if now and now.number == number:
         return f"{model} version {number} is the champion already"
     _forgive(version)
-    _replace(now, version)
+    _replace(now.uri if now else "", version)
     said = f"is the champion by hand{f', in the place of version {now.number}' if now else ''}: {reason}"
     client.set_model_version_tag(model, str(number), registry.DECISION, said)
     return f"{model} version {number} {said}"

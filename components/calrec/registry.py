@@ -8,15 +8,19 @@ Without a server (MLFLOW_TRACKING_URI) there is no registry, and no champion. On
 import json
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from calrec import artifacts, draw, remote, tracking
+from calrec import artifacts, draw, remote, store, tracking
 from calrec.checks import check
+from calrec.foreign import safe
+from calrec.watch.step import NOT_KNOWN
 
+T = TypeVar("T")
 CHAMPION, CHALLENGER = "champion", "challenger"
 STATE, MODEL = "calrec.state", "calrec.model"
 _PREFIX = "calrec-"
@@ -24,6 +28,7 @@ CONTENT = "calrec.content"  # digest of the folder, at the logged model
 METRICS = "calrec.metrics"  # names of its own metrics there, beside which MLflow puts those of the run
 DECISION = "calrec.decision"
 REPLACED = "calrec.replaced"  # the champion before
+CLAIM = "calrec.claim"  # while a run makes it the champion: in whose place, and since when
 WITHDRAWN = "calrec.withdrawn"  # why a person took it back
 FOLDER = "version"
 
@@ -65,11 +70,21 @@ def available() -> bool:
 
 
 def champion(target: str) -> Version | None:
-    """The version that is in use; the registry must be available."""
-    client = tracking.client()
-    found = client.search_registered_models(f"name = '{name(target)}'")
-    number = found[0].aliases.get(CHAMPION) if found else None
-    return version_of(target, client.get_model_version(name(target), number)) if number else None
+    """The version that is in use; the registry must be available.
+
+    An alias on a version that does not exist is said, and is none: a server leaves it that sets it during a deletion.
+    """
+    entry = _entry(target)
+    number = entry.aliases.get(CHAMPION) if entry else None
+    found = _version(target, int(number)) if number else None
+    if number and not found:
+        print(
+            f"registry: the champion of {safe(target)} was version {number}, which was deleted; there is none until "
+            "the next one passes the gate, or calrec promote --target NAME --version N names one",
+            file=sys.stderr,
+            flush=True,
+        )
+    return found
 
 
 def newest(target: str) -> Version | None:
@@ -78,15 +93,35 @@ def newest(target: str) -> Version | None:
 
 
 def versions(target: str, most: int = 50) -> list[Version]:
-    """The newest versions, the newest first; the registry must be available."""
-    client, chosen = tracking.client(), f"name = '{name(target)}'"
-    found = client.search_model_versions(chosen, max_results=most, order_by=["version_number DESC"])
-    models = client.search_registered_models(chosen) if found else []
-    aliases = models[0].aliases if models else {}  # a search of versions does not give them
-    return [
-        replace(one, aliases=tuple(sorted(alias for alias, number in aliases.items() if int(number) == one.number)))
-        for one in (version_of(target, each) for each in found)
-    ]
+    """The newest versions, the newest first; the registry must be available.
+
+    Each is asked for by its number: MLflow's filters cannot hold every name.
+    """
+    entry, found = _entry(target), list[Version]()
+    number = max((int(one.version) for one in entry.latest_versions), default=0) if entry else 0
+    while number and len(found) < most:
+        found += [one] if (one := _version(target, number)) else []
+        number -= 1
+    return found
+
+
+def _entry(target: str) -> Any:
+    """The registered model of a target; None: nothing was registered yet."""
+    return _if_there(lambda: tracking.client().get_registered_model(name(target)))
+
+
+def _version(target: str, number: int) -> Version | None:
+    found = _if_there(lambda: tracking.client().get_model_version(name(target), str(number)))
+    return version_of(target, found) if found else None
+
+
+def _if_there(ask: Callable[[], T]) -> T | None:
+    try:
+        return ask()
+    except Exception as error:
+        if not store.is_absence(error):
+            raise
+        return None
 
 
 def metrics(version: Version) -> dict[str, float]:
@@ -125,21 +160,27 @@ def table(target: str) -> str:
     """
     found = versions(target)
     check(bool(found), f"no model of {target!r} is registered; registered are: {', '.join(targets()) or 'none'}")
-    rows = [("version", "", "made", "metric", "data", "what became of it")]
+    rows: list[tuple[str, ...]] = [("version", "", "made", "metric", "data", "what became of it")]
     for one in found:
         judged = metrics(one)
         main = next((key.removesuffix("_low") for key in judged if key.endswith("_low")), "")
         shown = f"{main} {judged[main]:.4f}" if main else ""
         data, back = one.tags.get("calrec.data", ""), one.tags.get(WITHDRAWN)
         said = f"taken back: {back}" if back else one.tags.get(DECISION, "")
-        rows.append((str(one.number), " ".join(one.aliases), f"{one.created:%Y-%m-%d %H:%M}", shown, data, said))
+        row = str(one.number), " ".join(one.aliases), f"{one.created:%Y-%m-%d %H:%M}", shown, data, said
+        rows.append(tuple(map(safe, row)))
     return draw.text(rows)
 
 
 def targets() -> list[str]:
     """Categories with a registered model."""
-    found = tracking.client().search_registered_models(f"name LIKE '{_PREFIX}%'")
-    return sorted(one.name.removeprefix(_PREFIX) for one in found)
+    found: list[str] = []
+    token: str | None = ""
+    while token is not None:
+        page = tracking.client().search_registered_models(f"name LIKE '{_PREFIX}%'", page_token=token or None)
+        found += [one.name.removeprefix(_PREFIX) for one in page]
+        token = page.token or None
+    return sorted(found)
 
 
 def request(version: Version) -> str:
@@ -156,9 +197,7 @@ def resolved(uri: str) -> Version:
     Raises:
         ValueError: not such a URI, or there is no such version.
     """
-    from mlflow.exceptions import MlflowException
-
-    found = re.fullmatch(rf"models:/{_PREFIX}([^/@:]+)(?:@([\w-]+)|/(\d+))", uri)
+    found = re.fullmatch(rf"models:/{_PREFIX}([^/:]+)(?:@([\w-]+)|/(\d+))", uri)
     check(
         found is not None,
         f"{uri!r} names no version of a model; give models:/{_PREFIX}TARGET@{CHAMPION} or models:/{_PREFIX}TARGET/3",
@@ -166,26 +205,24 @@ def resolved(uri: str) -> Version:
     assert found
     check(available(), f"{uri}: MLFLOW_TRACKING_URI is not set; after a local run it is sqlite:///…/build/mlflow.db")
     target, alias, number = found.groups()
-    client = tracking.client()
-    try:
-        if alias:
-            number = client.get_model_version_by_alias(name(target), alias).version
-        return version_of(target, client.get_model_version(name(target), str(number)))
-    except MlflowException as error:
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise
+    entry = _entry(target)
+    if alias and entry:
+        number = str(entry.aliases.get(alias, ""))
+    version = _version(target, int(number)) if entry and number else None
+    if version is None:
         there = ", ".join(str(one.number) for one in versions(target))
         known = f"versions of {target} are: {there}" if there else "train one first: python -m pipelines run"
-        raise ValueError(f"{uri}: there is no such version; {known}") from None
+        raise ValueError(f"{uri}: there is no such version; {known}")
+    return version
 
 
-def fetched(uri: str | None) -> Path | None:
-    """The folder of a version, downloaded; it is deleted when the process ends. None gives None.
+def fetched(uri: str) -> Path | None:
+    """The folder of a version, downloaded; it is deleted when the process ends. No URI, or NOT_KNOWN, gives None.
 
     Raises:
         ValueError: it is not what was registered.
     """
-    if uri is None:
+    if uri in ("", NOT_KNOWN):
         return None
     import mlflow
 

@@ -3,11 +3,8 @@
 import base64
 import os
 import re
-import shutil
-import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -22,11 +19,11 @@ import pytest
 
 from calrec.artifacts import read_manifest, verified
 from calrec.promote.version import example
+from tests.database import POSTGRES, free_port, postgres
 from tests.manifests.rendering import Object, render
 from tests.versions import GATE, RETRIEVE, Judged, judged
 
 ENVIRONMENT = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONUNBUFFERED": "1"}
-POSTGRES = max(Path("/usr/lib/postgresql").glob("*/bin"), default=Path())
 
 
 @dataclass
@@ -96,12 +93,6 @@ def _name(one: Object) -> str:
     return str(one["metadata"]["name"])
 
 
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
 @contextmanager
 def deployed(cluster: Cluster) -> Iterator[Cluster]:
     """Run the init container, then the server, then the Job that makes the account of the steps."""
@@ -138,7 +129,7 @@ def here(overlay: str, folder: Path, variables: dict[str, str], database: str = 
         variables: what is elsewhere on this machine.
         database: a URI instead of the overlay's, empty to keep it.
     """
-    port, objects = _free_port(), render(overlay)
+    port, objects = free_port(), render(overlay)
     files = {"/etc/mlflow": ("mlflow-auth", "basic_auth.ini"), "/scripts": ("mlflow-users", "users.py")}
 
     def change(text: str) -> str:
@@ -166,48 +157,14 @@ def gke_with_sqlite(tmp_path_factory: pytest.TempPathFactory, emulator: str) -> 
         yield cluster
 
 
-@contextmanager
-def postgres(folder: Path) -> Iterator[dict[str, str]]:
-    """A real PostgreSQL; gives the variables that say where it is. It does not run as root."""
-    port, root = _free_port(), os.geteuid() == 0
-    user: dict[str, Any] = {"user": "postgres", "group": "postgres"} if root else {}
-    folder.mkdir()
-    if root:
-        shutil.chown(folder, "postgres")
-    (folder / "password").write_text("a: b/c@d%e")
-
-    def run(*command: str) -> None:
-        done = subprocess.run([str(POSTGRES / command[0]), *command[1:]], **user, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-
-    data, options = ["-D", str(folder / "data")], f"-p {port} -c listen_addresses=127.0.0.1 -k ''"
-    run("initdb", *data, "-U", "mlflow", "-A", "scram-sha-256", "--pwfile", str(folder / "password"))
-    run("pg_ctl", *data, "-w", "-l", str(folder / "log"), "-o", options, "start")
-    where = {"PGHOST": "127.0.0.1", "PGPORT": str(port), "PGPASSWORD": "a: b/c@d%e"}
-    try:
-        subprocess.run([POSTGRES / "createdb", "-U", "mlflow", "mlflow"], env=where, check=True)
-        yield where
-    finally:
-        run("pg_ctl", *data, "-m", "fast", "stop")
-
-
 @pytest.fixture(scope="module")
 def local_with_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     if not (POSTGRES / "initdb").exists():
         pytest.skip("PostgreSQL is not installed (apt-get install postgresql)")
     with ExitStack() as stack:
-        # Not below pytest's folders, which are closed to the user postgres.
-        folder = Path(stack.enter_context(_open_folder()))
-        where = stack.enter_context(postgres(folder / "postgres"))
+        where = stack.enter_context(postgres())
         work = tmp_path_factory.mktemp("mlflow")
         yield stack.enter_context(deployed(here("local", work, where)))
-
-
-@contextmanager
-def _open_folder() -> Iterator[str]:
-    with tempfile.TemporaryDirectory() as name:
-        Path(name).chmod(0o755)
-        yield name
 
 
 @pytest.fixture(params=["gke_with_sqlite", "local_with_postgres"])

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from calrec import promotion
 from tests.registry.world import Versions
 from tests.versions import Judged, judged
 
@@ -17,6 +18,7 @@ def server(mlflow_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "registry")
     monkeypatch.setenv("CALREC_TRACKING", "required")
+    monkeypatch.setattr(promotion, "SETTLING", 0.05)  # of tests in which only one run finishes
     mlflow.set_tracking_uri(mlflow_server)
     return mlflow_server
 

@@ -7,12 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from calrec import lookout, promotion, registry, tracking
+from calrec import lookout, promotion, registry, store, tracking
 from calrec.artifacts import read_manifest
 from calrec.cli import main
 from calrec.config import Source
 from calrec.promote.version import example
 from calrec.recommend.champion import opened
+from calrec.watch.step import NOT_KNOWN
 from tests.conftest import write_sequences
 from tests.registry.world import Versions, numbers
 from tests.versions import GENERATE, RETRIEVE
@@ -174,7 +175,7 @@ def test_a_batch_needs_champions(target: str, tmp_path: Path):
         lookout.find([source])
 
 
-def test_a_server_that_does_not_answer_is_said_and_then_everything_is_new(
+def test_a_server_that_does_not_answer_is_said_and_then_nothing_is_known(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     import mlflow
@@ -182,10 +183,11 @@ def test_a_server_that_does_not_answer_is_said_and_then_everything_is_new(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.delenv("CALREC_TRACKING", raising=False)
+    monkeypatch.setattr(store, "PAUSES", (0.01,))
     mlflow.set_tracking_uri("http://127.0.0.1:9")
     source = Source("home", str(write_sequences(tmp_path / "raw")))
     seen = lookout.look([vars(source)], ["home"], {}, only_new=True)
-    assert seen.decision.decision == "train" and seen.champions == {}
+    assert seen.decision.decision == "train" and seen.champions == {"home": NOT_KNOWN}
     assert "tracking: MLflow at http://127.0.0.1:9 failed" in capsys.readouterr().err
     monkeypatch.setenv("CALREC_TRACKING", "required")
     with pytest.raises(mlflow.MlflowException):

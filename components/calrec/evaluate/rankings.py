@@ -69,6 +69,12 @@ def of_champion(folder: Path) -> dict[str, Path]:
     return {CHAMPION: Path(folder) / "rankings.parquet"} if made.counts["users"] else {}
 
 
+def name_of_champion(folder: Path) -> dict[str, str]:
+    """URI of the champion that was asked for, under the name by which an evaluation says it; nothing without one."""
+    named = artifacts.read_manifest(folder, "rankings").config.get("champion", "")
+    return {CHAMPION: str(named)} if named else {}
+
+
 def drift_of(folder: Path) -> Drift | None:
     """How far the data moved from the champion's, as its step found; None when there is no champion to tell."""
     artifacts.read_manifest(folder, "rankings")

@@ -22,7 +22,7 @@ from calrec.evaluate.figures import corrected, differences, figures, means
 from calrec.evaluate.generated import load_generated
 from calrec.evaluate.inputs import Inputs, load_inputs
 from calrec.evaluate.metrics import Scores
-from calrec.evaluate.rankings import Reader, drift_of, of_champion
+from calrec.evaluate.rankings import Reader, drift_of, name_of_champion, of_champion
 from calrec.evaluate.report.charts import standalone
 from calrec.evaluate.report.drift import warnings
 from calrec.evaluate.report.page import drawings, markdown, page
@@ -96,7 +96,11 @@ def evaluate(
         examples=examples(its, methods[METHOD].rank, catalogue, generations, recommendations),
         curves=curves,
         cost=cost,
-        data={**inputs.data, "catalogue": artifacts.short_hash(sorted(catalogue.item_id))},
+        data={
+            **inputs.data,
+            "catalogue": artifacts.short_hash(sorted(catalogue.item_id)),
+            **(name_of_champion(champion) if champion else {}),
+        },
         config={**inputs.settings, "evaluate": to_dict(config)},
         warnings=describe.warnings(inputs.recommendations),
         drift=drift_of(champion) if champion else None,

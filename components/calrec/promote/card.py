@@ -1,19 +1,20 @@
 """The model card: what a version of the registry is, what it was judged by, and where it ends."""
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from calrec import limits
 from calrec.draw import shown
 from calrec.evaluate.report import document as report
 from calrec.evaluate.report import tables, words
-from calrec.evaluate.report.document import Section, Text, shortened
+from calrec.evaluate.report.document import Section, Text
 from calrec.evaluate.results import CHAMPION, METHOD, Evaluation, Figure
+from calrec.foreign import safe
 from calrec.promote.blocks import cost, headline, reasons
 from calrec.promote.evaluation import opened
 from calrec.promote.gate import Decision
 
-LONGEST = 5000
-"""Characters that a description in the registry may have."""
 _OTHERS = 12  # methods beside the model
 _BEYOND = ("last_title", "dense", "rerank", "fusion_users")  # settings of retrieve that are off at 0
 _OFFLINE = (
@@ -26,8 +27,8 @@ _USAGE = """
 With MLFLOW_TRACKING_URI set to the server of this registry:
 
 ```
-mlflow models serve -m models:/calrec-{0}@champion --env-manager local
-calrec recommend --model models:/calrec-{0}@champion --history "TITLE; TITLE"
+mlflow models serve -m {0} --env-manager local
+calrec recommend --model {0} --history "TITLE; TITLE"
 ```
 """
 
@@ -54,8 +55,9 @@ def card(document: Mapping[str, Any], decision: Decision, facts: Mapping[str, ob
         Section("Limits", [Text(limit) for limit in _limits(document, evaluation, main[0])]),
         Section("Cost", cost(evaluation)),
     ]
-    usage = _USAGE.format(shortened(evaluation.domain))
-    return _cut(report.markdown(f"Model card: {evaluation.domain}", sections), LONGEST - len(usage)) + usage
+    usage = _USAGE.format(shlex.quote(safe(f"models:/calrec-{evaluation.domain}@champion")))
+    text = report.markdown(f"Model card: {evaluation.domain}", sections)
+    return limits.cut(text, limits.DESCRIPTION - len(usage) - 1, "decision.md and report.md") + "\n" + usage
 
 
 def _model(config: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
@@ -131,8 +133,3 @@ def _cold(document: Mapping[str, Any], metric: str) -> str:
                 f"{words.many(one['users'], 'user')} whose target has no training event."
             )
     return "No target is without training events: of new items nothing is known."
-
-
-def _cut(text: str, longest: int) -> str:
-    """Whole lines, as many as there is room for."""
-    return text if len(text) <= longest else f"{text[: text.rindex(chr(10), 0, longest - 3)]}\n\n…\n"

@@ -12,7 +12,6 @@ def promote(
     index: dsl.Input[dsl.Dataset],
     target: str,
     state: str,
-    champions: dict,
     section: dict,
     generate: dict,
     retrieve: dict,
@@ -29,7 +28,6 @@ def promote(
         index: its index.
         target: the category.
         state: which data and settings the model is made from, by the watch step.
-        champions: target → the champion that the model was compared with, such as models:/calrec-books/3.
         section: the gate section of the configuration.
         generate: the generate section, with which the model will recommend.
         retrieve: the retrieve section, for the same.
@@ -46,6 +44,8 @@ def promote(
     from calrec.evaluate.outcome import outcome
     from calrec.evaluate.report.history import Version
     from calrec.evaluate.report.history import history as versions
+    from calrec.foreign import markdown, safe
+    from calrec.promote.evaluation import compared
     from calrec.promote.step import promote
     from calrec.promote.version import example, pack, tried
     from calrec.settings import from_dict, sections
@@ -60,12 +60,14 @@ def promote(
             version, request = Path(scratch) / registry.FOLDER, example(catalogue)
             pack(version, Path(model.path), catalogue, judged, made, **sections(generate=generate, retrieve=retrieve))
             tried(version, request)
-            said = promotion.settle(version, request, state, champions.get(target), passed)
-            print(f"promote {target}: {said or 'not registered'}", flush=True)
+            said = promotion.settle(version, request, state, compared(judged), passed)
+            print(f"promote {safe(target)}: {safe(said or 'not registered')}", flush=True)
         past = [Version(**one) for one in registry.past(target)] if said else []
         page, words = versions(target, past) if past else ("<p>There is no registry that answers.", "")
         Path(history.path).write_text(page)
-        told = f"In the registry: {said or 'nothing, since none answers'}.\n\n{Path(reasons.path).read_text()}"
+        told = (
+            f"In the registry: {markdown(said or 'nothing, since none answers')}.\n\n{Path(reasons.path).read_text()}"
+        )
         Path(reasons.path).write_text(told)
         run.note(told)
         run.text("history.html", page)

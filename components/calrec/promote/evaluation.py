@@ -1,5 +1,6 @@
 """What the gate and the model card need of an evaluation folder."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from calrec import artifacts
 from calrec.config import EvaluateConfig, metric_names
 from calrec.evaluate import slices
 from calrec.evaluate.metrics import worth
-from calrec.evaluate.results import METHOD, Difference, Evaluation, Figure, Method, Ties
+from calrec.evaluate.results import CHAMPION, METHOD, Difference, Evaluation, Figure, Method, Ties
 from calrec.promote.gate import Flags, Floats, Results
 from calrec.recommend.drift import Drift
 from calrec.settings import from_dict
@@ -59,6 +60,12 @@ def _kinds(users: pa.Table) -> dict[str, Flags]:
         *slices.price(every, users["target_price"].to_numpy()),
     ]
     return {f"{one.by} {value}": one.of == at for one in divisions for at, value in enumerate(one.values)}
+
+
+def compared(folder: Path) -> str | None:
+    """URI of the champion that a model was judged beside; None: there was none; NOT_KNOWN."""
+    found = json.loads((folder / "metrics.json").read_text())["data"].get(CHAMPION)
+    return None if found is None else str(found)
 
 
 def opened(document: Mapping[str, Any]) -> Evaluation:

@@ -12,6 +12,7 @@ from calrec.evaluate.report import document as report
 from calrec.evaluate.report import tables, words
 from calrec.evaluate.report.document import Section, Text
 from calrec.evaluate.results import CHAMPION, METHOD, Evaluation
+from calrec.foreign import safe
 from calrec.promote.blocks import cost, headline, reasons
 from calrec.promote.evaluation import opened, results
 from calrec.promote.gate import Decision, decide
@@ -38,7 +39,7 @@ def promote(evaluation: Path, out: Path, rule: GateConfig, champion: Path | None
         shown = replace(shown, methods={**shown.methods, CHAMPION: opened(theirs).methods[METHOD]})
     decision = decide(rival, results(evaluation, document, floors=rule.beat), rule)
     verdict = "passes the gate" if decision.promote else "does not pass the gate"
-    print(f"promote {shown.domain}: {verdict}; {'; '.join(decision.reasons)}", flush=True)
+    print(f"promote {safe(shown.domain)}: {verdict}; {safe('; '.join(decision.reasons))}", flush=True)
     gain = decision.gain
     with artifacts.writing(Path(out)) as folder:
         (folder / "decision.md").write_text(_markdown(shown, decision, rule, f"{shown.domain} {verdict}."))

@@ -14,6 +14,7 @@ from calrec.artifacts import Manifest
 from calrec.checks import check
 from calrec.config import BatchConfig, GenerateConfig, RetrieveConfig
 from calrec.files import Remote
+from calrec.foreign import safe
 from calrec.model.loading import load_users
 from calrec.progress import Progress
 from calrec.recommend import drift
@@ -22,6 +23,7 @@ from calrec.recommend.rows import History
 from calrec.recommend.step import recommend_all
 from calrec.retrieve.step import table
 from calrec.settings import from_dict, sections
+from calrec.watch.step import NOT_KNOWN
 
 _BATCH = 512
 
@@ -70,7 +72,9 @@ def recommend(
     )  # fmt: skip
 
 
-def rank(folder: Path | None, texts: Path, generations: Path, out: Path, retrieve: RetrieveConfig) -> Manifest:
+def rank(
+    folder: Path | None, texts: Path, generations: Path, out: Path, retrieve: RetrieveConfig, champion: str = ""
+) -> Manifest:
     """Lists of the champion as it is in use, with its own index, for the users that the challenger is judged by.
 
     An item that came after the champion's index was built cannot be in a list: that is what a new model is for.
@@ -83,18 +87,20 @@ def rank(folder: Path | None, texts: Path, generations: Path, out: Path, retriev
         generations: of the challenger; names the users.
         out: the folder to make.
         retrieve: the challenger's; its k and exclude_seen hold for both.
+        champion: its URI, which the manifest says; NOT_KNOWN: the registry did not say which it is.
     """
     of = artifacts.read_manifest(generations, "generations")
     domain, split = str(of.config["domain"]), str(of.config["generate"]["split"])
     with artifacts.writing(Path(out), "rankings", (folder, texts, generations)) as part:
-        users, note = 0, "there is no champion yet"
+        unknown = "which model is in use is not known, so nothing is compared with it"
+        users, note = 0, unknown if champion == NOT_KNOWN else "there is no champion yet"
         with artifacts.table_writer(part, "rankings.parquet", "rankings") as writer:
             try:
-                champion = None if folder is None else opened(folder)
-                if champion and _same(champion, of, retrieve):
+                version = None if folder is None else opened(folder)
+                if version and _same(version, of, retrieve):
                     note = "the model is the champion"
-                elif champion:
-                    for rows, count in _lists(champion, texts, generations, domain, split, retrieve):
+                elif version:
+                    for rows, count in _lists(version, texts, generations, domain, split, retrieve):
                         writer.write_table(rows)
                         users += count
                     note = f"ranked for {users:,} users"
@@ -102,11 +108,12 @@ def rank(folder: Path | None, texts: Path, generations: Path, out: Path, retriev
                 check(users == 0, f"the champion's lists end after {users:,} users: {error}")
                 note = f"the champion cannot be ranked, so nothing is compared with it: {error}"
         notes = (note, *_drifted(folder, texts, domain, split, part))
-        print(f"champion {domain}: {'; '.join(notes)}", flush=True)
+        print(f"champion {safe(domain)}: {safe('; '.join(notes))}", flush=True)
         inputs = {"generations": of.digest, "texts": artifacts.read_manifest(texts, "texts").digest}
         counts = {"users": users}
         return artifacts.finish(
-            part, Manifest("rankings", {"domain": domain}, counts=counts, notes=notes, inputs=inputs)
+            part,
+            Manifest("rankings", {"domain": domain, "champion": champion}, counts=counts, notes=notes, inputs=inputs),
         )
 
 

@@ -22,7 +22,8 @@ def champion(
         texts: output of the textify step.
         generations: output of the generate step, which names the users.
         target: the category.
-        champions: target → its champion, such as models:/calrec-books/3; a target without one gets no lists.
+        champions: target → its champion, such as models:/calrec-books/3; a target without one gets no lists. One that
+            is not known is asked for again.
         section: the retrieve section of the configuration.
         rankings: the champion's lists, and how far the data moved from its own.
         metrics: counts for the KFP run view.
@@ -30,18 +31,20 @@ def champion(
     """
     from pathlib import Path
 
-    from calrec import registry, runview, tracking
+    from calrec import lookout, registry, runview, tracking
     from calrec.config import RetrieveConfig
     from calrec.recommend.champion import rank
     from calrec.settings import from_dict
 
     with tracking.step("champion", target) as run:
+        rival = lookout.rival(target, champions)
         done = rank(
-            registry.fetched(champions.get(target)),
+            registry.fetched(rival),
             Path(texts.path),
             Path(generations.path),
             Path(rankings.path),
             from_dict(RetrieveConfig, section),
+            rival,
         )
         rankings.metadata.update(run.record(done, rankings.path))
         runview.fill(done, rankings.path, metrics, summary)

@@ -32,7 +32,8 @@ def watch(
 
     Returns:
         Output: train or "no new data", under the only name that the condition of a local run can read; state: a hash of
-        what the models are made from; sources with their snapshots; champions: target → such as models:/calrec-books/3.
+        what the models are made from; sources with their snapshots; champions: target → such as models:/calrec-books/3,
+        or "not known".
     """
     from pathlib import Path
 
@@ -63,10 +64,11 @@ def find_champions(sources: list) -> NamedTuple("Found", [("sources", list), ("c
         the sources with their snapshots; category → its champion, such as models:/calrec-books/3.
     """
     from calrec import lookout, tracking
+    from calrec.foreign import markdown
 
     with tracking.step("find_champions") as run:
         found = lookout.find(sources)
-        why = "\n".join(f"- {target}: {uri}" for target, uri in found.champions.items())
+        why = "\n".join(f"- {markdown(target)}: {markdown(uri)}" for target, uri in found.champions.items())
         run.note(why)
         run.asked(list(found.champions), found.sources, {}, f"Recommendations for everybody with\n\n{why}")
     return found.sources, found.champions

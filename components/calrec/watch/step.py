@@ -6,9 +6,12 @@ from typing import Any
 
 from calrec import artifacts
 from calrec.config import Source
+from calrec.foreign import markdown, shown
 from calrec.settings import to_dict
 
 TRAIN, NOTHING_NEW = "train", "no new data"
+NOT_KNOWN = "not known"
+"""In the place of what the registry has of a target, when it did not answer; that is another thing than none."""
 SHAPING = ("data", "split", "text", "model", "stage1", "stage2", "refit", "generate", "retrieve")
 """Sections of the configuration that shape a model."""
 
@@ -37,10 +40,11 @@ def decide(
         sources: with the snapshot of each.
         sections: those of SHAPING, by name.
         code: which code this is, see :func:`calrec.code.identity`.
-        entered: target → state of its newest registered model; None: there is none.
+        entered: target → state of its newest registered model; empty: it was not judged; None: there is none;
+            NOT_KNOWN.
         only_new: whether the same data are a reason to stop.
     """
-    data = [f"{one.domain} {one.uri} at {one.snapshot}" for one in sources]
+    data = [f"{one.domain} {shown(one.uri)} at {one.snapshot}" for one in sources]  # another password is nothing new
     seen = (*data, f"code: {code}")
     state = artifacts.short_hash([data, {name: to_dict(one) for name, one in sections.items()}, code])
     stale = [target for target, of in entered.items() if of != state]
@@ -51,11 +55,13 @@ def decide(
         return Decision(
             NOTHING_NEW, state, (f"the newest models of {models} were made from these data by this code", *seen)
         )
-    why = [
-        f"{target}: {'no model yet' if entered[target] is None else 'data, settings or code have changed'}"
-        for target in stale
-    ]
-    return Decision(TRAIN, state, (*why, *seen))
+    why = {
+        None: "no model yet",
+        "": "its newest model was never held against the champion",
+        NOT_KNOWN: "the registry did not say which data its newest model is of",
+    }
+    changed = "data, settings or code have changed"
+    return Decision(TRAIN, state, (*(f"{target}: {why.get(entered[target], changed)}" for target in stale), *seen))
 
 
 def resolved(sources: Sequence[Source], snapshots: Sequence[str]) -> list[Source]:
@@ -65,4 +71,4 @@ def resolved(sources: Sequence[Source], snapshots: Sequence[str]) -> list[Source
 
 def report(decision: Decision) -> str:
     """The decision for a person to read."""
-    return "\n".join([f"**{decision.decision}**", "", *(f"- {reason}" for reason in decision.reasons), ""])
+    return "\n".join([f"**{decision.decision}**", "", *(f"- {markdown(reason)}" for reason in decision.reasons), ""])
