@@ -213,7 +213,7 @@ def test_a_server_leads_to_the_web_alone(web: Web, to: str):
 def test_a_server_does_not_lead_out_of_https(tls: str, web: Web, monkeypatch: pytest.MonkeyPatch):
     web.leads = {"/there.csv": f"{web.url}/logs/day.bin"}
     assert read(f"{web.url}/there.csv") == DATA
-    with pytest.raises(ValueError, match=r"/x.csv: the server leads from https to http://, which is not followed"):
+    with pytest.raises(ValueError, match=r"/x.csv.*: the server leads from https to http://, which is not followed"):
         storage.files(f"{tls}/x.csv?to={web.url}/logs/day.bin")
 
 
@@ -267,7 +267,7 @@ def test_no_secret_is_told(web: Web, tmp_path: Path, capfd: pytest.CaptureFixtur
     good = f"http://me:{SECRET}@{host}/shop.csv?sig={SECRET}-1&v=2"
     bad = [
         good.replace("shop.csv", "none.csv"), good.replace("shop.csv?", "?"), f"{good}#sha256={'0' * 64}",
-        f"{good}#md5=1", good.replace("http:", "s3:"), f"http://me:{SECRET}@nowhere.invalid/x.csv?sig={SECRET}",
+        f"{good}#md5=1", good.replace("http:", "ftp:"), f"http://me:{SECRET}@nowhere.invalid/x.csv?sig={SECRET}",
         f"http://me:{SECRET}:x@{host}/x.csv?{SECRET}", f"{good},{good}",
     ]  # fmt: skip
     for uri in bad:

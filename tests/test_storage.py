@@ -238,13 +238,15 @@ def test_who_reads_pays(fake_bucket: Web, monkeypatch: pytest.MonkeyPatch, tmp_p
         (file,) = storage.files("gs://shop/logs")
         assert file.open().read() == DATA
         assert len(fake_bucket.asked) >= 2
-        assert all(("userProject=my-project" in path) == bool(payer) for path, _ in fake_bucket.asked)
+        paid = ["userProject=my-project" in path for path, _ in fake_bucket.asked if "/shop/o" in path]
+        assert set(paid) == {bool(payer)}, fake_bucket.asked
     fake_bucket.asked.clear()
     random = file.seekable()
     random.seek(1000)
     assert random.read(500) == DATA[1000:1500]
     assert storage.folder("gs://shop/logs").names() == ["day.bin"]
-    assert all("userProject=my-project" in path for path, _ in fake_bucket.asked)
+    asked = [path for path, _ in fake_bucket.asked if "/shop/o" in path]
+    assert asked and all("userProject=my-project" in path for path in asked)
 
 
 def test_parquet_of_a_bucket_whose_reader_pays(bucket: Any, monkeypatch: pytest.MonkeyPatch):
@@ -309,7 +311,7 @@ def test_a_bucket_that_does_not_answer_is_said(monkeypatch: pytest.MonkeyPatch):
         storage.files("gs://shop/logs")
 
 
-@pytest.mark.parametrize("name", ["logs/../../evil", "logs//etc/evil", "logs/a/./b", "logs/..\\evil"])
+@pytest.mark.parametrize("name", ["logs/../../evil", "logs//etc/evil", "logs/a/./b", "logs/a\\..\\evil"])
 def test_an_object_name_that_leaves_the_folder_is_refused(fake_bucket: Web, name: str):
     # The emulator does not store such a name; a real bucket does.
     listed(fake_bucket, {"name": name, "size": "1", "generation": "1", "bucket": "shop"})

@@ -67,8 +67,7 @@ def local(source: str) -> list[File]:
     if folder.is_file() and not patterns:
         return [_file(folder, folder.name)]
     if not folder.is_dir():
-        comma = "; a comma in a name is written [,]" if "," in source else ""
-        raise FileNotFoundError(f"source {source} does not exist{comma}")
+        raise FileNotFoundError(f"source {source} does not exist")
     found = {p.relative_to(folder).as_posix(): p for p in _below(folder, patterns)}
     if not found:
         raise FileNotFoundError(f"source {source} holds no file (hidden files, checksums and _SUCCESS do not count)")

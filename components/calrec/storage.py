@@ -45,7 +45,7 @@ def files(uri: str) -> list[File]:
     """
     if uri.startswith("sample:"):
         return []
-    groups = [_files(one) for one in split(uri)]
+    groups = list(_groups(split(uri)))
     found = [file for group in groups for file in group]
     uri = shown(uri)
     for file in found:
@@ -210,6 +210,14 @@ def _refuse_outside(uri: str, name: str) -> None:
         raise ValueError(f"{uri}: {error}") from None
 
 
+def _groups(uris: list[str]) -> Iterator[list[File]]:
+    for uri in uris:
+        try:
+            yield _files(uri)
+        except FileNotFoundError as error:
+            raise (FileNotFoundError(f"{error}; a comma in a name is written [,]") if uris[1:] else error) from None
+
+
 def _files(uri: str) -> list[File]:
     scheme = _scheme(uri)
     if not uri:
@@ -249,8 +257,8 @@ def _bucket_files(uri: str) -> list[File]:
             )
     if not names:
         raise FileNotFoundError(
-            f"{uri}: no object under this URI; it must name a folder, an object or a glob of a bucket you may read; "
-            "in a name, write [,] [[] [*] [?] for these signs themselves"
+            f"{uri}: no object under this URI; it must name a folder, an object or a glob of a bucket you may read"
+            + ("; in a name, write [[] [*] [?] for these signs themselves" if patterns else "")
         )
     return [_bucket_file(f"gs://{bucket}/{blobs[name].name}", name, blobs[name]) for name in names]
 

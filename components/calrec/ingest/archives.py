@@ -195,6 +195,7 @@ def _first_records(name: str, begin: bytes) -> str:
     """The path of the first list of objects; empty when the document is itself a record, or several of them."""
     import ijson
 
+    limits.nesting(name, begin)
     lists, found, columns = set(), "", 0
     with suppress(ijson.JSONError):
         for path, event, key in ijson.parse(begin, multiple_values=True):
@@ -216,19 +217,19 @@ def _first_records(name: str, begin: bytes) -> str:
 def _records(file: File, path: str) -> Iterator[Any]:
     import ijson
 
-    since = 0  # bytes that were read since the record before
+    since = opened = 0  # since the record before: bytes that were read, and lists and objects that are open
 
     def counted() -> Iterator[bytes]:
-        nonlocal since
+        nonlocal since, opened
         for piece in chunks(file, _PIECE):
-            since += len(piece)
+            since, opened = since + len(piece), limits.nesting(file.name, piece, opened)
             if since > limits.RECORD:
                 raise ValueError(f"{file.name}: a record of more than {limits.RECORD:,} bytes; write its rows as lines")
             yield piece
 
     try:
         for record in ijson.items(_stream(counted()), path, multiple_values=True):
-            since = 0
+            since = opened = 0
             yield record
     except ijson.JSONError as error:
         reason = str(error).strip().splitlines()[0]

@@ -16,6 +16,7 @@ VALUE = 1 << 24
 """Longest text of one cell of a Parquet file, in bytes, as the longest line of a text file."""
 RECORD = 1 << 26
 """Longest record of a JSON document, in bytes."""
+_NESTED = 1000  # lists and objects in one another
 DEPTH = 3
 """Archives in archives."""
 _MEMBERS = 100_000
@@ -55,6 +56,21 @@ def members(file: File, infos: Sequence[zipfile.ZipInfo], depth: int) -> None:
         raise ValueError(f"{file.name} holds {len(infos):,} files, at most {_MEMBERS:,} are read; unpack it first")
     stored = file.size if file.size >= 0 else sum(info.compress_size for info in infos)
     expansion(file.name, stored, sum(info.file_size for info in infos))
+
+
+def nesting(name: str, text: bytes, opened: int = 0) -> int:
+    """How many lists and objects are open behind a piece of a JSON document, or a little more; too many are refused.
+
+    ijson names each level by the path to it, so that the memory grows by the square of the depth.
+    """
+    for start in range(0, len(text), 1 << 11):
+        piece = text[start : start + (1 << 11)]
+        opened = max(0, opened + sum(map(piece.count, (b"[", b"{"))) - sum(map(piece.count, (b"]", b"}"))))
+        if opened > _NESTED:
+            raise ValueError(
+                f"{name}: lists and objects stand in one another more than {_NESTED:,} deep; write it flat"
+            )
+    return opened
 
 
 # --- workbooks ----------------------------------------------------------------------------------------------------
@@ -158,8 +174,7 @@ def plain(file: File, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    large = pa.types.is_large_string(kind) or pa.types.is_large_binary(kind)
-    return large or pa.types.is_string(kind) or pa.types.is_binary(kind)
+    return kind in (pa.string(), pa.binary(), pa.large_string(), pa.large_binary())
 
 
 def _decoded(column: Any) -> Any:

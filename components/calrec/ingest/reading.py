@@ -35,7 +35,7 @@ _FILES = {"events.parquet", "rejects.parquet", "counts.json"}
 _THREADS = 2
 _QUEUED = 4  # blocks in flight: memory is bounded by them
 _ROW_GROUP = 1 << 18
-_WAITING = 1 << 28  # bytes of parsed events that are not written yet
+_WAITING = 1 << 27  # bytes of parsed events that are not written yet
 
 
 @dataclass
@@ -70,7 +70,8 @@ class Part:
     def batches(self) -> Iterator[pa.RecordBatch]:
         """The events, in the order of the file."""
         with pq.ParquetFile(self.folder / "events.parquet", pre_buffer=False) as stored:
-            yield from stored.iter_batches(batch_size=_ROW_GROUP)
+            for group in range(stored.num_row_groups):  # none is larger than _WAITING; a batch of several may be
+                yield from stored.iter_batches(_ROW_GROUP, row_groups=[group])
 
 
 class Rejects:

@@ -52,7 +52,7 @@ def count(path: Path, domain: str = "") -> int:
     file, name = _opened(path)
     if name.endswith(".parquet"):
         with opened_parquet(file) as stored:
-            return int(stored.metadata.num_rows)
+            return int(stored.stored.metadata.num_rows)
     if name.endswith(_CSV):
         return _count_runs(file, _csv_layout(file, name))
     return sum(bool(line.strip()) for block in blocks(file) for line in block.data.split(b"\n"))
@@ -170,7 +170,7 @@ def _check_lines(file: File) -> None:
 
 def _list_columns(file: File) -> list[str]:
     with opened_parquet(file) as stored:
-        names = list(stored.schema_arrow.names)
+        names = list(stored.schema.names)
     if "user_id" not in names or not any(name in names for name in LISTS):
         raise ValueError(f"{file.name}: no columns user_id and items or titles, but {', '.join(names)}; {ACCEPTED}")
     return [name for name in ("user_id", *LISTS) if name in names]

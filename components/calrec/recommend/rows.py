@@ -58,7 +58,7 @@ def parquet_rows(file: File, columns: list[str]) -> Iterator[parsing.Line]:
     """(number from 1, nothing, record) of each row."""
     number = 1
     with opened_parquet(file) as stored:
-        for batch in stored.iter_batches(batch_size=_ROWS, columns=columns):
+        for batch in stored.batches(_ROWS, columns):
             yield from ((at, b"", record) for at, record in enumerate(_python(batch), number))
             number += len(batch)
 
