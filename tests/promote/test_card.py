@@ -137,7 +137,7 @@ def test_it_fits_into_the_registry_and_still_says_how_to_use_the_model(evaluatio
     reasons = tuple(f"passed: {'a long reason ' * 10}{number}" for number in range(40))
     text = card(changed(evaluation, methods={**evaluation["methods"], **others}), Decision(True, reasons), {})
     assert 0.9 * DESCRIPTION < len(text) <= DESCRIPTION
-    assert "\n…\n" in text
+    assert "\n… the rest is in decision.md and report.md\n" in text
     assert "models:/calrec-shop@champion" in section(text, "Use")
     assert section(text, "Use").count("```") == 2
 
