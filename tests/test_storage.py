@@ -241,6 +241,8 @@ def test_who_reads_pays(fake_bucket: Web, monkeypatch: pytest.MonkeyPatch, tmp_p
         paid = ["userProject=my-project" in path for path, _ in fake_bucket.asked if "/shop/o" in path]
         assert set(paid) == {bool(payer)}, fake_bucket.asked
     fake_bucket.asked.clear()
+    about = {"name": "logs/day.bin", "size": str(len(DATA)), "generation": "7", "bucket": "shop"}
+    fake_bucket.files["/storage/v1/b/shop/o/logs%2Fday.bin"] = json.dumps(about).encode()
     random = file.seekable()
     random.seek(1000)
     assert random.read(500) == DATA[1000:1500]

@@ -71,7 +71,8 @@ def _parser() -> argparse.ArgumentParser:
         "--source",
         required=True,
         metavar="URI",
-        help="folders, files and globs, local, gs:// or https://, separated by commas; or sample:DEPARTMENT",
+        help="folders, files and globs, local, gs:// or https://, separated by commas; or sample:DEPARTMENT. In names, "
+        "[,] [[] [*] [?] stand for these signs themselves; in https://, %%2C is a comma",
     )
     names = [f"data.columns.{f.name}" for f in fields(Columns)]
     names = [f"data.{f.name}" for f in fields(DataConfig) if f.name != "columns"] + names
