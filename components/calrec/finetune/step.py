@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from calrec import artifacts
+from calrec import artifacts, machine
 from calrec.artifacts import Manifest
 from calrec.config import ModelConfig, StageConfig
 from calrec.files import Remote
@@ -71,6 +71,7 @@ def finetune(
         OSError: a checkpoint cannot be written.
         SystemExit: 75 after SIGTERM; the same call goes on from the checkpoint.
     """
+    machine.keep_memory()
     threads = use_threads(stage.threads)
     domains = tuple(domains) or stage.domains
     label = f"{name} {'+'.join(domains)}" if domains else name
