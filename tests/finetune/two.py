@@ -91,8 +91,8 @@ def main(root: Path, out: Path, what: str, sharding: str) -> None:
             names = sorted(path.name for path in out.with_name("m.checkpoint").glob("step-*"))
             out.with_name("m.seen").write_text(json.dumps(names))
 
-    if what == "timed":  # half a minute for each look at the clock; the second rank's stands still
-        clock = itertools.count(0, 0 if int(os.environ["RANK"]) else 30).__next__
+    if what == "timed":  # half a minute for each look at the clock; the second rank's runs on
+        clock = itertools.count(0, 1000 if int(os.environ["RANK"]) else 30).__next__
         finetune_step.Trainer = functools.partial(Trainer, clock=clock)
     log = {"log": keep} if what in ("stage", "timed") else {}
     finetune(root / "texts", root / "tokens", root / "base", out, stage, TUNING, sharding=sharding, **log)

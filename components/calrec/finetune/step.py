@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from calrec import artifacts, outputs
+from calrec import artifacts, machine, outputs
 from calrec.artifacts import Manifest
 from calrec.config import ModelConfig, StageConfig
 from calrec.files import Remote
@@ -72,6 +72,7 @@ def finetune(
         OSError: a checkpoint cannot be written.
         SystemExit: 75 after SIGTERM; the same call goes on from the checkpoint.
     """
+    machine.keep_memory()
     threads = use_threads(stage.threads)
     domains = tuple(domains) or stage.domains
     label = f"{name} {'+'.join(domains)}" if domains else name

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from calrec import artifacts
+from calrec import artifacts, machine
 from calrec.artifacts import Manifest
 from calrec.config import GenerateConfig
 from calrec.generate.samples import Generation, Prompt
@@ -41,6 +41,7 @@ def generate(texts: Path, tokens: Path, model: Path, out: Path, domain: str, con
     """
     from calrec.generate.texts import Generator
 
+    machine.keep_memory()
     use_threads(config.threads)
     users = load_users(texts, [domain])
     chosen, cut_at = held_out(users, config)

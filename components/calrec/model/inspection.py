@@ -49,7 +49,7 @@ def check_configs(folder: Path) -> None:
             where = f"{folder}: {name}"
             require(key != "auto_map", f"{where} names code of its own (auto_map), which is never run")
             require(
-                not key.endswith("_implementation") or not _has(value, "/:@"),
+                "_implementation" not in key or not _has(value, "/:@"),
                 f"{where} names code to be fetched ({key} = {value!r}), which is never run; remove this entry",
             )
             require(
