@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from calrec.limits import DESCRIPTION
+from calrec.limits import DESCRIPTION as LONGEST
 from calrec.promote.card import card
 from calrec.promote.gate import Decision
 from tests.promote.shops import evaluated
@@ -136,7 +136,7 @@ def test_it_fits_into_the_registry_and_still_says_how_to_use_the_model(evaluatio
     others = {f"somebody.elses_recommender-{number}" * 3: one for number in range(40)}
     reasons = tuple(f"passed: {'a long reason ' * 10}{number}" for number in range(40))
     text = card(changed(evaluation, methods={**evaluation["methods"], **others}), Decision(True, reasons), {})
-    assert 0.9 * DESCRIPTION < len(text) <= DESCRIPTION
+    assert 0.9 * LONGEST < len(text) <= LONGEST
     assert "\n… the rest is in decision.md and report.md\n" in text
     assert "models:/calrec-shop@champion" in section(text, "Use")
     assert section(text, "Use").count("```") == 2

@@ -10,6 +10,7 @@ import pytest
 from calrec import promotion, registry, tracking
 from calrec.artifacts import read_manifest
 from calrec.cli import main
+from calrec.foreign import markdown
 from tests import killing
 from tests.registry.world import Versions, numbers
 from tests.versions import RETRIEVE
@@ -89,7 +90,7 @@ def test_a_version_can_be_chosen_and_each_change_stands_in_a_run(
     (run,) = client.search_runs(
         [experiment], f"tags.`calrec.domain` = '{target}'", order_by=["attributes.start_time DESC"], max_results=1
     )
-    assert run.data.tags["mlflow.note.content"] == f"**{target}**, by hand: {said}"
+    assert run.data.tags["mlflow.note.content"] == f"**{markdown(target)}**, by hand: {markdown(said)}"
     assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["decision.md"]
     assert promote("--target", target, "--version", "1", "--reason", "again") == 0
     assert "version 1 is the champion already" in capsys.readouterr().out
