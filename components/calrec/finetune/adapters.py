@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from calrec.model.checkpoint import ADAPTER, ADAPTER_CONFIG, ADAPTER_PREFIX, ADAPTER_WEIGHTS
+from calrec.model.checkpoint import ADAPTER, ADAPTER_PREFIX
+from calrec.model.inspection import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from calrec.model.origin import Origin
 
 _A, _B = ".lora_A.weight", ".lora_B.weight"

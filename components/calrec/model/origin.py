@@ -7,7 +7,8 @@ from typing import Any
 
 from calrec import artifacts
 from calrec.artifacts import Manifest
-from calrec.model.checkpoint import ADAPTER, ADAPTER_CONFIG
+from calrec.model.checkpoint import ADAPTER
+from calrec.model.inspection import ADAPTER_CONFIG
 
 
 @dataclass(frozen=True)
