@@ -117,6 +117,20 @@ def test_libraries_that_are_loaded_already_are_held_too(tmp_path: Path):
     assert (arrow, reading, rayon) == (1, 2, "1")
 
 
+def test_only_steps_of_large_networks_keep_memory(monkeypatch: pytest.MonkeyPatch):
+    import torch
+
+    from calrec.model import device
+
+    monkeypatch.setattr(device, "LARGE", 1000)
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "8")  # somebody said otherwise: this process is left as it is
+    assert not device.settle(torch.nn.Linear(99, 10)) and not device.settle(torch.nn.Linear(100, 10))
+    monkeypatch.delenv("MALLOC_ARENA_MAX")
+    kept: list[bool] = []
+    monkeypatch.setattr(machine, "keep_memory", lambda: kept.append(True) or True)
+    assert not device.settle(torch.nn.Linear(98, 10)) and device.settle(torch.nn.Linear(99, 10)) and kept == [True]
+
+
 KEEP = """
 import resource, sys
 import numpy as np

@@ -196,16 +196,18 @@ def test_a_log_with_the_name_of_an_item_file_is_a_log():
 
 @pytest.mark.parametrize(("of_log", "of_items"), [("p{}", " p{}"), ("{}", "{}.0"), ("0{}", "{}")])
 def test_ids_that_are_written_differently_are_shown_beside_each_other(of_log: str, of_items: str, tmp_path: Path):
+    raw = tmp_path / "raw"
+    raw.mkdir()
     rows = "".join(f"u{n % 9},{of_log.format(n % 7)}\n" for n in range(90))
-    (tmp_path / "log.csv").write_text("user_id,item_id\n" + rows)
+    (raw / "log.csv").write_text("user_id,item_id\n" + rows)
     items = "".join(f"{of_items.format(n)},Lamp {n}\n" for n in range(7))
-    (tmp_path / "items.csv").write_text("item_id,title\n" + items)
+    (raw / "items.csv").write_text("item_id,title\n" + items)
     said = f"such as {of_log.format(0)!r} and {of_items.format(0)!r}: are the ids written alike"
     settings = DataConfig(min_user=0, min_item=0)
     with pytest.raises(ValueError, match=f"none of the 7 items of the log is in the metadata, and 7 .*{said}"):
-        ingest("x", str(tmp_path), tmp_path / "out", settings)
-    (tmp_path / "items.csv").write_text("item_id,title\n" + items + f"{of_log.format(3)},Lamp\n")
-    warnings = ingest("x", str(tmp_path), tmp_path / "out", settings).warnings
+        ingest("x", str(raw), tmp_path / "out", settings)
+    (raw / "items.csv").write_text("item_id,title\n" + items + f"{of_log.format(3)},Lamp\n")
+    warnings = ingest("x", str(raw), tmp_path / "out", settings).warnings
     assert any(
         f"6 of 7 items of the log are not in the metadata, and 7 of the metadata not in the log, {said}" in one
         for one in warnings

@@ -61,6 +61,8 @@ def configured(config_class: Any) -> Any:
     given = {name: value for name, value in _SMALL.items() if name in known}
     named = {default.attribute_map.get(name, name) for name in given if name in default.attribute_map}
     given = {name: value for name, value in given.items() if name not in named}
+    if "kv_lora_rank" in given and "num_key_value_heads" in given:  # latent attention shares no heads
+        given["num_key_value_heads"] = given["num_attention_heads"]
     for name in _LISTS:
         kinds = getattr(default, name, None)
         if isinstance(kinds, list) and name in known and len(kinds) > 2:

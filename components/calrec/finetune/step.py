@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from calrec import artifacts, machine, outputs
+from calrec import artifacts, outputs
 from calrec.artifacts import Manifest
 from calrec.config import ModelConfig, StageConfig
 from calrec.files import Remote
@@ -22,7 +22,7 @@ from calrec.finetune.towers import Towers
 from calrec.finetune.trainer import PRECISIONS, Data, Trainer
 from calrec.finetune.tuning import adapted, merged
 from calrec.model import checkpoint
-from calrec.model.device import fast_bf16, use_threads
+from calrec.model.device import fast_bf16, settle, use_threads
 from calrec.model.loading import load_model, load_users, saw_validation
 from calrec.model.origin import origin_of
 from calrec.settings import to_dict
@@ -72,12 +72,12 @@ def finetune(
         OSError: a checkpoint cannot be written.
         SystemExit: 75 after SIGTERM; the same call goes on from the checkpoint.
     """
-    machine.keep_memory()
     threads = use_threads(stage.threads)
     domains = tuple(domains) or stage.domains
     label = f"{name} {'+'.join(domains)}" if domains else name
     users = load_users(texts, domains).trained_until(stage.until)
     network, tokenizer, cache, of_model = load_model(model, tokens, texts)
+    settle(network)
     of_texts = artifacts.read_manifest(texts, "texts")
     data = Data(users, cache, artifacts.read_table(texts, "items.parquet", "texts")["group"].to_numpy())
     config = {"stage": name, "domains": list(domains), name: to_dict(stage), "model": to_dict(tuning)}

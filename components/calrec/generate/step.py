@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from calrec import artifacts, machine
+from calrec import artifacts
 from calrec.artifacts import Manifest
 from calrec.config import GenerateConfig
 from calrec.generate.samples import Generation, Prompt
-from calrec.model.device import peak_memory, placed, use_threads
+from calrec.model.device import peak_memory, placed, settle, use_threads
 from calrec.model.loading import Users, load_model, load_users, saw_validation
 from calrec.progress import Progress
 from calrec.settings import to_dict
@@ -41,11 +41,11 @@ def generate(texts: Path, tokens: Path, model: Path, out: Path, domain: str, con
     """
     from calrec.generate.texts import Generator
 
-    machine.keep_memory()
     use_threads(config.threads)
     users = load_users(texts, [domain])
     chosen, cut_at = held_out(users, config)
     network, tokenizer, cache, of_model = load_model(model, tokens, texts)
+    settle(network)
     if config.split == "valid" and saw_validation(of_model):
         raise ValueError(
             f"{model} was trained on the validation items (until = test), so generate.split=valid would judge what it "

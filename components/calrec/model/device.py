@@ -8,6 +8,9 @@ from typing import Any
 
 from calrec import machine
 
+LARGE = 50_000_000
+"""Parameters from which freed memory is kept."""
+
 
 def device() -> Any:
     """The GPU when there is one, else the CPU."""
@@ -38,6 +41,15 @@ def use_threads(threads: int) -> int:
     threads = threads or max(1, machine.cores() // here)
     torch.set_num_threads(threads)
     return threads
+
+
+def settle(network: Any) -> bool:
+    """Have the process keep freed memory where its steps are large enough; whether it does.
+
+    Steps of 135M parameters gain by it, those of 10M hardly, and with two threads those of 1M lose: `make bench
+    STEP=memory`.
+    """
+    return sum(p.numel() for p in network.parameters()) >= LARGE and machine.keep_memory()
 
 
 def fast_bf16(device: Any) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from calrec import artifacts, describe, machine
+from calrec import artifacts, describe
 from calrec.artifacts import Manifest
 from calrec.config import GenerateConfig, RetrieveConfig
 from calrec.generate.samples import Generation
@@ -58,7 +58,6 @@ def retrieve(
     of_texts = artifacts.read_manifest(texts, "texts")
     if of_generations.inputs["texts"] != of_texts.digest:
         raise ValueError(f"{generations} was made from other texts than {texts}; run generate again")
-    machine.keep_memory()
     use_threads(config.threads)
     domain = str(of_generations.config["domain"])
     sampling = from_dict(GenerateConfig, of_generations.config["generate"])
