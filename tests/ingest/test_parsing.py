@@ -2,7 +2,6 @@
 
 import gzip
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -94,13 +93,6 @@ def test_a_line_of_100_mb_is_one_reject_in_bounded_memory(tmp_path: Path):
     part = reading.read_events(source, JSON, tmp_path)
     assert (part.counts.rows, part.counts.rejects) == (5, 2)
     assert list(part.counts.reasons) == ["the line is longer than 16,777,216 bytes", "not JSON"]
-
-
-def test_a_file_without_a_version_is_read_each_time(tmp_path: Path):
-    source = raw.lines("x.json", [{"u": "a", "i": "b", "t": 1, "w": 2}])
-    assert [reading.read_events(source, JSON, tmp_path).cached for _ in range(2)] == [False, True]
-    unversioned = replace(source, version="")
-    assert [reading.read_events(unversioned, JSON, tmp_path).cached for _ in range(2)] == [False, False]
 
 
 # --- the fast path gives what the reference gives ----------------------------------------------------------------
