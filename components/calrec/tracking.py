@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FrameType
 
 from calrec import __version__, code, foreign, machine, parents, store
-from calrec.foreign import markdown
+from calrec.foreign import markdown, shown
 from calrec.logbook import Run, flat
 from calrec.store import EXPERIMENT, client, warn
 
@@ -113,7 +113,7 @@ def finish_parent(run_id: str, metrics: Mapping[str, float], status: str = "FINI
     """
     store.mlflow().log_metrics(dict(metrics), run_id=run_id)
     if why:
-        parents.describe(client(), run_id, "failure", "\n".join(map(markdown, why.splitlines())))
+        parents.describe(client(), run_id, "failure", "\n".join(markdown(shown(line)) for line in why.splitlines()))
     parents.end(client(), run_id)
     client().set_terminated(run_id, status)
 
