@@ -105,14 +105,14 @@ def test_the_first_of_a_target_needs_no_comparison(versions: Versions, target: s
 
 def leave_an_alias(model: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     """The alias that a server leaves when it is set while the version is deleted."""
-    (database,) = tmp_path_factory.getbasetemp().glob("mlflow*/mlflow.db")
-    with contextlib.closing(sqlite3.connect(database, timeout=30)) as store:
-        store.execute(
-            "INSERT INTO registered_model_aliases (workspace, name, alias, version) "
-            "SELECT workspace, name, 'champion', 1 FROM registered_models WHERE name = ?",
-            [model],
-        )
-        store.commit()
+    for database in tmp_path_factory.getbasetemp().glob("mlflow*/mlflow.db"):  # of each server; one has the model
+        with contextlib.closing(sqlite3.connect(database, timeout=30)) as store:
+            store.execute(
+                "INSERT INTO registered_model_aliases (workspace, name, alias, version) "
+                "SELECT workspace, name, 'champion', 1 FROM registered_models WHERE name = ?",
+                [model],
+            )
+            store.commit()
 
 
 def test_an_alias_on_a_deleted_version_is_no_champion_and_hides_no_other(
