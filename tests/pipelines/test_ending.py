@@ -77,10 +77,12 @@ def test_steps_end_when_their_driver_is_killed(running, tmp_path: Path):
 
 
 def test_a_second_signal_kills_at_once(running, tmp_path: Path):
-    for path in tmp_path.glob("*.pids"):  # they hear no request
-        os.kill(int(path.read_text().split()[0]), signal.SIGSTOP)
+    stopped = [psutil.Process(int(path.read_text().split()[0])) for path in tmp_path.glob("*.pids")]
+    shells = [one.parent() for one in stopped]
+    for one in stopped:  # they hear no request
+        one.suspend()
     running.send_signal(signal.SIGINT)
-    time.sleep(0.5)
+    until(lambda: all(shell.status() == psutil.STATUS_ZOMBIE for shell in shells))  # the first one was heard
     assert running.poll() is None and len(left(tmp_path)) == 4
     running.send_signal(signal.SIGINT)
     running.communicate(timeout=60)

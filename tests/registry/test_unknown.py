@@ -108,7 +108,7 @@ def leave_an_alias(model: str, tmp_path_factory: pytest.TempPathFactory) -> None
     for database in tmp_path_factory.getbasetemp().glob("mlflow*/mlflow.db"):  # of each server; one has the model
         with contextlib.closing(sqlite3.connect(database, timeout=30)) as store:
             store.execute(
-                "INSERT INTO registered_model_aliases (workspace, name, alias, version) "
+                "INSERT OR REPLACE INTO registered_model_aliases (workspace, name, alias, version) "
                 "SELECT workspace, name, 'champion', 1 FROM registered_models WHERE name = ?",
                 [model],
             )
