@@ -11,8 +11,8 @@ def faults(where: str, value: Any) -> Iterator[str]:
     for text in texts(value):
         if (harmless := shown(text)) != text:
             yield (
-                f"{where}: {harmless} has a user, a password or a query, and Kubeflow stores and shows parameters in "
-                "clear; give gs:// and the pods' identity, a folder of a mounted volume, or an address without them"
+                f"{where}: {harmless} has a user, a password or a query, and Kubeflow, its local runner too, stores "
+                "and shows parameters in clear; give gs:// and the pods' identity, a folder, or an address without them"
             )
 
 

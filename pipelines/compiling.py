@@ -27,6 +27,9 @@ def arguments(name: str, config: Config, only_new: bool = False) -> dict[str, An
         name: of PIPELINES.
         config: what they are made of.
         only_new: training: end early when there is nothing new.
+
+    Raises:
+        ValueError: an address that may hold a secret.
     """
     known = {
         "sources": [dataclasses.asdict(source) for source in config.sources],
@@ -39,7 +42,10 @@ def arguments(name: str, config: Config, only_new: bool = False) -> dict[str, An
     }
     if name == "batch":
         known["data"] |= {"min_user": 0, "min_item": 0, "min_length": config.batch.min_length}
-    return {parameter: known[parameter] for parameter in pipeline(name).component_spec.inputs}
+    given = {parameter: known[parameter] for parameter in pipeline(name).component_spec.inputs}
+    for fault in clear.faults("parameters", given):
+        raise ValueError(fault)
+    return given
 
 
 def pipeline(name: str) -> Any:
@@ -70,8 +76,6 @@ def compile_pipeline(
     if claim:
         naming.subdomain("--cache-claim", claim)
     defaults = arguments(name, config, only_new)
-    for fault in clear.faults("parameters", defaults):
-        raise ValueError(fault)
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"calrec-{name}.yaml"
     compiler.Compiler().compile(pipeline(name), package_path=str(path), pipeline_parameters=defaults)

@@ -5,6 +5,7 @@ import ipaddress
 import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -64,8 +65,7 @@ def containers(image: str, root: Path, given: Mapping[str, Any], steps: Steps) -
         )
 
 
-@contextlib.contextmanager
-def _in_charge(steps: Steps) -> Iterator[None]:
+def _in_charge(steps: Steps) -> AbstractContextManager[None]:
     """Start and end KFP's containers in its place.
 
     kfp 2.17 lets the engine remove a container, then asks for its exit code, and takes "no such container" for success:
@@ -76,12 +76,7 @@ def _in_charge(steps: Steps) -> Iterator[None]:
     def run(client: Any, image: str, command: Sequence[str], volumes: Mapping[str, Any], **arguments: Any) -> int:
         return steps.run(lambda: _Container(client, image, list(command), dict(volumes), arguments))
 
-    old = handler.run_docker_container
-    handler.run_docker_container = run
-    try:
-        yield
-    finally:
-        handler.run_docker_container = old
+    return steps.instead_of(handler, "run_docker_container", run)
 
 
 class _Container:
@@ -106,11 +101,13 @@ class _Container:
         with contextlib.suppress(docker.errors.APIError):  # it is gone, or going
             self._container.exec_run(["sh", "-c", "kill -TERM -1"], detach=True)
 
-    def kill(self) -> int:
+    def kill(self) -> None:
         import docker
 
         with contextlib.suppress(docker.errors.APIError):
             self._container.remove(force=True)
+
+    def close(self) -> int:
         return self._code
 
 

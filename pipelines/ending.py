@@ -5,9 +5,11 @@ KFP's runners know none of it: at Ctrl-C they wait for the steps of their thread
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import threading
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -15,6 +17,8 @@ import psutil
 
 GRACE_S = 50
 """From the request to end until a step is killed: torchrun takes up to 40 s, with a checkpoint before it."""
+_LOOK_S = 0.5  # between two looks at whether a silent step has ended
+_MARK = "CALREC_STEP_MARK"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # A step's companion: it reads a line when the step has ended, and nothing when this process has died.
 _COMPANION = f'read -r _ && exit; kill -TERM "-$0"; sleep {GRACE_S}; kill -KILL "-$0"'
@@ -35,12 +39,16 @@ class Step(Protocol):
         """Pass on what it prints until it has ended; a second call goes on."""
         ...
 
+    def close(self) -> int:
+        """Clear away what is left of it, once it has ended; gives the exit code."""
+        ...
+
     def end(self) -> None:
         """Ask it to end: it may write a checkpoint and end its run."""
         ...
 
-    def kill(self) -> int:
-        """End all that is left of it; gives the exit code."""
+    def kill(self) -> None:
+        """End all of it at once; may be called by any thread, and in the middle of the other functions."""
         ...
 
 
@@ -75,8 +83,9 @@ class Steps:
                 step.follow()
                 raise
         finally:
-            code = step.kill()
+            step.kill()
             self._running.remove(step)
+            code = step.close()
         self.check()
         return code
 
@@ -101,6 +110,17 @@ class Steps:
         if not self._starting:
             raise EndedError(number)
 
+    @contextlib.contextmanager
+    def instead_of(self, handler: Any, name: str, run: Callable[..., int]) -> Iterator[None]:
+        """Have a module of KFP start its steps by `run`; for good once a signal has come, since threads still wait."""
+        old = getattr(handler, name)
+        setattr(handler, name, run)
+        try:
+            yield
+        finally:
+            if not self._signal:
+                setattr(handler, name, old)
+
     def _kill(self) -> None:
         for step in list(self._running):
             step.kill()
@@ -124,49 +144,76 @@ def in_charge() -> Iterator[Steps]:
 
 
 class Process:
-    """A step in a process group of its own, so that the terminal's Ctrl-C reaches it once, through `end`."""
+    """A step in a process group of its own, so that the terminal's Ctrl-C reaches it once, through `end`.
+
+    What it starts in other groups, as torchrun is, has its mark in the environment.
+    """
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        self._mark = uuid.uuid4().hex
         self._process = subprocess.Popen(
-            command, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            errors="replace", start_new_session=True,
+            command, env={**os.environ, **environment, _MARK: self._mark}, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
         self._companion = subprocess.Popen(
             ["sh", "-c", _COMPANION, str(self._process.pid)],
             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
-        self._below: list[psutil.Process] = []
+        self._line = b""
 
     def follow(self) -> None:
-        """Until the last process of the step has closed its output, and the first one has ended."""
+        """Until all of its group have ended, or the last one who prints closes its output."""
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            print(line, end="")
-        # It keeps its number until `kill`, so that no other group can have it.
+        output = self._process.stdout.fileno()
+        while True:
+            if select.select([output], [], [], _LOOK_S)[0]:
+                read = os.read(output, 1 << 16)
+                *lines, self._line = (self._line + read).split(b"\n")
+                for line in lines:
+                    print(line.decode(errors="replace"))
+                if not read:
+                    break
+            elif self._has_ended():  # and a stray holds the output
+                break
+        if self._line:
+            print(self._line.decode(errors="replace"))
+        # It keeps its number until `close`, so that no other group can have it.
         os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
 
     def end(self) -> None:
         """SIGTERM to the group; torchrun has one of its own, and its step passes it on."""
-        with contextlib.suppress(psutil.NoSuchProcess):
-            self._below = psutil.Process(self._process.pid).children(recursive=True)
         self._signal(signal.SIGTERM)
 
-    def kill(self) -> int:
-        """SIGKILL to the group and to all that was below it when it was asked to end."""
+    def kill(self) -> None:
+        """SIGKILL to the group and to all that has the mark."""
         self._signal(signal.SIGKILL)
-        for one in self._below:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                one.kill()
+        for one in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if one.environ().get(_MARK) == self._mark:
+                    one.kill()
+
+    def close(self) -> int:
+        """Take its exit code, and send its companion home."""
         code = self._process.wait()
-        if self._companion.poll() is None:
-            with contextlib.suppress(BrokenPipeError):
-                self._companion.communicate(b"\n")
+        with contextlib.suppress(BrokenPipeError):
+            self._companion.communicate(b"\n")
+        assert self._process.stdout is not None
+        self._process.stdout.close()
         return code
 
     def _signal(self, number: int) -> None:
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: a group of zombies
                 os.killpg(self._process.pid, number)
+
+    def _has_ended(self) -> bool:
+        if not os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG):
+            return False
+        for one in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, ProcessLookupError):
+                if os.getpgid(one.pid) == self._process.pid and one.status() != psutil.STATUS_ZOMBIE:
+                    return False
+        return True
 
 
 @contextlib.contextmanager
@@ -178,9 +225,5 @@ def processes(steps: Steps) -> Iterator[Any]:
     def run(full_command: list[str], env_vars: dict[str, str] | None = None) -> int:
         return steps.run(lambda: Process(full_command, env_vars or {}))
 
-    old = handler.run_local_subprocess
-    handler.run_local_subprocess = run
-    try:
+    with steps.instead_of(handler, "run_local_subprocess", run):
         yield local.SubprocessRunner(use_venv=False)
-    finally:
-        handler.run_local_subprocess = old

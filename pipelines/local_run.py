@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import hashlib
 import logging
 import os
 import re
@@ -17,8 +16,7 @@ from typing import Any, TextIO, TypeVar, cast
 
 import psutil
 
-import calrec
-from calrec import lookout, machine, tracking
+from calrec import code, lookout, machine, tracking
 from calrec.config import Config
 from calrec.files import new_folder
 from calrec.watch.step import SHAPING, report
@@ -53,6 +51,7 @@ def run(config: Config, root: Path, fresh: bool = False, image: str = "") -> Res
 
 
 def _run(config: Config, root: Path, fresh: bool, image: str, steps: ending.Steps) -> Result:
+    arguments("training", config)  # a secret in them is refused before anything is asked or logged
     config = dataclasses.replace(config, sources=tuple(lookout.now([vars(source) for source in config.sources])))
     folder = new_folder(root / "runs" / time.strftime("%Y%m%d-%H%M%S"))
     uri, files = _use_tracking(root)
@@ -120,7 +119,7 @@ def _execute(
 
     from pipelines.models import models
 
-    cache = root / "cache" / (docker_run.identity(image) if image else _code_hash())
+    cache = root / "cache" / (docker_run.identity(image) if image else code.files())
     files = "" if fresh else os.environ.get("CALREC_CACHE", str(cache))
     # kfp leaves a folder of each step in the temporary directory.
     with (
@@ -168,15 +167,6 @@ def for_this_machine(pipeline: Any, image: str = "") -> Any:
 
 def _first_line(error: Exception) -> str:
     return re.sub(r"\x1b\[\d+m", "", str(error).strip().splitlines()[0]) if str(error).strip() else repr(error)
-
-
-def _code_hash() -> str:
-    """Hash of the installed package's source: a step of changed code is never taken from the cache."""
-    digest = hashlib.sha256()
-    folder = Path(calrec.__file__).parent
-    for path in sorted(folder.rglob("*.py")):
-        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 class _Steps(contextlib.AbstractContextManager["_Steps"]):

@@ -20,11 +20,11 @@ def commit() -> str:
 
 def identity() -> str:
     """The commit, if it is known, and a hash of the package's files: what was changed since the commit counts, too."""
-    return f"commit {commit() or 'not known'}, files {_files()}"
+    return f"commit {commit() or 'not known'}, files {files()}"
 
 
 @functools.cache
-def _files() -> str:
+def files() -> str:
     """Hash of the names and contents of all that is in the package but what Python compiled."""
     found = hashlib.sha256()
     for path in sorted(_PACKAGE.rglob("*"), key=lambda path: path.relative_to(_PACKAGE).as_posix()):

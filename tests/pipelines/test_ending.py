@@ -52,21 +52,26 @@ def until(done) -> None:
     raise AssertionError("waited for a minute")
 
 
-def left(folder: Path) -> list[psutil.Process]:
+def left(folder: Path, known: int = 4) -> list[psutil.Process]:
     """Processes of the steps that are still there."""
     ids = [int(number) for path in folder.glob("*.pids") for number in path.read_text().split()]
-    assert len(ids) == 4
+    assert len(ids) == known
     found = [psutil.Process(number) for number in ids if psutil.pid_exists(number)]
     return [one for one in found if one.status() != psutil.STATUS_ZOMBIE]
 
 
+def end(driver: subprocess.Popen[str], folder: Path, number: signal.Signals) -> None:
+    """Send a signal, and see that both steps had time to hear of it and that the third never began."""
+    driver.send_signal(number)
+    said, _ = driver.communicate(timeout=60)
+    assert driver.returncode == 128 + number and f"ended by {number.name}" in said
+    assert [(folder / f"{name}.told").read_text() for name in STEPS] == ["SIGTERM"] * 2
+    assert not (folder / "after.ready").exists()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_all_steps_with_grace_and_begins_no_other(running, tmp_path: Path, number: signal.Signals):
-    running.send_signal(number)
-    said, _ = running.communicate(timeout=60)
-    assert running.returncode == 128 + number and f"ended by {number.name}" in said
-    assert [(tmp_path / f"{name}.told").read_text() for name in STEPS] == ["SIGTERM"] * 2
-    assert not (tmp_path / "after.ready").exists()
+    end(running, tmp_path, number)
     assert not left(tmp_path)
 
 
@@ -74,6 +79,14 @@ def test_steps_end_when_their_driver_is_killed(running, tmp_path: Path):
     running.kill()
     until(lambda: all((tmp_path / f"{name}.told").exists() for name in STEPS))
     until(lambda: not left(tmp_path))
+
+
+def test_a_step_that_is_killed_is_a_failed_one_and_takes_what_it_started_along(tmp_path: Path):
+    command = [sys.executable, "-m", "tests.pipelines.two_steps", str(tmp_path), "", "stray"]
+    environment = {**os.environ, "PYTHONPATH": f"{REPO}/components:{REPO}"}
+    done = subprocess.run(command, cwd=REPO, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and "FAILURE" in done.stderr
+    until(lambda: not left(tmp_path, 1))
 
 
 def test_a_second_signal_kills_at_once(running, tmp_path: Path):
@@ -91,11 +104,7 @@ def test_a_second_signal_kills_at_once(running, tmp_path: Path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_all_containers_with_grace(contained, tmp_path: Path, number: signal.Signals):
-    contained.send_signal(number)
-    said, _ = contained.communicate(timeout=60)
-    assert contained.returncode == 128 + number and f"ended by {number.name}" in said
-    assert [(tmp_path / f"{name}.told").read_text() for name in STEPS] == ["SIGTERM"] * 2
-    assert not (tmp_path / "after.ready").exists()
+    end(contained, tmp_path, number)
     ours = ["docker", "ps", "--all", "--quiet", "--filter", "ancestor=calrec-nothing:test"]
     assert subprocess.run(ours, check=True, capture_output=True).stdout == b""
 

@@ -196,6 +196,13 @@ def test_a_missing_source_is_said_before_anything_starts(tmp_path: Path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_secret_in_a_source_is_refused_before_anything_is_written(tmp_path: Path):
+    """KFP's local runner writes all parameters to the log, and makes keys of its cache of them."""
+    said = run(tmp_path / "root", "--source", "books=https://me:secret@127.0.0.1:9/books.csv?sig=secret", code=2)
+    assert "parameters: https://…@127.0.0.1:9/books.csv?sig=… has a user, a password or a query" in said
+    assert "secret" not in said and not (tmp_path / "root").exists()
+
+
 @pytest.mark.long
 def test_real_amazon_sets_run_from_end_to_end(tmp_path: Path):
     small = [

@@ -1,4 +1,4 @@
-"""Two steps at a time on KFP's local runner: python -m tests.pipelines.two_steps FOLDER [IMAGE].
+"""Two steps at a time on KFP's local runner: python -m tests.pipelines.two_steps FOLDER [IMAGE [NAMES]].
 
 Each is a shell, Python below it, and a child in a session of its own, as torchrun is; each says what it was told.
 """
@@ -26,6 +26,10 @@ def wait(folder: str, name: str) -> None:
     from pathlib import Path
 
     mine = Path(folder, name)
+    if name == "stray":  # a daemon that keeps the output open
+        command = [sys.executable, "-c", "import time; time.sleep(600)"]
+        (mine.with_suffix(".pids")).write_text(str(subprocess.Popen(command, start_new_session=True).pid))
+        os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does when memory ends
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
     (mine.with_suffix(".pids")).write_text(f"{os.getpid()} {child.pid}")
 
@@ -60,7 +64,7 @@ def in_containers(image: str, folder: str, steps: ending.Steps):
         yield runner
 
 
-def main(folder: str, image: str = "") -> int:
+def main(folder: str, image: str = "", names: str = "stage2-books,stage2-toys,after") -> int:
     warnings.simplefilter("ignore")
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what is started in the background
     try:
@@ -71,7 +75,7 @@ def main(folder: str, image: str = "") -> int:
             local.init(runner=runner, pipeline_root=f"{folder}/artifacts")
             for_this_machine(two_steps, image)
             # Two at a time: the third one must never begin.
-            two_steps(folder=folder, names=["stage2-books", "stage2-toys", "after"])
+            two_steps(folder=folder, names=names.split(","))
     except ending.EndedError as stop:
         print(f"ended by {stop}")
         return stop.code
