@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from calrec.config import IMAGE, Config, Source
-from calrec.foreign import guarded, shown
-from calrec.runs import ABLATIONS, RUNS, ablated, named
-from calrec.settings import override
+from calrec.config.overrides import override
+from calrec.config.runs import ABLATIONS, RUNS, ablated, named
+from calrec.system.printing import guarded, shown
 from pipelines import PIPELINES
-from pipelines.cluster import commands as cluster
-from pipelines.cluster import options as cluster_options
+from pipelines.kubeflow import commands as cluster
+from pipelines.kubeflow import options as cluster_options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

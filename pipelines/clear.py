@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from calrec.foreign import shown
+from calrec.system.printing import shown
 
 
 def faults(where: str, value: Any) -> Iterator[str]:

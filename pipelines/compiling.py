@@ -11,9 +11,8 @@ from typing import Any
 import yaml
 from kfp import compiler
 
-from calrec import naming
-from calrec.config import SECTIONS, Config
-from calrec.settings import to_dict, unknown
+from calrec.config import SECTIONS, Config, naming
+from calrec.config.overrides import to_dict, unknown
 from pipelines import PIPELINES as PIPELINES
 from pipelines import clear
 

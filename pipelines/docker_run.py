@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from calrec.files import split_glob
+from calrec.storage.files import split_glob
 from pipelines.ending import Steps
 
 _SETTINGS = ("CALREC_", "MLFLOW_", "OMP_", "GOMP_", "STORAGE_EMULATOR_HOST")

@@ -16,9 +16,11 @@ from typing import Any, TextIO, TypeVar, cast
 
 import psutil
 
-from calrec import code, lookout, machine, tracking
 from calrec.config import Config
-from calrec.files import new_folder
+from calrec.storage.files import new_folder
+from calrec.system import code_version, machine
+from calrec.tracking import runs
+from calrec.watch import current
 from calrec.watch.step import SHAPING, report
 from pipelines import docker_run, ending
 from pipelines.compiling import arguments, name_steps
@@ -52,14 +54,12 @@ def run(config: Config, root: Path, fresh: bool = False, image: str = "") -> Res
 
 def _run(config: Config, root: Path, fresh: bool, image: str, steps: ending.Steps) -> Result:
     arguments("training", config)  # a secret in them is refused before anything is asked or logged
-    config = dataclasses.replace(config, sources=tuple(lookout.now([vars(source) for source in config.sources])))
+    config = dataclasses.replace(config, sources=tuple(current.now([vars(source) for source in config.sources])))
     folder = new_folder(root / "runs" / time.strftime("%Y%m%d-%H%M%S"))
     uri, files = _use_tracking(root)
     seen = _look(config)
-    parent, experiment = _tracked(lambda: tracking.start_parent(" + ".join(config.targets), files)) or ("", "")
-    _tracked(
-        lambda: tracking.joined(parent).asked(config.targets, seen.sources, _shaping(config), report(seen.decision))
-    )
+    parent, experiment = _tracked(lambda: runs.start_parent(" + ".join(config.targets), files)) or ("", "")
+    _tracked(lambda: runs.joined(parent).asked(config.targets, seen.sources, _shaping(config), report(seen.decision)))
     started = time.perf_counter()
     log = folder / "pipeline.log"
     print(
@@ -78,14 +78,14 @@ def _run(config: Config, root: Path, fresh: bool, image: str, steps: ending.Step
     except BaseException as error:
         status, why = "FAILED" if isinstance(error, Exception) else "KILLED", f"{type(error).__name__}: {error}"
         if parent:
-            _tracked(lambda: tracking.finish_parent(parent, {}, status, why))
+            _tracked(lambda: runs.finish_parent(parent, {}, status, why))
         raise
     page = f"/#/experiments/{experiment}/runs/{parent}?workflowType=machine_learning" if parent else ""
     took = time.perf_counter() - started
     result = Result(link_outputs(folder, outputs), uri, page, took, 0 if image else max(memory))
     _point(root / "runs" / "latest", folder)
     if parent:
-        _tracked(lambda: tracking.finish_parent(parent, cost(result)))
+        _tracked(lambda: runs.finish_parent(parent, cost(result)))
     return result
 
 
@@ -96,17 +96,17 @@ def _point(link: Path, folder: Path) -> None:
     aside.replace(link)
 
 
-def _look(config: Config) -> lookout.Seen:
+def _look(config: Config) -> current.Seen:
     """What the pipeline's first step finds; it is done here, since no output can leave the condition behind it."""
     sources = [dataclasses.asdict(source) for source in config.sources]
-    return lookout.look(sources, config.targets, _shaping(config), only_new=False)
+    return current.look(sources, config.targets, _shaping(config), only_new=False)
 
 
 def _shaping(config: Config) -> dict[str, Any]:
     return {name: getattr(config, name) for name in SHAPING}
 
 
-def _models(config: Config, seen: lookout.Seen) -> dict[str, Any]:
+def _models(config: Config, seen: current.Seen) -> dict[str, Any]:
     given = arguments("training", config)
     del given["only_new"]
     return {**given, "state": seen.decision.state, "champions": seen.champions}
@@ -119,7 +119,7 @@ def _execute(
 
     from pipelines.models import models
 
-    cache = root / "cache" / (docker_run.identity(image) if image else code.files())
+    cache = root / "cache" / (docker_run.identity(image) if image else code_version.files())
     files = "" if fresh else os.environ.get("CALREC_CACHE", str(cache))
     # kfp leaves a folder of each step in the temporary directory.
     with (
@@ -288,5 +288,5 @@ def _tracked(call: Callable[[], T]) -> T | None:
     try:
         return call()
     except Exception as error:
-        tracking.warn(error)
+        runs.warn(error)
         return None

@@ -12,19 +12,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from calrec import artifacts, draw, launch, storage, tracking
+from calrec import artifacts
 from calrec.artifacts import Manifest
-from calrec.checks import one_of
 from calrec.config import Config, Source
+from calrec.config.checks import one_of
+from calrec.config.overrides import override, to_dict
+from calrec.config.runs import ABLATIONS, ablated, named
 from calrec.evaluate.results import METHOD
 from calrec.evaluate.step import evaluate
+from calrec.finetune.step import finetune as train
 from calrec.generate.step import generate
 from calrec.ingest.step import ingest
+from calrec.launch import launch
 from calrec.model.step import base_model
+from calrec.report import pages
 from calrec.retrieve.step import retrieve
-from calrec.runs import ABLATIONS, ablated, named
-from calrec.settings import override, to_dict
+from calrec.storage import uris
 from calrec.textify.step import textify
+from calrec.tracking import runs
 
 
 @dataclass(frozen=True)
@@ -138,17 +143,17 @@ class Study:
             artifacts.read_manifest(out)
             print(f"study: {name} is in {out}", flush=True)
             return out
-        with tracking.step(name, label) as run:
+        with runs.step(name, label) as run:
             made = make(out, dict(inputs))
             assert made is not None, "the study trains in one process"
             run.record(made, out)
         return out
 
     def _log(self, config: Config, source: Source) -> Path:
-        seen = storage.snapshot(source.uri)
+        seen = uris.snapshot(source.uri)
         return self._step(
             "ingest", [config.data, source.domain, seen], {},
-            lambda out, _: ingest(source.domain, source.uri, out, config.data, storage.files(source.uri)),
+            lambda out, _: ingest(source.domain, source.uri, out, config.data, uris.files(source.uri)),
             source.domain,
         )  # fmt: skip
 
@@ -168,7 +173,7 @@ class Study:
             return launch.finetune(
                 its["texts"], its["tokens"], its["model"], out, stage=section, tuning=config.model, name=stage,
                 domains=[target] if target else [], launch=config.launch,
-                log=tracking.joined(tracking.active()).metrics,
+                train=train, log=runs.joined(runs.active()).metrics,
             )  # fmt: skip
 
         return self._step(stage, [section, config.model, target], inputs, make, target)
@@ -211,7 +216,7 @@ def table(study: Study, evaluations: Mapping[tuple[str, str], Path]) -> str:
         given = f"--data {study.data}" + (f" --rankings {study.rankings}" if study.rankings else "")
         given += "".join(f" --set {setting}" for setting in study.settings)
         parts.append(
-            f"## {target}\n\n{draw.markdown(['method', 'users', *metrics], lines)}\n\n"
+            f"## {target}\n\n{pages.markdown(['method', 'users', *metrics], lines)}\n\n"
             f"`python -m pipelines study {given} --target {target} {again}`\n"
         )
     return "\n".join(parts)

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from calrec.evaluate.report.words import NAMES
 from calrec.evaluate.results import METHOD, means
-from calrec.foreign import safe, shown
+from calrec.system.printing import safe, shown
 
 
 @dataclasses.dataclass(frozen=True)

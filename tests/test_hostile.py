@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from calrec.cli import main
-from calrec.foreign import _ACTIVE_IN_LINES
+from calrec.cli.__main__ import main
+from calrec.system.printing import _ACTIVE_IN_LINES
 
 ESCAPE = "\x1b[2J\x1b]0;pwned\x07"
 TITLES = [

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
-from calrec import storage
+from calrec.storage import uris
 
 DATA = bytes(range(256)) * 4000
 
@@ -119,10 +119,10 @@ def serving() -> Iterator[Web]:
 
 def read(uri: str) -> bytes:
     """What stands behind the URI of one file."""
-    (file,) = storage.files(uri)
+    (file,) = uris.files(uri)
     with file.open() as stream:
         return stream.read()
 
 
 def names(uri: str) -> list[str]:
-    return [file.name for file in storage.files(uri)]
+    return [file.name for file in uris.files(uri)]

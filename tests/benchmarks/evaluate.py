@@ -20,10 +20,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from calrec import artifacts
+from calrec.arrays.ragged import running
 from calrec.artifacts import Manifest
 from calrec.config import EvaluateConfig, GenerateConfig, RetrieveConfig, SplitConfig, TextConfig
-from calrec.settings import to_dict
-from calrec.textify.tokens import running
+from calrec.config.overrides import to_dict
 
 USERS, LARGE, ITEMS, K = 100_000, 1_000_000, 20_000, 10
 ROUNDS = 3

@@ -92,10 +92,10 @@ def _run(engine: str, raw: Path) -> dict[str, float]:
 
 def ours(raw: Path, out: Path) -> int:
     """The product's reader."""
-    from calrec import files
     from calrec.config import DataConfig
-    from calrec.ingest.plan import plan
-    from calrec.ingest.reading import read_events
+    from calrec.reading.plan import plan
+    from calrec.reading.records import read_events
+    from calrec.storage import files
 
     (file, layout), *_ = plan(str(raw), files.local(str(raw)), DataConfig(format="amazon2018")).events
     return read_events(file, layout, out).counts.rows

@@ -127,9 +127,9 @@ def checksums(path: Path) -> dict[str, int]:
 
 def ours(log: Path, out: Path, memory: int) -> None:
     """The ingest rules, as the ingest step calls them."""
+    from calrec.arrays.vocabulary import Vocabulary
     from calrec.config import DataConfig
     from calrec.ingest.rules import EventLog
-    from calrec.ingest.vocabulary import Vocabulary
 
     users, items = Vocabulary(), Vocabulary()
     scratch = out.parent / "scratch"

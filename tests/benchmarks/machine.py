@@ -4,8 +4,8 @@
     make bench STEP=memory
 
 `busy`: two threads of training on a quiet machine and beside as many busy processes as there are CPUs, with libgomp's
-own way of waiting and with calrec.machine.WAITING. `memory`: whole steps of three sizes with one and two threads, with
-glibc's own way and with calrec.machine.keep_memory; what it shows decides calrec.model.device.LARGE.
+own way of waiting and with calrec.system.machine.WAITING. `memory`: whole steps of three sizes with one and two
+threads, with glibc's own way and with calrec.system.machine.keep_memory; it decides calrec.model.device.LARGE.
 """
 
 import json
@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from calrec import machine
+from calrec.system import machine
 
 Figures = dict[str, Any]
 USERS = {"1M": 4, "10M": 2, "135M": 1}

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from calrec.arrays.ragged import Ids, Ragged, running
 from calrec.textify.encoding import FORMS, choose_form, encode_items, encode_phrases
 from calrec.textify.texts import item_text, prompt
-from calrec.textify.tokens import Ids, Ragged, TokenCache, running
+from calrec.textify.tokens import TokenCache
 
 ITEMS, PROMPTS, MEAN_ITEMS, VOCABULARY = 20_000, 4_000, 9, 16_000
 LLAMA_3 = (

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from calrec.arrays.ragged import Ragged
 from calrec.generate.trie import ROOT, Trie
-from calrec.textify.tokens import Ragged
 
 ITEMS, VOCABULARY, WORDS, ROWS, STEPS, ROUNDS = 100_000, 16_384, 40_000, 256, 24, 5
 TEMPERATURE = 0.5

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from calrec import artifacts, describe
+from calrec import artifacts
 from calrec.config import EvaluateConfig, SplitConfig, TextConfig
 from calrec.evaluate import compare
 from calrec.evaluate.step import evaluate
+from calrec.report import manifests
 from calrec.textify.step import textify
 from tests.evaluate import world
 from tests.textify.test_splits import DAY, Log, write_log
@@ -50,7 +51,7 @@ def test_it_stands_below_the_tables(tmp_path: Path, unit: str, said: str, capsys
             below = text.split(section, 2 if report.endswith("html") else 1)[-1]
             assert said in below.split("<section" if report.endswith("html") else "\n## ")[0], section
     assert any(said in note for note in artifacts.read_manifest(out).notes)
-    assert said in describe.text(artifacts.read_manifest(out))
+    assert said in manifests.text(artifacts.read_manifest(out))
     both = compare.compare(out, out, CONFIG, "calrec", "popularity")
     assert compare.text(both).count(said) == compare.markdown(both).count(said) == 1
 

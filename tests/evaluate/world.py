@@ -10,8 +10,8 @@ import pyarrow as pa
 from calrec import artifacts
 from calrec.artifacts import Manifest
 from calrec.config import DataConfig, GenerateConfig, RetrieveConfig, TextConfig
+from calrec.config.overrides import to_dict
 from calrec.ingest.step import ingest
-from calrec.settings import to_dict
 from calrec.textify.step import textify
 from tests.conftest import write_lines
 

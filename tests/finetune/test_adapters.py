@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 
 from calrec import artifacts
 from calrec.config import LaunchConfig, ModelConfig, StageConfig, TextConfig
-from calrec.exchange import Exchange
 from calrec.finetune.adapters import joined, read, taken
 from calrec.finetune.step import finetune
 from calrec.finetune.tuning import adapted, merged
-from calrec.launch import finetune as launched
+from calrec.launch.exchange import Exchange
+from calrec.launch.launch import finetune as launched
 from calrec.model import checkpoint
 from calrec.model.origin import base_of
 from calrec.model.step import base_model
@@ -114,7 +114,7 @@ def test_what_two_processes_share_out_is_kept_whole(world: SimpleNamespace, tmp_
     launch = LaunchConfig(launcher="torchrun", processes=2, sharding="fsdp")
     launched(
         world.texts, world.tokens, world.base, tmp_path / "m", stage=STAGE, tuning=world.model, launch=launch,
-        log=lambda step, values: None,
+        log=lambda step, values: None, train=finetune,
     )  # fmt: skip
     assert change(tmp_path / "m", world.base) > 0.01
     assert_same_network(loaded(tmp_path / "m", world.base), checkpoint.load(tmp_path / "m")[0])

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from calrec import storage
 from calrec.finetune import saved
 from calrec.finetune.checkpoints import Checkpoints, Progress
 from calrec.finetune.record import Record
+from calrec.storage import uris
 
 IDENTITY = {"stage": {"lr": 0.1, "domains": ("home", "deli")}, "inputs": {"texts": "abc"}}
 
@@ -133,7 +133,7 @@ def test_the_newest_and_the_best_that_they_name_are_kept(tmp_path: Path):
 
 
 def test_a_step_saved_twice_is_replaced_and_a_kill_in_between_loses_nothing(tmp_path: Path):
-    folder, volume = tmp_path / "a", storage.folder(str(tmp_path / "volume"))
+    folder, volume = tmp_path / "a", uris.folder(str(tmp_path / "volume"))
     checkpoints = made(folder, volume)
     save(checkpoints, 10)
     save(checkpoints, 10, best=10)

@@ -147,9 +147,9 @@ def test_the_precision_that_a_stage_began_with_stays(small: SimpleNamespace, tmp
 
 
 def test_a_stage_goes_on_on_a_machine_that_has_only_the_remote_copy(small: SimpleNamespace, tmp_path: Path):
-    from calrec import storage
+    from calrec.storage import uris
 
-    stage, far = replace(STAGE, steps=12, checkpoint_every=4), storage.folder(str(tmp_path / "far"))
+    stage, far = replace(STAGE, steps=12, checkpoint_every=4), uris.folder(str(tmp_path / "far"))
     run(small, tmp_path / "whole", stage)
 
     def stop(step: int, metrics: dict[str, float]) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from calrec import buckets, storage
 from calrec.finetune.checkpoints import Progress
+from calrec.storage import google, uris
 from tests.finetune.test_checkpoints import everything, flip, loaded, made, names, save, tensors
 
 
@@ -16,8 +16,8 @@ from tests.finetune.test_checkpoints import everything, flip, loaded, made, name
 def elsewhere(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     if request.param == "bucket":
         request.getfixturevalue("bucket")
-        return storage.folder("gs://shop/run")
-    return storage.folder(str(tmp_path / "volume"))
+        return uris.folder("gs://shop/run")
+    return uris.folder(str(tmp_path / "volume"))
 
 
 def copied(remote: Any) -> list[str]:
@@ -59,14 +59,14 @@ def test_two_runs_never_meet(elsewhere: Any, tmp_path: Path):
 
 
 def test_a_local_checkpoint_that_is_newer_is_taken(tmp_path: Path):
-    volume = storage.folder(str(tmp_path / "volume"))
+    volume = uris.folder(str(tmp_path / "volume"))
     save(made(tmp_path / "a", volume), 10)
     save(made(tmp_path / "a"), 20)
     assert loaded(made(tmp_path / "a", volume)) == (20, 0)
 
 
 def test_damage_is_mended_from_the_copy_and_a_damaged_copy_passed_over(tmp_path: Path):
-    volume = storage.folder(str(tmp_path / "volume"))
+    volume = uris.folder(str(tmp_path / "volume"))
     save(made(tmp_path / "a", volume), 10, 20, best=20)
     flip(tmp_path / "a/step-00000020/weights.safetensors")
     flip(tmp_path / "a/best-00000020/weights.safetensors")
@@ -82,7 +82,7 @@ def test_damage_is_mended_from_the_copy_and_a_damaged_copy_passed_over(tmp_path:
 
 
 def test_a_copy_without_its_state_is_none(tmp_path: Path):
-    volume = storage.folder(str(tmp_path / "volume"))
+    volume = uris.folder(str(tmp_path / "volume"))
     save(made(tmp_path / "a", volume), 10, 20)
     next((tmp_path / "volume").glob("*/step-00000020/state.json")).unlink()
     assert loaded(made(tmp_path / "b", volume)) == (10, 0)
@@ -92,17 +92,17 @@ def test_a_remote_folder_that_fails_is_told_and_caught_up_with_later(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     (tmp_path / "volume").write_text("a file is in the way")
-    checkpoints = made(tmp_path / "a", storage.folder(str(tmp_path / "volume")))
+    checkpoints = made(tmp_path / "a", uris.folder(str(tmp_path / "volume")))
     save(checkpoints, 10, best=10)
     assert checkpoints.notes
     assert all("was not copied to the remote folder" in note for note in checkpoints.notes)
     assert capsys.readouterr().err.count("\ncheckpoint: warning: ") + 1 == len(checkpoints.notes)
     (tmp_path / "volume").unlink()
     save(checkpoints, 20, best=10)
-    assert copied(storage.folder(str(tmp_path / "volume"))) == whole("best-00000010", "step-00000010", "step-00000020")
+    assert copied(uris.folder(str(tmp_path / "volume"))) == whole("best-00000010", "step-00000010", "step-00000020")
 
 
-class Slow(storage.LocalFolder):
+class Slow(uris.LocalFolder):
     """A volume that takes nothing until it is told to."""
 
     def __init__(self, path: Path) -> None:
@@ -131,8 +131,8 @@ def test_training_does_not_wait_and_what_is_being_copied_stays_until_then(tmp_pa
 
 
 def test_a_bucket_that_does_not_answer_stops_a_resume(tmp_path: Path, bucket: Any, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(buckets, "PATIENCE_S", 0.2)
-    gone = made(tmp_path, storage.folder("gs://shop/run"))
+    monkeypatch.setattr(google, "PATIENCE_S", 0.2)
+    gone = made(tmp_path, uris.folder("gs://shop/run"))
     monkeypatch.setitem(os.environ, "STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
     with pytest.raises(ConnectionError, match="gs://shop/run: no answer"):
         gone.load()

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from calrec import describe
+from calrec.arrays.ragged import Ragged
 from calrec.artifacts import Manifest
 from calrec.config import GenerateConfig, RetrieveConfig, StageConfig, TextConfig
 from calrec.finetune.step import finetune
@@ -20,9 +20,9 @@ from calrec.generate.scoring import logprobs
 from calrec.generate.step import _count, _shares, generate
 from calrec.model.loading import load_model
 from calrec.model.step import base_model
+from calrec.report import manifests
 from calrec.retrieve.step import retrieve
 from calrec.textify.step import textify
-from calrec.textify.tokens import Ragged
 from tests.finetune.networks import VOCABULARY
 from tests.generate.exact import END, asked, closed, few_tokens, lively, plain_logits, plain_logprob
 
@@ -124,5 +124,5 @@ def test_users_whose_texts_are_mostly_empty_are_counted_and_warned_of():
     found = [[some, none]] * 98 + [[none, replace(none, finished=False)], [none]]
     counts = _shares(_count(found), 100)
     assert (counts["samples"], counts["empty_texts"], counts["users_with_mostly_empty_texts"]) == (395, 101, 2)
-    (said,) = describe.warnings(Manifest("generations", counts={**counts, "distinct_share": 1.0}))
+    (said,) = manifests.warnings(Manifest("generations", counts={**counts, "distinct_share": 1.0}))
     assert said.startswith("2% of the users have mostly empty texts") and "generate.trie=sample" in said

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from calrec.arrays.ragged import Ragged
 from calrec.config import GenerateConfig
 from calrec.generate.constrained import sample
 from calrec.generate.samples import Prompt
-from calrec.textify.tokens import Ragged
 from tests.generate.exact import END, asked, lively, p_value, plain_logits, plain_logprob, same, state
 
 # A common beginning after 5; forced tails; an item that begins another; one that is long and shares nothing.

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from calrec.arrays.ragged import Ragged
 from calrec.config import GenerateConfig
 from calrec.generate import hf, shared_prefix
 from calrec.generate.samples import Prompt, Sample
 from calrec.generate.scoring import logprobs
-from calrec.textify.tokens import Ragged
 from tests.finetune.networks import UNPACKED
 from tests.generate.exact import (
     END,

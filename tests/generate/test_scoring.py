@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from calrec.arrays.ragged import Ragged
 from calrec.generate.samples import Prompt
 from calrec.generate.scoring import logprobs
-from calrec.textify.tokens import Ragged
 from tests.finetune.networks import PACKED, VOCABULARY, dropping
 from tests.generate.exact import END, asked, lively, plain_logprob, state
 

@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from calrec.arrays.ragged import Ragged
 from calrec.config import GenerateConfig
 from calrec.generate import constrained, hf, shared_prefix, vllm
 from calrec.generate.samples import Generation
 from calrec.generate.texts import Generator
-from calrec.textify.tokens import Ragged
 from tests.finetune.networks import UNPACKED
 from tests.generate.exact import END, asked, lively, plain_logprob
 

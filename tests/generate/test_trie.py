@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from calrec.arrays.ragged import Ragged
 from calrec.generate.trie import ROOT, Trie, best
-from calrec.textify.tokens import Ragged
 
 END = 0
 CATALOGUES = st.lists(st.lists(st.integers(1, 4), max_size=6).map(tuple), min_size=1, max_size=25, unique=True)

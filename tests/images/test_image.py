@@ -16,13 +16,13 @@ from typing import Any
 import mlflow
 import pytest
 
-from calrec import promotion, tracking
 from calrec.config import IMAGE
 from calrec.promote.version import example
 from calrec.recommend.champion import opened
 from calrec.recommend.recommender import Recommender
 from calrec.recommend.rows import History
 from calrec.recommend.step import recommend_one
+from calrec.tracking import promotion, runs
 from tests.conftest import REPO
 from tests.versions import judged
 
@@ -269,7 +269,7 @@ def test_it_serves_a_registered_version_without_a_network(
     mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
     store.mkdir()
     mlflow.MlflowClient().create_experiment("calrec", (store / "files").as_uri())
-    with tracking.step("promote", "home"):
+    with runs.step("promote", "home"):
         promotion.settle(version, example(made.index), "s", None, True)
     champion = opened(version)
     known = Recommender(champion.model, champion.index, champion.generate, champion.retrieve)

@@ -9,11 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from calrec.arrays.vocabulary import Vocabulary
 from calrec.artifacts import Manifest
 from calrec.config import DataConfig
-from calrec.ingest.items import Attributes
 from calrec.ingest.step import ingest
-from calrec.ingest.vocabulary import Vocabulary
+from calrec.reading.items import Attributes
 from tests.conftest import write_lines
 
 LOOSE: dict[str, Any] = {"min_user": 0, "min_item": 0}

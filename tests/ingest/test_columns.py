@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from calrec import describe
 from calrec.config import Columns, DataConfig
-from calrec.files import File
-from calrec.ingest.plan import Plan, plan
 from calrec.ingest.step import ingest
-from tests.ingest import raw
+from calrec.reading.plan import Plan, plan
+from calrec.report import manifests
+from calrec.storage.files import File
+from tests.reading import raw
 
 KINDS = ("lamp", "chair", "table", "cup", "sock", "fan")
 
@@ -300,7 +300,7 @@ def test_a_date_that_stands_for_none_is_said(tmp_path: Path):
     text = orders("user_id", "product_id", "time") + "u1,p1,2099-12-31T00:00:00\n"
     (tmp_path / "x.csv").write_text(text)
     manifest = ingest("x", str(tmp_path / "x.csv"), tmp_path / "out", DataConfig(min_user=0, min_item=0))
-    assert any("the last event is of 2099-12-31: --set data.until=DATE" in one for one in describe.warnings(manifest))
+    assert any("the last event is of 2099-12-31: --set data.until=DATE" in one for one in manifests.warnings(manifest))
 
 
 def test_users_of_one_event_are_named_as_the_reason(tmp_path: Path):

@@ -10,14 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calrec import runs
 from calrec.artifacts import Manifest
-from calrec.config import DataConfig
+from calrec.config import DataConfig, runs
+from calrec.config.overrides import override
 from calrec.ingest.hints import odd_ids, shape, with_filter
-from calrec.ingest.layouts import Layout
-from calrec.ingest.rows import DroppedError, Events
 from calrec.ingest.step import ingest
-from calrec.settings import override
+from calrec.reading.layouts import Layout
+from calrec.reading.rows import DroppedError, Events
 
 Row = tuple[str, str, int, float, str]  # user, item, time, quantity, kind
 HEADER = "user,item,time,quantity,kind"

@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from calrec.arrays.vocabulary import Vocabulary
 from calrec.config import Columns, DataConfig
-from calrec.files import File
-from calrec.ingest.items import Attributes
 from calrec.ingest.log import RawLog, read
-from calrec.ingest.vocabulary import Vocabulary
-from tests.ingest import raw
+from calrec.reading.items import Attributes
+from calrec.storage.files import File
+from tests.reading import raw
 
 
 def everything(

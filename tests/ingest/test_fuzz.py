@@ -13,12 +13,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from calrec.arrays.vocabulary import Vocabulary
 from calrec.config import DataConfig
-from calrec.files import File
-from calrec.ingest.items import Attributes
 from calrec.ingest.log import read
-from calrec.ingest.vocabulary import Vocabulary
-from tests.ingest import raw
+from calrec.reading.items import Attributes
+from calrec.storage.files import File
+from tests.reading import raw
 
 # 2,000 files of each reader with `make test-long`; some of them at every run.
 FILES = int(os.environ.get("CALREC_FUZZ", "150"))

@@ -12,9 +12,11 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from calrec import artifacts, describe, files
+from calrec import artifacts
 from calrec.config import DataConfig
 from calrec.ingest.step import ingest
+from calrec.report import manifests
+from calrec.storage import files
 from tests.conftest import write_lines, write_sequences
 
 LOOSE = DataConfig(min_user=0, min_item=0)
@@ -83,7 +85,7 @@ def test_a_bad_line_becomes_a_reject_with_its_place_and_reason(tmp_path: Path):
     assert rejects[0]["raw"] == "{not json"
     manifest = artifacts.read_manifest(tmp_path / "out")
     assert manifest.counts["rejects_by_reason"] == [[reject["reason"], 1] for reject in rejects]
-    assert "  asin is not an id  " in describe.text(manifest)
+    assert "  asin is not an id  " in manifests.text(manifest)
 
 
 def test_too_many_rejects_stop_the_step_with_the_first_one(tmp_path: Path):
@@ -186,7 +188,7 @@ def test_without_metadata_there_are_items_without_text_and_a_warning(tmp_path: P
     write_lines(tmp_path / "raw/Toys_5.json.gz", GOOD)
     manifest = ingest("toys", str(tmp_path / "raw"), tmp_path / "out", LOOSE)
     assert manifest.counts["items_without_metadata"] == manifest.counts["items_without_title"] == 4
-    assert "100% of the items have no metadata: their text is Unknown" in describe.warnings(manifest)
+    assert "100% of the items have no metadata: their text is Unknown" in manifests.warnings(manifest)
     with pytest.raises(ValueError, match="no user is left"):
         ingest("toys", str(tmp_path / "raw"), tmp_path / "out", DataConfig(missing_metadata="drop"))
 
@@ -277,7 +279,7 @@ FULL = """
 import resource, signal, sys
 from pathlib import Path
 from typing import Any
-from calrec import cli
+from calrec.cli import __main__ as cli
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 sys.exit(cli.main(["ingest", "--source", sys.argv[1], "--out", sys.argv[2], "--set", "data.dedup=none"]))
@@ -304,8 +306,8 @@ def test_all_timestamps_equal_is_said(tmp_path: Path):
     reviews = [review(f"u{u}", f"a{i}", 77) for u in range(5) for i in range(6)]
     manifest = ingest("toys", str(amazon(tmp_path / "raw", reviews)), tmp_path / "out", DataConfig())
     assert manifest.counts["tied_users_share"] == 1
-    assert any("have one time" in warning for warning in describe.warnings(manifest))
-    assert any("in 1970" in warning for warning in describe.warnings(manifest))
+    assert any("have one time" in warning for warning in manifests.warnings(manifest))
+    assert any("in 1970" in warning for warning in manifests.warnings(manifest))
 
 
 def test_users_with_one_event_are_dropped_and_counted(tmp_path: Path):

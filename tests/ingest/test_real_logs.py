@@ -9,10 +9,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from calrec import runs
-from calrec.config import DataConfig
+from calrec.config import DataConfig, runs
+from calrec.config.overrides import override
 from calrec.ingest.step import ingest
-from calrec.settings import override
 from tests.conftest import shared
 
 # Folder of the shared data → settings, users, items, interactions with the default rules.

@@ -7,7 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from calrec import artifacts, cli, remote
+from calrec import artifacts
+from calrec.cli.__main__ import main
+from calrec.storage import http
 from tests.conftest import write_lines
 from tests.web import Web
 
@@ -22,7 +24,7 @@ SET = ("data.columns.user=CustomerID", "data.columns.time=when", "data.columns.b
 
 def run(source: str, out: Path, *more: str) -> artifacts.Manifest:
     settings = [word for text in SET for word in ("--set", text)]
-    assert cli.main(["ingest", "--source", source, "--out", str(out), "--domain", "lamps", *settings, *more]) == 0
+    assert main.main(["ingest", "--source", source, "--out", str(out), "--domain", "lamps", *settings, *more]) == 0
     return artifacts.read_manifest(out)
 
 
@@ -64,7 +66,7 @@ def test_parquet_in_a_bucket_gives_the_same_folder(logs: Path, expected: dict[st
 def test_the_web_gives_the_same_folder_though_it_breaks_off(
     logs: Path, expected: dict[str, str], web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(remote, "BACKOFF_S", 0.0)
+    monkeypatch.setattr(http, "BACKOFF_S", 0.0)
     web.files = {f"/{path.name}": path.read_bytes() for path in logs.iterdir()}
     web.cuts = [100, 700, 50]
     source = ",".join(f"{web.url}/{path.name}" for path in sorted(logs.iterdir()))
@@ -89,8 +91,8 @@ def test_what_cannot_be_reached_is_said_in_a_line(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr(remote, "BACKOFF_S", 0.0)
-    assert cli.main(["ingest", "--source", source, "--out", str(tmp_path / "out")]) == code
+    monkeypatch.setattr(http, "BACKOFF_S", 0.0)
+    assert main.main(["ingest", "--source", source, "--out", str(tmp_path / "out")]) == code
     said = capsys.readouterr().err
     assert message in said
     assert "Traceback" not in said

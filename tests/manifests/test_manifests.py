@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-from calrec import trainjob
 from calrec.config import LaunchConfig
+from calrec.launch import trainjob
 from tests.conftest import REPO
+from tests.launch.trainer_api import ROLE
 from tests.manifests.__main__ import check
 from tests.manifests.network import Pod, allowed, rendered
 from tests.manifests.pipeline import step
 from tests.manifests.rendering import MANIFESTS, OVERLAYS, Object, find, pods, render, with_components
 from tests.manifests.schemas import schema_faults
-from tests.trainer_api import ROLE
 
 
 @cache

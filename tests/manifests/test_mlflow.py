@@ -201,7 +201,7 @@ def test_a_step_logs_a_run_and_a_champion_that_comes_back_whole(
     cluster: Cluster, bucket: Any, made: Judged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Registered, promoted, rolled back and fetched, on this database, with this user's rights, where the files are."""
-    from calrec import promotion, registry, tracking
+    from calrec.tracking import promotion, registry, runs
 
     secret = cluster.data("Secret", "calrec")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://localhost:{cluster.port}")
@@ -213,12 +213,12 @@ def test_a_step_logs_a_run_and_a_champion_that_comes_back_whole(
     mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
     monkeypatch.setenv("KFP_RUN_ID", "0b1c2d3e")
     request = example(made.index)
-    with tracking.step("promote", "home") as run:
+    with runs.step("promote", "home") as run:
         run.metrics(1, {"recall_at_10": 0.25})
         run.asked(["home"], [{"domain": "home", "uri": "gs://shop/home", "snapshot": "7"}], {"gate": GATE}, "**train**")
         run.table("examples", [{"user_id": "u1", "rank": 2}])
         run.headline("home", {"recall_at_10": 0.25}, "| target |\n| --- |\n| home |", {"home": "0123"})
-        own = tracking.active()
+        own = runs.active()
         first = made.version(tmp_path / "first" / "version")
         said = promotion.settle(first, request, "s", None, True)
         assert said == "calrec-home version 1 is the champion, the first one"
@@ -232,7 +232,7 @@ def test_a_step_logs_a_run_and_a_champion_that_comes_back_whole(
     assert registry.metrics(champion).items() >= {"mrr": read_manifest(made.evaluation).counts["mrr"]}.items()
     there = registry.fetched(champion.uri)
     assert verified(there, "version") == read_manifest(first)
-    client = tracking.client()
+    client = runs.client()
     step = client.get_run(own)
     assert step.data.metrics["recall_at_10"] == 0.25
     assert "examples.json" in [file.path for file in client.list_artifacts(own)]

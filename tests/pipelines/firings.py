@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from pipelines.cluster.recurring import Recurring
+from pipelines.kubeflow.recurring import Recurring
 
 NOW = datetime.now(UTC)
 # Far from any firing, whenever the tests run: a change waits while one is near.

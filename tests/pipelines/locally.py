@@ -29,9 +29,8 @@ def toy(program: str, ran: Path) -> str:
 def main(name: str, root: str, given: dict[str, Any]) -> None:
     from kfp import local
 
-    from calrec import runs
-    from calrec.config import Source
-    from calrec.settings import merge, override
+    from calrec.config import Source, runs
+    from calrec.config.overrides import merge, override
     from pipelines.compiling import arguments, pipeline
     from pipelines.local_run import for_this_machine
 

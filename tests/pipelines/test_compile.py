@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from calrec import runs
+from calrec.config import runs
 from pipelines.__main__ import _parser, configuration, main
 from pipelines.compiling import PIPELINES, arguments, compile_pipeline, load, pipeline
 from pipelines.reference import document

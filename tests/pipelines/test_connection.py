@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from pipelines.cluster import connection
-from pipelines.cluster.auth import Auth, guessed
-from pipelines.cluster.connection import Kubeflow, RefusedError, Settings, UnreachableError, connect, named
+from pipelines.kubeflow import connection
+from pipelines.kubeflow.auth import Auth, guessed
+from pipelines.kubeflow.connection import Kubeflow, RefusedError, Settings, UnreachableError, connect, named
 from tests.pipelines.kfp_api import faults
 from tests.pipelines.kfp_api.server import KfpApi, State, serving
 
@@ -158,7 +158,7 @@ def test_what_is_set_decides_the_method(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_iap_hands_the_client_ids_to_kfp(monkeypatch: pytest.MonkeyPatch):
-    from pipelines.cluster.auth import client_arguments
+    from pipelines.kubeflow.auth import client_arguments
 
     monkeypatch.setenv("KFP_IAP_OTHER_CLIENT_ID", "desktop")
     monkeypatch.setenv("KFP_IAP_OTHER_CLIENT_SECRET", "hidden")

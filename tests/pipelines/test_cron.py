@@ -5,7 +5,7 @@ from huey import crontab
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.cluster.cron import read
+from pipelines.kubeflow.cron import read
 
 NOW = datetime(2026, 11, 28, 13, 18, 27, tzinfo=UTC)  # a Saturday
 

@@ -10,9 +10,9 @@ import kfp_server_api as kfp_api
 import pytest
 import yaml
 
-from pipelines.cluster.connection import Kubeflow, Settings, connect
-from pipelines.cluster.following import View, follow, outcome, table
-from pipelines.cluster.steps import moment, seconds, steps, title
+from pipelines.kubeflow.connection import Kubeflow, Settings, connect
+from pipelines.kubeflow.following import View, follow, outcome, table
+from pipelines.kubeflow.steps import moment, seconds, steps, title
 from tests.pipelines.kfp_api import faults
 from tests.pipelines.kfp_api.server import KfpApi, Task, serving
 from tests.pipelines.small import compiled

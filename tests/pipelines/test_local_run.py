@@ -63,7 +63,7 @@ def test_a_person_can_follow_and_ends_with_where_to_look(first: tuple[Path, str]
 
 
 def test_its_last_words_recommend(first: tuple[Path, str], capsys: pytest.CaptureFixture[str]):
-    from calrec.cli import main
+    from calrec.cli.__main__ import main
 
     said = re.search(r"calrec (recommend --model .*) \\\n +(--history .*)", first[1])
     assert said

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from pipelines.__main__ import main
-from pipelines.cluster import connection, following, logs
+from pipelines.kubeflow import connection, following, logs
 from tests.pipelines.kfp_api.server import KfpApi, Task, serving
 from tests.pipelines.small import compiled
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.cluster import changes, cron, recurring
-from pipelines.cluster.changes import Create, Delete, next_step
-from pipelines.cluster.recurring import Recurring, Wanted
-from pipelines.cluster.submission import Version
+from pipelines.kubeflow import changes, cron, recurring
+from pipelines.kubeflow.changes import Create, Delete, next_step
+from pipelines.kubeflow.recurring import Recurring, Wanted
+from pipelines.kubeflow.submission import Version
 from tests.pipelines.firings import DAILY, LATER, MONTHLY, NOW, fire_next
 
 

@@ -18,12 +18,12 @@ import pytest
 from kfp import compiler, dsl
 
 from calrec.config import Source
-from calrec.runs import named
+from calrec.config.runs import named
 from pipelines.__main__ import main
-from pipelines.cluster import changes, cron, recurring, submission
-from pipelines.cluster.changes import Create, next_step
-from pipelines.cluster.connection import Kubeflow, Settings, connect
-from pipelines.cluster.recurring import Recurring, Wanted
+from pipelines.kubeflow import changes, cron, recurring, submission
+from pipelines.kubeflow.changes import Create, next_step
+from pipelines.kubeflow.connection import Kubeflow, Settings, connect
+from pipelines.kubeflow.recurring import Recurring, Wanted
 from tests.pipelines.firings import DAILY, LATER, MONTHLY, NOW, fire_next
 from tests.pipelines.kfp_api import faults
 from tests.pipelines.kfp_api.server import KfpApi, State, serving
@@ -254,10 +254,10 @@ def test_the_first_answer_is_lost(api: KfpApi, compiled: Path) -> None:
 
 _APPLY = """
 import json, sys
-from pipelines.cluster import changes, cron
-from pipelines.cluster.connection import Settings, connect
-from pipelines.cluster.recurring import Wanted
-from pipelines.cluster.submission import Version
+from pipelines.kubeflow import changes, cron
+from pipelines.kubeflow.connection import Settings, connect
+from pipelines.kubeflow.recurring import Wanted
+from pipelines.kubeflow.submission import Version
 url, when, version, experiment, parameters = json.loads(sys.argv[1])
 wanted = Wanted("nightly", cron.read(when), Version(*version), experiment, parameters)
 changes.apply(connect(Settings(host=url)), wanted, print)

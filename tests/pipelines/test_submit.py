@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from pipelines.__main__ import main
-from pipelines.cluster import connection, following
 from pipelines.compiling import arguments
+from pipelines.kubeflow import connection, following
 from tests.pipelines.kfp_api import faults
 from tests.pipelines.kfp_api.server import KfpApi, State, Task, serving
 from tests.pipelines.small import IMAGE, compiled
@@ -27,7 +27,7 @@ REPO = Path(__file__).parents[2]
 QUICK = """
 import sys
 from pipelines.__main__ import main
-from pipelines.cluster import connection, following
+from pipelines.kubeflow import connection, following
 connection.PAUSES_S, following.POLL_S = (0.05,) * 14, 0.05
 sys.exit(main())
 """
@@ -100,8 +100,8 @@ def test_an_experiment_of_the_same_name_in_capitals_is_another_one(submit: Calla
 
 
 def test_a_pipeline_is_compiled_and_gets_its_parameters(api: KfpApi, capsys: pytest.CaptureFixture[str]):
-    from calrec import runs
-    from calrec.settings import override
+    from calrec.config import runs
+    from calrec.config.overrides import override
 
     chosen = ["--run", "tiny", "--set", "stage1.steps=7", "--image", IMAGE, "--only-new", "--mlflow-plugin"]
     assert main(["submit", "training", *chosen, "--no-wait"]) == 0

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from calrec.limits import DESCRIPTION as LONGEST
 from calrec.promote.card import card
 from calrec.promote.gate import Decision
+from calrec.tracking.limits import DESCRIPTION as LONGEST
 from tests.promote.shops import evaluated
 
 DECISION = Decision(False, ("passed: Recall@3 0.6 against 0.2 of Popularity", "failed: the champion is better"))

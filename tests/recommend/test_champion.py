@@ -18,8 +18,8 @@ from calrec.config import BatchConfig, EvaluateConfig, GenerateConfig, RetrieveC
 from calrec.evaluate.rankings import drift_of, of_champion
 from calrec.evaluate.report.drift import warnings
 from calrec.evaluate.step import evaluate, headline
-from calrec.exchange import publish
 from calrec.generate.step import generate
+from calrec.launch.exchange import publish
 from calrec.recommend.champion import rank, recommend
 from calrec.recommend.drift import profile
 from calrec.retrieve import stored

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from calrec import artifacts, storage
-from calrec.files import Remote
+from calrec import artifacts
 from calrec.recommend.copies import Copies
 from calrec.recommend.parts import Parts
+from calrec.storage import uris
+from calrec.storage.files import Remote
 from tests.conftest import REPO
 from tests.recommend.test_parts import FINGERPRINT, PART, content, run
 
@@ -53,7 +54,7 @@ class Losing:
 def test_a_machine_lost_at_any_upload(tmp_path: Path, alone: dict[str, bytes], done: bool):
     uploads = 0
     for at in range(100):
-        here, remote = tmp_path / f"{at}", storage.folder(str(tmp_path / f"remote{at}"))
+        here, remote = tmp_path / f"{at}", uris.folder(str(tmp_path / f"remote{at}"))
         try:
             assert run(tmp_path, here / "first", remote=Losing(remote, at, done))
             break
@@ -66,7 +67,7 @@ def test_a_machine_lost_at_any_upload(tmp_path: Path, alone: dict[str, bytes], d
 
 
 def test_a_bucket(tmp_path: Path, alone: dict[str, bytes], bucket: Any, capsys: pytest.CaptureFixture[str]):
-    remote = storage.folder("gs://shop/checkpoints")
+    remote = uris.folder("gs://shop/checkpoints")
     bucket.blob("checkpoints/0123/step-00000010/state.json").upload_from_string("{}")
     assert not run(tmp_path, tmp_path / "lost", batches=4, remote=remote)
     with Parts(tmp_path / "other", "parquet", {**FINGERPRINT, "recommend": {}}, PART, remote) as parts:
@@ -84,7 +85,7 @@ def test_a_bucket(tmp_path: Path, alone: dict[str, bytes], bucket: Any, capsys: 
 
 
 def test_a_changed_copy_is_made_again(tmp_path: Path, alone: dict[str, bytes], capsys: pytest.CaptureFixture[str]):
-    remote = storage.folder(str(tmp_path / "remote"))
+    remote = uris.folder(str(tmp_path / "remote"))
     run(tmp_path, tmp_path / "lost", batches=6, remote=remote)
     (part,) = (tmp_path / "remote").glob("*/part-00001.parquet")
     part.write_bytes(part.read_bytes()[:-9])
@@ -95,7 +96,7 @@ def test_a_changed_copy_is_made_again(tmp_path: Path, alone: dict[str, bytes], c
 
 
 def test_progress_that_is_here_counts(tmp_path: Path, alone: dict[str, bytes], capsys: pytest.CaptureFixture[str]):
-    remote = storage.folder(str(tmp_path / "remote"))
+    remote = uris.folder(str(tmp_path / "remote"))
     run(tmp_path, tmp_path / "lost", batches=2, remote=remote)
     run(tmp_path, tmp_path / "here", batches=4)
     with Parts(tmp_path / "here", "parquet", FINGERPRINT, PART, remote) as parts:
@@ -105,7 +106,7 @@ def test_progress_that_is_here_counts(tmp_path: Path, alone: dict[str, bytes], c
     assert content(tmp_path / "here") == alone
 
 
-class Unreachable(storage.LocalFolder):
+class Unreachable(uris.LocalFolder):
     """A folder that fails some times."""
 
     def __init__(self, path: Path, failures: int):
@@ -132,7 +133,7 @@ def test_a_failed_copy_is_told_and_tried_again(tmp_path: Path, alone: dict[str, 
 
 def test_copies_that_cannot_be_listed_are_an_error_at_the_start(tmp_path: Path, bucket: Any):
     with pytest.raises(FileNotFoundError, match="gs://nowhere"):
-        run(tmp_path, tmp_path / "out", remote=storage.folder("gs://nowhere/checkpoints"))
+        run(tmp_path, tmp_path / "out", remote=uris.folder("gs://nowhere/checkpoints"))
 
 
 CHILD = """
@@ -153,5 +154,5 @@ def test_kill_9(tmp_path: Path, alone: dict[str, bytes]):
         time.sleep(0.001)
     os.kill(child.pid, signal.SIGKILL)
     assert child.wait(10) == -signal.SIGKILL
-    assert run(tmp_path, tmp_path / "next", remote=storage.folder(str(place)))
+    assert run(tmp_path, tmp_path / "next", remote=uris.folder(str(place)))
     assert content(tmp_path / "next") == alone

@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from calrec import artifacts
-from calrec.files import Remote
-from calrec.progress import Progress, duration
 from calrec.recommend import disk, histories
 from calrec.recommend.histories import Reject
 from calrec.recommend.parts import Parts
+from calrec.report.progress import Progress, duration
+from calrec.storage.files import Remote
 
 USERS, BATCH, PART, K = 23, 3, 6, 2
 FINGERPRINT = {"recommend": {"k": K, "beams": (1, 2)}, "inputs": {"model": "m1"}}

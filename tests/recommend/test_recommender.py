@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from calrec import artifacts
-from calrec.cli import main
+from calrec.cli.__main__ import main
 from calrec.config import GenerateConfig, RetrieveConfig
 from calrec.generate.step import generate
 from calrec.model.loading import load_users

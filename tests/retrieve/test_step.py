@@ -15,12 +15,12 @@ import torch
 from calrec import artifacts
 from calrec.artifacts import Manifest
 from calrec.config import GenerateConfig, RetrieveConfig, TextConfig
+from calrec.config.overrides import to_dict
 from calrec.model.loading import load_model, load_users
 from calrec.retrieve.catalogue import load_catalogue
 from calrec.retrieve.evidence import FEATURES, Evidence, Fusion
 from calrec.retrieve.following import countable
 from calrec.retrieve.step import retrieve
-from calrec.settings import to_dict
 
 Rows = dict[str, list[dict[str, Any]]]
 

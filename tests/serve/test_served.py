@@ -24,14 +24,14 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from calrec import promotion, tracking
-from calrec.cli import main
-from calrec.machine import LARGE_BLOCKS
+from calrec.cli.__main__ import main
 from calrec.promote.version import example
 from calrec.recommend.champion import opened
 from calrec.recommend.recommender import Recommender
 from calrec.recommend.rows import History
 from calrec.recommend.step import recommend_one
+from calrec.system.machine import LARGE_BLOCKS
+from calrec.tracking import promotion, runs
 from tests.conftest import REPO
 from tests.versions import judged
 
@@ -54,7 +54,7 @@ def model(folder: Path, mlflow_server: str, tmp_path_factory: pytest.TempPathFac
         here.setenv("CALREC_TRACKING", "required")
         here.delenv("MLFLOW_EXPERIMENT_ID", raising=False)  # MLflow sets it, perhaps for another test's server
         mlflow.set_tracking_uri(mlflow_server)
-        with tracking.step("promote", "served"):
+        with runs.step("promote", "served"):
             promotion.settle(folder, example(folder / "index"), "s", None, True)
         return Path(mlflow.artifacts.download_artifacts("models:/calrec-served@champion", dst_path=str(out)))
 

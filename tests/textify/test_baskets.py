@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calrec import artifacts, describe
+from calrec import artifacts
 from calrec.config import SplitConfig, TextConfig
 from calrec.model.loading import load_users
+from calrec.report import manifests
 from calrec.textify.baskets import meaning, starts
 from calrec.textify.leakage import refuse_leaks
 from calrec.textify.splits import split
@@ -177,7 +178,7 @@ def test_single_events_of_baskets_are_warned_of_and_baskets_are_not(tmp_path: Pa
     for unit in ("event", "basket"):
         root = tmp_path / unit
         manifest = textify(write_log(root, log), root / "t", TextConfig(), SplitConfig(unit=unit))
-        said.append((manifest.counts["users_with_tied_test"], describe.warnings(manifest)))
+        said.append((manifest.counts["users_with_tied_test"], manifests.warnings(manifest)))
     (tied, warned), clean = said
     assert tied == 4 and clean == (0, [])
     assert len(warned) == 1 and warned[0].startswith("x: 100% of the targets are any item of a basket")

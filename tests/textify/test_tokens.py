@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calrec import artifacts
+from calrec.arrays.ragged import Ragged
 from calrec.config import GenerateConfig, ModelConfig
 from calrec.finetune.batches import Row, collate
 from calrec.generate.step import generate
@@ -20,7 +21,7 @@ from calrec.model.scratch import train_tokenizer
 from calrec.model.step import base_model
 from calrec.textify.encoding import FORMS, TextPrompts, choose_form, encode_items, encode_phrases
 from calrec.textify.texts import NEXT, OPENING, item_text, prompt
-from calrec.textify.tokens import Ragged, TokenCache
+from calrec.textify.tokens import TokenCache
 from tests.conftest import shared
 
 # --- assembly ---------------------------------------------------------------------------------------------------

@@ -4,8 +4,7 @@ import dataclasses
 
 import pytest
 
-from calrec import runs
-from calrec.config import Source
+from calrec.config import Source, runs
 from calrec.watch.step import NOTHING_NEW, SHAPING, TRAIN, Decision, decide, report, resolved
 
 SECTIONS = {name: getattr(runs.sample(), name) for name in SHAPING}

@@ -13,9 +13,9 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from calrec.ingest import values
-from calrec.ingest.texts import pylist
-from calrec.textify.tokens import running
+from calrec.arrays.ragged import running
+from calrec.reading import values
+from calrec.reading.strings import pylist
 
 Ints = NDArray[np.int64]
 _ROWS = 1 << 18  # of a block, and the last user's

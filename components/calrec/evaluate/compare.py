@@ -12,11 +12,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from calrec import artifacts, draw, foreign, places
-from calrec.checks import check
+from calrec import artifacts
+from calrec.artifacts import places
 from calrec.config import EvaluateConfig
+from calrec.config.checks import check
 from calrec.evaluate.figures import corrected, differences, figures
 from calrec.evaluate.results import METHOD, Difference, Figure
+from calrec.report import pages
+from calrec.system import printing
 
 _TITLE = ": B against A"
 LEVEL = 0.05  # of a difference that is said to be there
@@ -171,15 +174,15 @@ def _metrics(a: Mapping[str, Any], b: Mapping[str, Any], k: int, config: Evaluat
 
 def text(comparison: Comparison) -> str:
     """What was compared, a table, and the verdict, for a terminal."""
-    table = draw.text([_HEADER, *_rows(comparison)])
-    return "\n".join([*map(foreign.safe, _about(comparison)), "", table, "", comparison.verdict])
+    table = pages.text([_HEADER, *_rows(comparison)])
+    return "\n".join([*map(printing.safe, _about(comparison)), "", table, "", comparison.verdict])
 
 
 def markdown(comparison: Comparison) -> str:
     """The same as Markdown."""
-    about = "\n".join(f"- {foreign.markdown(line)}" for line in _about(comparison))
-    table = draw.markdown(_HEADER, _rows(comparison))
-    domain = foreign.markdown(comparison.domain)
+    about = "\n".join(f"- {printing.markdown(line)}" for line in _about(comparison))
+    table = pages.markdown(_HEADER, _rows(comparison))
+    domain = printing.markdown(comparison.domain)
     return f"# {domain}{_TITLE}\n\n{about}\n\n{table}\n\n**{comparison.verdict}**\n"
 
 

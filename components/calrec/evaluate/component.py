@@ -41,14 +41,14 @@ def evaluate(
     import shutil
     from pathlib import Path
 
-    from calrec import tracking
     from calrec.config import EvaluateConfig
+    from calrec.config.overrides import from_dict
     from calrec.evaluate.examples import table
     from calrec.evaluate.outcome import outcome
     from calrec.evaluate.step import evaluate, headline
-    from calrec.settings import from_dict
+    from calrec.tracking import runs
 
-    with tracking.step("evaluate", target) as run:
+    with runs.step("evaluate", target) as run:
         done = evaluate(
             Path(texts.path),
             Path(generations.path),

@@ -8,7 +8,7 @@ from typing import Any
 from calrec import artifacts
 from calrec.artifacts import Manifest
 from calrec.config import GenerateConfig, RetrieveConfig
-from calrec.settings import from_dict
+from calrec.config.overrides import from_dict
 from calrec.textify.baskets import meaning
 from calrec.textify.report import tied_share
 

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from calrec import draw
 from calrec.evaluate.report import words
 from calrec.evaluate.results import CHAMPION, METHOD, means
+from calrec.report import pages
 
 _MAIN = ("recall_at_10", "ndcg_at_10")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What :meth:`calrec.tracking.Run.headline` takes."""
+    """What :meth:`calrec.tracking.runs.Run.headline` takes."""
 
     metrics: Mapping[str, float]
     """The model's that matter most."""
@@ -45,7 +45,7 @@ def outcome(folder: Path, decision: str = "–") -> Outcome:
         "best other method": _best({name: of[main] for name, of in found.items() if name not in (METHOD, CHAMPION)}),
         "decision": decision,
     }
-    return Outcome(ours, draw.markdown(list(row), [list(row.values())]), document["data"]["logs"])
+    return Outcome(ours, pages.markdown(list(row), [list(row.values())]), document["data"]["logs"])
 
 
 def _interval(figure: Mapping[str, Any]) -> str:

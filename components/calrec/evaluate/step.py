@@ -11,10 +11,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from calrec import artifacts, describe
+from calrec import artifacts
 from calrec.artifacts import Manifest
-from calrec.checks import check
 from calrec.config import BASELINES, EvaluateConfig, RetrieveConfig, metric_names
+from calrec.config.checks import check
+from calrec.config.overrides import from_dict, to_dict
 from calrec.evaluate.baselines.named import baselines
 from calrec.evaluate.examples import examples
 from calrec.evaluate.facts import Facts, prices
@@ -31,10 +32,10 @@ from calrec.evaluate.slices import sliced
 from calrec.evaluate.training import curves_and_cost
 from calrec.evaluate.users import Judged, judged
 from calrec.model.loading import Users, load_users
-from calrec.progress import Progress
 from calrec.recommend.drift import PROFILE, profile
+from calrec.report import manifests
+from calrec.report.progress import Progress
 from calrec.retrieve.catalogue import Catalogue, load_catalogue
-from calrec.settings import from_dict, to_dict
 
 Floats = NDArray[np.float64]
 
@@ -102,7 +103,7 @@ def evaluate(
             **(name_of_champion(champion) if champion else {}),
         },
         config={**inputs.settings, "evaluate": to_dict(config)},
-        warnings=describe.warnings(inputs.recommendations),
+        warnings=manifests.warnings(inputs.recommendations),
         drift=drift_of(champion) if champion else None,
         meaning=inputs.meaning,
     )

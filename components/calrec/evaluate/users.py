@@ -8,10 +8,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from calrec.arrays.ragged import Ragged, running, spans
 from calrec.evaluate.metrics import Target
 from calrec.model.loading import Users
 from calrec.retrieve.catalogue import Catalogue
-from calrec.textify.tokens import Ragged, running, spans
 
 Ints = NDArray[np.int64]
 

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from calrec.textify.tokens import Ragged, TokenCache, running, spans
+from calrec.arrays.ragged import Ragged, running, spans
+from calrec.textify.tokens import TokenCache
 
 
 @dataclass(frozen=True)

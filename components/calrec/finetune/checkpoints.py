@@ -17,11 +17,11 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor
 
-from calrec.files import Remote, sync
 from calrec.finetune import saved
 from calrec.finetune.mirror import Mirror
 from calrec.finetune.record import Record
 from calrec.finetune.saved import DamagedError
+from calrec.storage.files import Remote, sync
 
 _ITEM = re.compile(r"(step|best)-\d{8,}")
 

@@ -37,12 +37,15 @@ def finetune(
     import os
     from pathlib import Path
 
-    from calrec import again, runview, tracking
     from calrec.config import LaunchConfig, ModelConfig, StageConfig
-    from calrec.settings import from_dict
+    from calrec.config.overrides import from_dict
+    from calrec.finetune.step import finetune as train
+    from calrec.launch import retry
+    from calrec.report import kfp_view
+    from calrec.tracking import runs
 
-    with tracking.step(stage, target) as run:
-        done = again.finetune(
+    with runs.step(stage, target) as run:
+        done = retry.finetune(
             Path(texts.path),
             Path(tokens.path),
             Path(start.path),
@@ -51,9 +54,10 @@ def finetune(
             tuning=from_dict(ModelConfig, model),
             launch=from_dict(LaunchConfig, launch),
             log=run.metrics,
+            train=train,
             name=stage,
             domains=[target] if target else [],
             checkpoints=os.environ.get("CALREC_CHECKPOINTS", ""),
         )
         tuned.metadata.update(run.record(done, tuned.path))
-        runview.fill(done, tuned.path, metrics, summary)
+        kfp_view.fill(done, tuned.path, metrics, summary)

@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from calrec.files import Remote
 from calrec.finetune.saved import STATE, DamagedError
+from calrec.storage.files import Remote
 
 
 class Mirror:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calrec.config import StageConfig
-from calrec.config_training import mix_weights
+from calrec.config.training import mix_weights
 from calrec.finetune.batches import Row
 from calrec.model.loading import Users
 

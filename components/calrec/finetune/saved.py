@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from calrec.files import sync
+from calrec.storage.files import sync
 
 STATE = "state.json"
 _FORMAT = 1

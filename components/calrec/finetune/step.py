@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from calrec import artifacts, outputs
-from calrec.artifacts import Manifest
+from calrec import artifacts
+from calrec.artifacts import Manifest, output
 from calrec.config import ModelConfig, StageConfig
-from calrec.files import Remote
+from calrec.config.overrides import to_dict
 from calrec.finetune import adapters, attention, plan, ranks, telemetry, towers
 from calrec.finetune.checkpoints import Checkpoints
 from calrec.finetune.order import trainable
@@ -25,7 +25,7 @@ from calrec.model import checkpoint
 from calrec.model.device import fast_bf16, settle, use_threads
 from calrec.model.loading import load_model, load_users, saw_validation
 from calrec.model.origin import origin_of
-from calrec.settings import to_dict
+from calrec.storage.files import Remote
 
 
 def no_log(step: int, metrics: dict[str, float]) -> None:
@@ -126,7 +126,7 @@ def finetune(
 
 def _alone(among: Ranks, out: Path, *inputs: Path) -> AbstractContextManager[Any]:
     """The model's folder, and the checkpoints beside it, are for one process at a time: for the first rank."""
-    return outputs.claimed(out, "model", inputs) if among.main else nullcontext()
+    return output.claimed(out, "model", inputs) if among.main else nullcontext()
 
 
 def _train(

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from transformers.pytorch_utils import Conv1D
 
-from calrec.checks import check
 from calrec.config import ModelConfig
+from calrec.config.checks import check
 
 
 def adapted(network: Any, tuning: ModelConfig) -> Any:

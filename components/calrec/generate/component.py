@@ -30,12 +30,13 @@ def generate(
     """
     from pathlib import Path
 
-    from calrec import runview, tracking
     from calrec.config import GenerateConfig
+    from calrec.config.overrides import from_dict
     from calrec.generate.step import generate
-    from calrec.settings import from_dict
+    from calrec.report import kfp_view
+    from calrec.tracking import runs
 
-    with tracking.step("generate", target) as run:
+    with runs.step("generate", target) as run:
         done = generate(
             Path(texts.path),
             Path(tokens.path),
@@ -45,4 +46,4 @@ def generate(
             config=from_dict(GenerateConfig, section),
         )
         generations.metadata.update(run.record(done, generations.path))
-        runview.fill(done, generations.path, metrics, summary)
+        kfp_view.fill(done, generations.path, metrics, summary)

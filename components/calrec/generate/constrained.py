@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from calrec.arrays.ragged import Ids, Ints, Ragged, running, spans
 from calrec.config import GenerateConfig
 from calrec.generate.decoder import Decoder
 from calrec.generate.draws import uniforms
@@ -20,7 +21,6 @@ from calrec.generate.rows import Floats, Rows
 from calrec.generate.samples import Prompt, Sample, not_finite
 from calrec.generate.shared_prefix import Finished, children, in_batches, moved
 from calrec.generate.trie import ROOT, Trie, best
-from calrec.textify.tokens import Ids, Ints, Ragged, running, spans
 
 
 def sample(network: Any, prompts: Sequence[Prompt], items: Ragged, config: GenerateConfig) -> Iterator[list[Sample]]:

@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from calrec.arrays.ragged import Ids, Ragged
 from calrec.finetune.towers import core
 from calrec.generate import attention
 from calrec.generate.attention import Branches, Prompts
 from calrec.model import architecture
-from calrec.textify.tokens import Ids, Ragged
 
 
 class Bytes(NamedTuple):

@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from calrec.arrays.ragged import Ints, Ragged, running
 from calrec.generate.attention import Branches
 from calrec.generate.decoder import Decoder
 from calrec.generate.samples import Prompt, bar, not_finite
-from calrec.textify.tokens import Ints, Ragged, running
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from calrec.textify.tokens import Ids
+from calrec.arrays.ragged import Ids
 
 
 @dataclass(frozen=True)

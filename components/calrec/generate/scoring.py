@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from calrec.arrays.ragged import Ints, Ragged, running, spans
 from calrec.generate.attention import Branches, Prompts
 from calrec.generate.decoder import Decoder, bytes_per_token
 from calrec.generate.samples import Prompt, bar, not_finite
-from calrec.textify.tokens import Ints, Ragged, running, spans
 
 Floats = NDArray[np.float64]
 

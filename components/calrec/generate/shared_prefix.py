@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from calrec.arrays.ragged import Ints, Ragged, running
 from calrec.config import GenerateConfig
 from calrec.generate.decoder import Decoder, bytes_per_token
 from calrec.generate.draws import Draws, uniforms
 from calrec.generate.rows import Flags, Rows
 from calrec.generate.samples import Prompt, Sample, merged
-from calrec.textify.tokens import Ints, Ragged, running
 
 _MOST = 512  # users that are decoded together, however small the model
 

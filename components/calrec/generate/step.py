@@ -10,14 +10,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from calrec import artifacts
+from calrec.arrays.ragged import Ints, Ragged
 from calrec.artifacts import Manifest
 from calrec.config import GenerateConfig
+from calrec.config.overrides import to_dict
 from calrec.generate.samples import Generation, Prompt
 from calrec.model.device import peak_memory, placed, settle, use_threads
 from calrec.model.loading import Users, load_model, load_users, saw_validation
-from calrec.progress import Progress
-from calrec.settings import to_dict
-from calrec.textify.tokens import Ints, Ragged
+from calrec.report.progress import Progress
 
 _USERS = 512  # whose texts are in memory at once
 

@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from calrec.arrays.ragged import Ragged
 from calrec.config import GenerateConfig
 from calrec.generate import hf, shared_prefix, vllm
 from calrec.generate.decoder import suits
 from calrec.generate.samples import Generation, Prompt, Sample
-from calrec.textify.tokens import Ragged
 
 
 class Generator:

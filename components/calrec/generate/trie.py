@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from calrec.compiled import Int32, Int64
+from calrec.arrays.compiled import Int32, Int64
+from calrec.arrays.grouping import by_user
+from calrec.arrays.ragged import Ragged, running
 from calrec.generate import trie_kernels as kernels
 from calrec.generate.trie_kernels import ROOT, Floats
-from calrec.ingest.kernels import by_user
-from calrec.textify.tokens import Ragged, running
 
 __all__ = ["ROOT", "Trie", "best"]
 

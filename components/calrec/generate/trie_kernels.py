@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calrec.compiled import Int32, Int64, compiled
+from calrec.arrays.compiled import Int32, Int64, compiled
 
 Floats = NDArray[np.floating[Any]]
 Float64 = NDArray[np.float64]

@@ -30,19 +30,21 @@ def ingest(
     """
     from pathlib import Path
 
-    from calrec import runview, storage, tracking
     from calrec.config import DataConfig
+    from calrec.config.overrides import from_dict
     from calrec.ingest.step import ingest
-    from calrec.settings import from_dict
+    from calrec.report import kfp_view
+    from calrec.storage import uris
+    from calrec.tracking import runs
 
-    with tracking.step("ingest", domain) as run:
+    with runs.step("ingest", domain) as run:
         done = ingest(
             domain,
             uri,
             Path(interactions.path),
             from_dict(DataConfig, data),
-            storage.files(uri),
-            storage.cache(domain, uri),
+            uris.files(uri),
+            uris.cache(domain, uri),
         )
         interactions.metadata.update(run.record(done, interactions.path))
-        runview.fill(done, interactions.path, metrics, summary, report)
+        kfp_view.fill(done, interactions.path, metrics, summary, report)

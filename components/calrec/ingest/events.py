@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from calrec.checks import instant
-from calrec.compiled import Int64
+from calrec.arrays.compiled import Int64
 from calrec.config import DataConfig
+from calrec.config.checks import instant
 from calrec.ingest.spill import Columns
 
 Bools = NDArray[np.bool_]

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from calrec.checks import iso
-from calrec.describe import Examples
-from calrec.ingest.layouts import ATTRIBUTES
+from calrec.arrays.vocabulary import Vocabulary
+from calrec.config.checks import iso
 from calrec.ingest.rules import Cleaned
-from calrec.ingest.vocabulary import Vocabulary
+from calrec.reading.layouts import ATTRIBUTES
+from calrec.report.manifests import Examples
 
 _SHOWN, _CELL = 5, 80  # rows, and characters of a cell
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from calrec.compiled import Int32, Int64, compiled
+from calrec.arrays.compiled import Int32, Int64, compiled
 
 LENGTHS = (3, 4, 5, 6, 8, 11, 16, 26, 51, 101)
 """Least events of a user in each class of history lengths; the last class is open."""

@@ -10,12 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from calrec.config_data import event_filter
-from calrec.files import File
-from calrec.ingest import texts
-from calrec.ingest.layouts import Layout
-from calrec.ingest.reading import read_records
-from calrec.ingest.vocabulary import Vocabulary
+from calrec.arrays.vocabulary import Vocabulary
+from calrec.config.data import event_filter
+from calrec.reading import strings
+from calrec.reading.layouts import Layout
+from calrec.reading.records import read_records
+from calrec.storage.files import File
 
 _ROWS = 10_000  # of the file, for the values of a column
 _VALUES = 5
@@ -31,7 +31,7 @@ _PATTERNS = (r"^\d", rf"^{_LETTERS}", r"\d", r"^\D*$", rf"^{_LETTERS}+\d", r"^\w
 def frequent_values(file: File, layout: Layout, column: str) -> str:
     """The most frequent values of a column in the first rows of a file, in words."""
     rows = itertools.islice(read_records(file, layout), _ROWS)
-    counts = Counter(texts.loose(row.get(column)) for _, _, row in rows if isinstance(row, Mapping))
+    counts = Counter(strings.loose(row.get(column)) for _, _, row in rows if isinstance(row, Mapping))
     listed = ", ".join(f"{value[:40]!r} ({count:,})" for value, count in counts.most_common(_VALUES))
     return f"the column {column} has values such as {listed}"
 

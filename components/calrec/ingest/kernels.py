@@ -9,28 +9,11 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from calrec.compiled import Int32, Int64, compiled
+from calrec.arrays.compiled import Int32, Int64, compiled
 
 Array = TypeVar("Array", bound=NDArray[Any])
 Float32 = NDArray[np.float32]
 _ROUNDING = 1e-6  # of a weight: less than this is left over by the rounding of float32 alone
-
-
-@compiled
-def by_user(user: Int32, size: int) -> tuple[Int32, Int32]:
-    """Rows in order of user, rows of one user as they came; and the rows of each of `size` users. Linear time."""
-    length = np.zeros(size, np.int32)
-    for code in user:
-        length[code] += 1
-    place, total = np.empty(size, np.int32), 0
-    for code in range(size):
-        place[code] = total
-        total += length[code]
-    order = np.empty(len(user), np.int32)
-    for row in range(len(user)):
-        order[place[user[row]]] = row
-        place[user[row]] += 1
-    return order, length
 
 
 @compiled

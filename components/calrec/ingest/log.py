@@ -11,14 +11,14 @@ import pyarrow.parquet as pq
 
 from calrec import artifacts
 from calrec.config import DataConfig
-from calrec.files import File
-from calrec.ingest.columns import plain
 from calrec.ingest.hints import frequent_values, literal_star, with_filter
-from calrec.ingest.items import Attributes, ItemCounts
-from calrec.ingest.layouts import Layout
-from calrec.ingest.plan import Plan, plan
-from calrec.ingest.reading import Counts, Part, Rejects, forget, read_events
 from calrec.ingest.sample import read_sample
+from calrec.reading.columns import plain
+from calrec.reading.items import Attributes, ItemCounts
+from calrec.reading.layouts import Layout
+from calrec.reading.plan import Plan, plan
+from calrec.reading.records import Counts, Part, Rejects, forget, read_events
+from calrec.storage.files import File
 
 _RATING = re.compile("rating|score|overall|stars?$|grade$")  # in a column's name, as `plain` gives it
 

@@ -14,9 +14,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from calrec.checks import iso
-from calrec.compiled import Int32, Int64
+from calrec.arrays.compiled import Int32, Int64
+from calrec.arrays.grouping import by_user
 from calrec.config import DataConfig
+from calrec.config.checks import iso
 from calrec.ingest import kernels
 from calrec.ingest.events import DEDUP, Bools, Tidying, filtered, row_rules
 from calrec.ingest.facts import Facts
@@ -142,7 +143,7 @@ class _Histories:
 
     def add(self, group: Group, columns: Columns) -> None:
         """Put the events of the next users in order, tidied."""
-        order, length = kernels.by_user(columns.pop("user") - np.int32(group[0]), group[1] - group[0])
+        order, length = by_user(columns.pop("user") - np.int32(group[0]), group[1] - group[0])
         columns = rows_of(columns, order)
         item, weight, tidying = columns["item"], columns["weight"], self._tidying
         stay, lost = kernels.tidy(

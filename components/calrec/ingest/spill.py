@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calrec.compiled import Int32
+from calrec.arrays.compiled import Int32
+from calrec.arrays.grouping import by_user
 from calrec.ingest import kernels
 
 Column = NDArray[Any]
@@ -174,7 +175,7 @@ class Runs:
         columns = {name: values[: self._filled] for name, values in self._buffer.items()}
         user, item = columns["user"], columns["item"]
         assert user.min() >= 0 and item.min() >= 0, "codes count from 0"
-        order, events = kernels.by_user(user, int(user.max()) + 1)
+        order, events = by_user(user, int(user.max()) + 1)
         if len(events) > len(self._events):
             self._events = np.pad(self._events, (0, len(events) - len(self._events)))
         self._events[: len(events)] += events

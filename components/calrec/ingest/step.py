@@ -11,21 +11,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from calrec import artifacts, checks, describe, files
+from calrec import artifacts
+from calrec.arrays.vocabulary import Vocabulary
 from calrec.artifacts import Manifest
-from calrec.checks import iso
-from calrec.config import DataConfig
-from calrec.files import File
-from calrec.foreign import shown
-from calrec.ingest.catalogue import refuse_not_utf8
+from calrec.config import DataConfig, checks
+from calrec.config.checks import iso
+from calrec.config.overrides import to_dict
 from calrec.ingest.events import RETURNS, TAKEN_BACK, UNMATCHED
 from calrec.ingest.examples import examples
 from calrec.ingest.hints import alike, nobodies, odd_ids
-from calrec.ingest.items import Attributes, ItemCounts, identical_texts, missing
 from calrec.ingest.log import RawLog, read, write_rejects
 from calrec.ingest.rules import Cleaned, EventLog
-from calrec.ingest.vocabulary import Vocabulary
-from calrec.settings import to_dict
+from calrec.reading.catalogue import refuse_not_utf8
+from calrec.reading.items import Attributes, ItemCounts, identical_texts, missing
+from calrec.report import manifests
+from calrec.storage import files
+from calrec.storage.files import File
+from calrec.system.printing import shown
 
 _MEMORY_SHARE = 0.3
 _ROW_GROUP = 1 << 18
@@ -125,9 +127,9 @@ def ingest(
                 *described.warnings,
             ),
         )
-        describe.write_report(folder, f"Log of {domain}", manifest, of_log)
+        manifests.write_report(folder, f"Log of {domain}", manifest, of_log)
         manifest = artifacts.finish(folder, manifest)
-    print(describe.text(manifest, notes=False), flush=True)
+    print(manifests.text(manifest, notes=False), flush=True)
     print(
         f"ingest {domain}: {counts['users']:,} users, {counts['items']:,} items, "
         f"{counts['interactions']:,} interactions, {counts['rejects']:,} rejects",

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from calrec.checks import check as require
+from calrec.config.checks import check as require
 from calrec.model import inspection
 from calrec.model.inspection import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 

@@ -28,16 +28,18 @@ def base_model(
     """
     from pathlib import Path
 
-    from calrec import runview, storage, tracking
     from calrec.config import ModelConfig
+    from calrec.config.overrides import from_dict
     from calrec.model.step import base_model
-    from calrec.settings import from_dict
+    from calrec.report import kfp_view
+    from calrec.storage import uris
+    from calrec.tracking import runs
 
-    with tracking.step("base_model") as run:
+    with runs.step("base_model") as run:
         section = from_dict(ModelConfig, model)
-        weights = storage.local(section.name)
+        weights = uris.local(section.name)
         done, of_tokens = base_model(Path(texts.path), Path(base.path), Path(tokens.path), section, weights)
         base.metadata.update(run.record(done, base.path))
         tokens.metadata.update(run.record(of_tokens, tokens.path))
-        runview.fill(done, base.path, metrics, summary)
-        runview.fill(of_tokens, tokens.path, metrics, summary, report)
+        kfp_view.fill(done, base.path, metrics, summary)
+        kfp_view.fill(of_tokens, tokens.path, metrics, summary, report)

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from calrec import machine
+from calrec.system import machine
 
 LARGE = 50_000_000
 """Parameters from which freed memory is kept."""

@@ -12,10 +12,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from calrec import artifacts
+from calrec.arrays.ragged import Ragged
 from calrec.artifacts import Manifest
 from calrec.model import checkpoint
 from calrec.textify.encoding import FORMS, TextPrompts, encode_items
-from calrec.textify.tokens import Ragged, TokenCache
+from calrec.textify.tokens import TokenCache
 
 
 @dataclass(frozen=True)

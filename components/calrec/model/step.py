@@ -7,14 +7,16 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from calrec import artifacts, describe
+from calrec import artifacts
+from calrec.arrays.ragged import Ragged
 from calrec.artifacts import Manifest
 from calrec.config import ModelConfig, TextConfig
+from calrec.config.overrides import from_dict, to_dict
 from calrec.model import checkpoint, scratch
 from calrec.model.loading import Users, load_users
-from calrec.settings import from_dict, to_dict
+from calrec.report import manifests
 from calrec.textify.encoding import FORMS, choose_form, encode_items, encode_phrases
-from calrec.textify.tokens import Ragged, TokenCache
+from calrec.textify.tokens import TokenCache
 
 
 @artifacts.making("model", "texts", "tokens", "weights")
@@ -64,7 +66,7 @@ def base_model(
         config = {"text": to_dict(text), "tokenizer": of_model.files["tokenizer.json"], **how}
         inputs = {"texts": source.digest, "model": of_model.digest}
         of_tokens = Manifest("tokens", config, figures, notes=notes, inputs=inputs)
-        describe.write_report(folder, f"Tokens of {model.name}", of_tokens)
+        manifests.write_report(folder, f"Tokens of {model.name}", of_tokens)
         of_tokens = artifacts.finish(folder, of_tokens)
     return of_model, of_tokens
 

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from calrec.evaluate.report import tables, words
-from calrec.evaluate.report.document import Block, Cell, Table, Text
 from calrec.evaluate.results import METHOD, Evaluation
 from calrec.promote.gate import Decision
+from calrec.report.document import Block, Cell, Table, Text
 
 
 def headline(evaluation: Evaluation, methods: Sequence[str], metrics: Sequence[str]) -> list[Block]:

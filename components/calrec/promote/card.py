@@ -4,16 +4,16 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from calrec import limits
-from calrec.draw import shown
-from calrec.evaluate.report import document as report
 from calrec.evaluate.report import tables, words
-from calrec.evaluate.report.document import Section, Text
 from calrec.evaluate.results import CHAMPION, METHOD, Evaluation, Figure
-from calrec.foreign import safe
 from calrec.promote.blocks import cost, headline, reasons
 from calrec.promote.evaluation import opened
 from calrec.promote.gate import Decision
+from calrec.report import document as report
+from calrec.report.document import Section, Text
+from calrec.report.pages import shown
+from calrec.system.printing import safe
+from calrec.tracking import limits
 
 _OTHERS = 12  # methods beside the model
 _BEYOND = ("last_title", "dense", "rerank", "fusion_users")  # settings of retrieve that are off at 0

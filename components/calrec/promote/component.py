@@ -39,22 +39,23 @@ def promote(
     import tempfile
     from pathlib import Path
 
-    from calrec import promotion, registry, runview, tracking
     from calrec.config import GateConfig
+    from calrec.config.overrides import from_dict, sections
     from calrec.evaluate.outcome import outcome
     from calrec.evaluate.report.history import Version
     from calrec.evaluate.report.history import history as versions
-    from calrec.foreign import markdown, safe
     from calrec.promote.evaluation import compared
     from calrec.promote.step import promote
     from calrec.promote.version import example, pack, tried
-    from calrec.settings import from_dict, sections
+    from calrec.report import kfp_view
+    from calrec.system.printing import markdown, safe
+    from calrec.tracking import promotion, registry, runs
 
     judged, made, catalogue = Path(evaluation.path), Path(decision.path), Path(index.path)
-    with tracking.step("promote", target) as run, tempfile.TemporaryDirectory(prefix="calrec-") as scratch:
+    with runs.step("promote", target) as run, tempfile.TemporaryDirectory(prefix="calrec-") as scratch:
         done = promote(judged, made, from_dict(GateConfig, section))
         decision.metadata.update(run.record(done, decision.path))
-        runview.fill(done, made, metrics, reasons)
+        kfp_view.fill(done, made, metrics, reasons)
         passed, said = bool(done.counts["promote"]), ""
         if registry.available():
             version, request = Path(scratch) / registry.FOLDER, example(catalogue)

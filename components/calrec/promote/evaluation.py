@@ -11,12 +11,12 @@ import pyarrow.parquet as pq
 
 from calrec import artifacts
 from calrec.config import EvaluateConfig, metric_names
+from calrec.config.overrides import from_dict
 from calrec.evaluate import slices
 from calrec.evaluate.metrics import worth
 from calrec.evaluate.results import CHAMPION, METHOD, Difference, Evaluation, Figure, Method, Ties
 from calrec.promote.gate import Flags, Floats, Results
 from calrec.recommend.drift import Drift
-from calrec.settings import from_dict
 
 
 def results(folder: Path, document: Mapping[str, Any], method: str = METHOD, floors: Sequence[str] = ()) -> Results:

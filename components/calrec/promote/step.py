@@ -8,15 +8,15 @@ from typing import Any
 from calrec import artifacts
 from calrec.artifacts import Manifest
 from calrec.config import GateConfig
-from calrec.evaluate.report import document as report
+from calrec.config.overrides import to_dict
 from calrec.evaluate.report import tables, words
-from calrec.evaluate.report.document import Section, Text
 from calrec.evaluate.results import CHAMPION, METHOD, Evaluation
-from calrec.foreign import safe
 from calrec.promote.blocks import cost, headline, reasons
 from calrec.promote.evaluation import opened, results
 from calrec.promote.gate import Decision, decide
-from calrec.settings import to_dict
+from calrec.report import document as report
+from calrec.report.document import Section, Text
+from calrec.system.printing import safe
 
 
 @artifacts.making("decision", "evaluation", "champion")

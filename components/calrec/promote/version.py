@@ -12,13 +12,13 @@ import pyarrow.compute as pc
 from calrec import artifacts
 from calrec.artifacts import Manifest
 from calrec.config import GateConfig, GenerateConfig, RetrieveConfig
+from calrec.config.overrides import from_dict, to_dict
 from calrec.evaluate.results import METHOD
 from calrec.model.origin import base_of
 from calrec.promote.card import card
 from calrec.promote.gate import Decision
 from calrec.recommend.champion import opened
 from calrec.recommend.recommender import Recommender
-from calrec.settings import from_dict, to_dict
 
 _EXAMPLE = 3  # items of the input example
 

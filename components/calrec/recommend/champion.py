@@ -10,20 +10,19 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from calrec import artifacts
-from calrec.artifacts import Manifest
-from calrec.checks import check
+from calrec.artifacts import NOT_KNOWN, Manifest
 from calrec.config import BatchConfig, GenerateConfig, RetrieveConfig
-from calrec.files import Remote
-from calrec.foreign import safe
+from calrec.config.checks import check
+from calrec.config.overrides import from_dict, sections
 from calrec.model.loading import load_users
-from calrec.progress import Progress
 from calrec.recommend import drift
 from calrec.recommend.recommender import Filters, Recommender
 from calrec.recommend.rows import History
 from calrec.recommend.step import recommend_all
+from calrec.report.progress import Progress
 from calrec.retrieve.step import table
-from calrec.settings import from_dict, sections
-from calrec.watch.step import NOT_KNOWN
+from calrec.storage.files import Remote
+from calrec.system.printing import safe
 
 _BATCH = 512
 

@@ -31,13 +31,15 @@ def champion(
     """
     from pathlib import Path
 
-    from calrec import lookout, registry, runview, tracking
     from calrec.config import RetrieveConfig
+    from calrec.config.overrides import from_dict
     from calrec.recommend.champion import rank
-    from calrec.settings import from_dict
+    from calrec.report import kfp_view
+    from calrec.tracking import registry, runs
+    from calrec.watch import current
 
-    with tracking.step("champion", target) as run:
-        rival = lookout.rival(target, champions)
+    with runs.step("champion", target) as run:
+        rival = current.rival(target, champions)
         done = rank(
             registry.fetched(rival),
             Path(texts.path),
@@ -47,7 +49,7 @@ def champion(
             rival,
         )
         rankings.metadata.update(run.record(done, rankings.path))
-        runview.fill(done, rankings.path, metrics, summary)
+        kfp_view.fill(done, rankings.path, metrics, summary)
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -74,20 +76,23 @@ def recommend(
     import os
     from pathlib import Path
 
-    from calrec import exchange, registry, runview, storage, tracking
     from calrec.config import BatchConfig
+    from calrec.config.overrides import from_dict
+    from calrec.launch import exchange
     from calrec.recommend.champion import recommend
     from calrec.recommend.copies import Copies
-    from calrec.settings import from_dict
+    from calrec.report import kfp_view
+    from calrec.storage import uris
+    from calrec.tracking import registry, runs
 
     batch, place = from_dict(BatchConfig, section), os.environ.get("CALREC_CHECKPOINTS", "")
-    remote = storage.folder(place) if place else None
-    with tracking.step("recommend", target) as run:
+    remote = uris.folder(place) if place else None
+    with runs.step("recommend", target) as run:
         champion = champions[target]
         done = recommend(
             registry.fetched(champion), Path(interactions.path), Path(recommendations.path), batch, champion, remote
         )
         recommendations.metadata.update(run.record(done, recommendations.path))
-        runview.fill(done, recommendations.path, metrics, summary)
+        kfp_view.fill(done, recommendations.path, metrics, summary)
         exchange.publish(Path(recommendations.path), batch.destination, target)
         Copies(remote, done.config).remove()

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from calrec import artifacts
-from calrec.files import Remote
-from calrec.foreign import shown
 from calrec.recommend import disk
+from calrec.storage.files import Remote
+from calrec.system.printing import shown
 
 PROGRESS = "progress.json"
 """Says what is finished; the last file to be copied, and the first to be fetched."""

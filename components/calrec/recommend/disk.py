@@ -8,7 +8,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from calrec.files import sync
+from calrec.storage.files import sync
 
 _ROWS = 4096  # of a table that are Python objects at once
 

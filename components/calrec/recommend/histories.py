@@ -15,13 +15,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from calrec import artifacts
-from calrec.checks import check
-from calrec.files import File, local
-from calrec.ingest import parsing, reading
-from calrec.ingest.blocks import blocks, opened_parquet
-from calrec.ingest.layouts import Layout
-from calrec.ingest.look import look
+from calrec.config.checks import check
+from calrec.reading import parsing, records
+from calrec.reading.blocks import blocks, opened_parquet
+from calrec.reading.detect import look
+from calrec.reading.layouts import Layout
 from calrec.recommend.rows import EVENTS, LISTS, Found, History, Reject, of_events, of_rows, parquet_rows
+from calrec.storage.files import File, local
 
 __all__ = ["ACCEPTED", "History", "Reject", "count", "digest", "read"]
 
@@ -143,9 +143,9 @@ def _found(path: Path, domain: str) -> Found:
         return of_rows("row", parquet_rows(file, _list_columns(file)))
     if name.endswith(_CSV):
         layout = _csv_layout(file, name)
-        return of_events(file.name, reading.read_records(file, layout), layout)
+        return of_events(file.name, records.read_records(file, layout), layout)
     _check_lines(file)
-    return of_rows("line", reading.read_records(file, Layout("json", {})))
+    return of_rows("line", records.read_records(file, Layout("json", {})))
 
 
 # --- what is there ----------------------------------------------------------------------------------------------

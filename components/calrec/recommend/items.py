@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from calrec.files import local
-from calrec.ingest import values
-from calrec.ingest.catalogue import clean
-from calrec.ingest.columns import usual
-from calrec.ingest.items import attribute
-from calrec.ingest.layouts import ATTRIBUTES
-from calrec.ingest.look import look
-from calrec.ingest.prices import decimal_comma
-from calrec.ingest.reading import read_records
+from calrec.reading import values
+from calrec.reading.catalogue import clean
+from calrec.reading.columns import usual
+from calrec.reading.detect import look
+from calrec.reading.items import attribute
+from calrec.reading.layouts import ATTRIBUTES
+from calrec.reading.prices import decimal_comma
+from calrec.reading.records import read_records
+from calrec.storage.files import local
 
 SCHEMA = pa.schema([(name, pa.string()) for name in ("item_id", *ATTRIBUTES)])
 

@@ -19,14 +19,14 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from calrec import artifacts, outputs
-from calrec.artifacts import Manifest
-from calrec.checks import check, one_of
-from calrec.files import Remote, is_data, sync
-from calrec.places import LOCK
+from calrec import artifacts
+from calrec.artifacts import Manifest, output
+from calrec.artifacts.places import LOCK
+from calrec.config.checks import check, one_of
 from calrec.recommend import disk
 from calrec.recommend.copies import PROGRESS, Copies
 from calrec.recommend.rows import Reject
+from calrec.storage.files import Remote, is_data, sync
 
 FORMATS = ("parquet", "jsonl")
 REJECTS = pa.schema([("where", pa.string()), ("reason", pa.string()), ("raw", pa.string())])
@@ -68,7 +68,7 @@ class Parts:
         check(not self.out.exists() or self.out.is_dir(), f"{out} is no folder; give another --out")
         self.out.mkdir(parents=True, exist_ok=True)
         self._lock = ExitStack()
-        self._lock.enter_context(outputs.locked(self.out / LOCK, self.out))
+        self._lock.enter_context(output.locked(self.out / LOCK, self.out))
         try:
             self._copies.fetch(self.out)
             self._open()

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from calrec import artifacts
+from calrec.arrays.ragged import Ragged, running
 from calrec.config import GenerateConfig, RetrieveConfig, TextConfig
+from calrec.config.overrides import from_dict
 from calrec.generate.samples import Generation, Prompt
-from calrec.ingest.catalogue import cleaned
 from calrec.model import checkpoint
 from calrec.model.device import placed, use_threads
+from calrec.reading.catalogue import cleaned
 from calrec.recommend.rows import Described, History, Reject
 from calrec.retrieve import stored
 from calrec.retrieve.candidates import Asked, Ranked
@@ -22,10 +24,9 @@ from calrec.retrieve.evidence import RECENT, Fusion
 from calrec.retrieve.ranking import Ranker
 from calrec.retrieve.reader import Reader
 from calrec.retrieve.search import Search
-from calrec.settings import from_dict
 from calrec.textify.encoding import FORMS, TextPrompts, encode_items
 from calrec.textify.texts import item_text
-from calrec.textify.tokens import Ragged, TokenCache, running
+from calrec.textify.tokens import TokenCache
 from calrec.textify.words import normal
 
 

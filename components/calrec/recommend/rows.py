@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from calrec.files import File
-from calrec.ingest import parsing, texts, values
-from calrec.ingest.blocks import opened_parquet
-from calrec.ingest.layouts import Layout
+from calrec.reading import parsing, strings, values
+from calrec.reading.blocks import opened_parquet
+from calrec.reading.layouts import Layout
+from calrec.storage.files import File
 
 LISTS = ("items", "titles")
 EVENTS = {"item_id": "items", "title": "titles"}
@@ -65,11 +65,11 @@ def parquet_rows(file: File, columns: list[str]) -> Iterator[parsing.Line]:
 
 def _python(batch: pa.RecordBatch) -> Iterator[Mapping[str, Any] | str]:
     try:
-        yield from list(texts.pyrows(batch))
+        yield from list(strings.pyrows(batch))
     except UnicodeDecodeError:  # before the first row: a list is whole or not there
         for at in range(len(batch)):
             try:
-                yield next(texts.pyrows(batch.slice(at, 1)))
+                yield next(strings.pyrows(batch.slice(at, 1)))
             except UnicodeDecodeError:
                 yield "holds text that is not UTF-8"
 

@@ -5,18 +5,19 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from calrec import artifacts, draw, places
-from calrec.artifacts import Manifest
+from calrec import artifacts
+from calrec.artifacts import Manifest, places
 from calrec.config import GenerateConfig, RetrieveConfig
-from calrec.files import Remote
-from calrec.progress import Progress
+from calrec.config.overrides import to_dict
 from calrec.recommend import histories
 from calrec.recommend.parts import Parts
 from calrec.recommend.recommender import Filters, Recommender
 from calrec.recommend.rows import History, Reject
+from calrec.report import pages
+from calrec.report.progress import Progress
 from calrec.retrieve.candidates import FILL, Ranked
 from calrec.retrieve.step import table
-from calrec.settings import to_dict
+from calrec.storage.files import Remote
 
 _BATCH = 512
 _PART = 2048  # users of a part: what a kill costs at most
@@ -126,7 +127,7 @@ def shown(recommender: Recommender, ranked: Sequence[Ranked]) -> str:
         at = catalogue.at(one.item)
         score = "" if one.score is None else f"{one.score:.4f}"
         rows.append((str(place), catalogue.item_id[at], catalogue.title[at][:48], score, reason))
-    return draw.text([("", "item", "title", "score", "why"), *rows])
+    return pages.text([("", "item", "title", "score", "why"), *rows])
 
 
 def fill_alone(ranked: Sequence[Ranked]) -> bool:

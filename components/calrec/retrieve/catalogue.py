@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from calrec import artifacts
-from calrec.textify.tokens import running
+from calrec.arrays.ragged import running
 
 Ints = NDArray[np.int64]
 

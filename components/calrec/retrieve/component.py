@@ -34,12 +34,13 @@ def retrieve(
     """
     from pathlib import Path
 
-    from calrec import runview, tracking
     from calrec.config import RetrieveConfig
+    from calrec.config.overrides import from_dict
+    from calrec.report import kfp_view
     from calrec.retrieve.step import retrieve
-    from calrec.settings import from_dict
+    from calrec.tracking import runs
 
-    with tracking.step("retrieve", target) as run:
+    with runs.step("retrieve", target) as run:
         done = retrieve(
             Path(texts.path),
             Path(generations.path),
@@ -50,7 +51,7 @@ def retrieve(
             learner=Path(learner.path),
         )
         recommendations.metadata.update(run.record(done, recommendations.path))
-        runview.fill(done, recommendations.path, metrics, summary)
+        kfp_view.fill(done, recommendations.path, metrics, summary)
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -82,12 +83,13 @@ def index(
     """
     from pathlib import Path
 
-    from calrec import runview, tracking
     from calrec.config import GenerateConfig, RetrieveConfig
+    from calrec.config.overrides import from_dict
+    from calrec.report import kfp_view
     from calrec.retrieve.stored import build
-    from calrec.settings import from_dict
+    from calrec.tracking import runs
 
-    with tracking.step("index", target) as run:
+    with runs.step("index", target) as run:
         done = build(
             Path(texts.path),
             Path(tokens.path),
@@ -99,4 +101,4 @@ def index(
             learner=Path(learner.path),
         )
         catalogue.metadata.update(run.record(done, catalogue.path))
-        runview.fill(done, catalogue.path, metrics, summary)
+        kfp_view.fill(done, catalogue.path, metrics, summary)

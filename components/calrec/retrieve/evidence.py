@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from calrec.arrays.ragged import Ragged
 from calrec.retrieve.catalogue import Catalogue
 from calrec.retrieve.following import Following
 from calrec.retrieve.neighbours import decayed, similarities
-from calrec.textify.tokens import Ragged
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from calrec.arrays.ragged import Ragged
 from calrec.model.loading import Users
-from calrec.textify.tokens import Ragged
 
 Ints = NDArray[np.int64]
 

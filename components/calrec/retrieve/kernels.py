@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from calrec.compiled import compiled
+from calrec.arrays.compiled import compiled
 from calrec.retrieve.bm25 import Bags
 
 Ints = NDArray[np.int32]

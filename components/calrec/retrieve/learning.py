@@ -11,7 +11,7 @@ from calrec.config import GenerateConfig, RetrieveConfig
 from calrec.generate.samples import Generation, Prompt
 from calrec.model.device import placed
 from calrec.model.loading import Users, load_model, saw_validation
-from calrec.progress import Progress
+from calrec.report.progress import Progress
 from calrec.retrieve.candidates import Asked
 from calrec.retrieve.catalogue import Catalogue
 from calrec.retrieve.evidence import RECENT, Evidence, Fusion

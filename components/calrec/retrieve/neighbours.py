@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calrec.textify.tokens import Ragged
+from calrec.arrays.ragged import Ragged
 
 # Chosen on the validation items of scientific2018, beauty2014 and games2018.
 DECAY = 0.8

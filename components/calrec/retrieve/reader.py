@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from calrec.arrays.ragged import Ids, Ragged
 from calrec.generate.samples import Prompt
-from calrec.textify.tokens import Ids, Ragged
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]

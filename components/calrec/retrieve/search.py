@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calrec import machine
+from calrec.arrays.ragged import running, spans
 from calrec.retrieve.bm25 import Bags, Floats, Index, Ints
-from calrec.textify.tokens import running, spans
+from calrec.system import machine
 
 Bools = NDArray[np.bool_]
 ENGINES = ("auto", "numba", "numpy")

@@ -8,13 +8,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from calrec import artifacts, describe
+from calrec import artifacts
 from calrec.artifacts import Manifest
 from calrec.config import GenerateConfig, RetrieveConfig
+from calrec.config.overrides import from_dict, to_dict
 from calrec.generate.samples import Generation
 from calrec.model.device import placed, use_threads
 from calrec.model.loading import Users, load_model, load_users
-from calrec.progress import Progress
+from calrec.report import manifests
+from calrec.report.progress import Progress
 from calrec.retrieve.bm25 import Index
 from calrec.retrieve.candidates import FILL, Asked, Ranked
 from calrec.retrieve.catalogue import Catalogue, load_catalogue
@@ -24,7 +26,6 @@ from calrec.retrieve.learning import learned_by, of_history
 from calrec.retrieve.ranking import Ranker
 from calrec.retrieve.reader import Reader
 from calrec.retrieve.search import Search
-from calrec.settings import from_dict, to_dict
 from calrec.textify.tokens import TokenCache
 
 _USERS = 1024  # ranked together
@@ -92,7 +93,7 @@ def retrieve(
         made = Manifest(
             "recommendations", {**of_generations.config, "retrieve": to_dict(config)}, counts, inputs=inputs
         )
-        for warning in describe.warnings(made):
+        for warning in manifests.warnings(made):
             print(f"retrieve {domain}: warning: {warning}", flush=True)
         return artifacts.finish(folder, made)
 

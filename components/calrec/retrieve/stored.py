@@ -13,8 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from calrec import artifacts
+from calrec.arrays.ragged import Ragged
 from calrec.artifacts import Manifest
 from calrec.config import GenerateConfig, RetrieveConfig, TextConfig
+from calrec.config.overrides import from_dict, to_dict
 from calrec.model.loading import load_users
 from calrec.retrieve.bm25 import Index, same_words
 from calrec.retrieve.catalogue import Catalogue, load_catalogue, of_table
@@ -23,11 +25,10 @@ from calrec.retrieve.following import countable
 from calrec.retrieve.learning import learned_by
 from calrec.retrieve.reader import Reader
 from calrec.retrieve.search import Search
-from calrec.settings import from_dict, to_dict
 from calrec.textify.encoding import FORMS, TextPrompts, encode_items, encode_phrases
 from calrec.textify.sequences import text_groups
 from calrec.textify.texts import item_texts
-from calrec.textify.tokens import Ragged, TokenCache
+from calrec.textify.tokens import TokenCache
 
 
 @dataclass(frozen=True)

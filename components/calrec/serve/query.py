@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from calrec.checks import check
+from calrec.config.checks import check
 from calrec.recommend.rows import Described, History
 
 LONGEST = 1_000

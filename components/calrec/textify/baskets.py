@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from calrec.arrays.ragged import running, spans
 from calrec.textify.sequences import Histories, Ints
-from calrec.textify.tokens import running, spans
 
 FEWEST = 3
 """Baskets of a user for leave-last-out: a history, a validation and a test basket."""

@@ -28,13 +28,14 @@ def textify(
     """
     from pathlib import Path
 
-    from calrec import runview, tracking
     from calrec.config import SplitConfig, TextConfig
-    from calrec.settings import from_dict
+    from calrec.config.overrides import from_dict
+    from calrec.report import kfp_view
     from calrec.textify.step import textify
+    from calrec.tracking import runs
 
-    with tracking.step("textify") as run:
+    with runs.step("textify") as run:
         folders = [Path(one.path) for one in data]
         done = textify(folders, Path(texts.path), from_dict(TextConfig, text), from_dict(SplitConfig, split))
         texts.metadata.update(run.record(done, texts.path))
-        runview.fill(done, texts.path, metrics, summary, report)
+        kfp_view.fill(done, texts.path, metrics, summary, report)

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from calrec.arrays.ragged import Ids, Ints, Ragged, running
 from calrec.textify.texts import NEXT, OPENING, prompt
-from calrec.textify.tokens import Ids, Ints, Prompts, Ragged, TokenCache, running
+from calrec.textify.tokens import Prompts, TokenCache
 
 _CHUNK = 10_000  # texts that are tokenised at once; as Python lists their ids take tens of megabytes
 _PROBES = 300  # prompts that are assembled and tokenised as a whole text at start-up

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from calrec.checks import iso
+from calrec.config.checks import iso
 from calrec.textify.sequences import Histories, Ints
 from calrec.textify.splits import Split
 

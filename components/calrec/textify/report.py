@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from calrec import draw, foreign
-from calrec.checks import iso
+from calrec.config.checks import iso
+from calrec.report import pages
+from calrec.system import printing
 from calrec.textify.baskets import FEWEST, meaning
 from calrec.textify.sequences import Histories, Ints
 from calrec.textify.splits import Split
@@ -175,12 +176,12 @@ def _bars(values: Ints, upper: Sequence[int]) -> list[tuple[str, int]]:
 def markdown(report: Report) -> str:
     """The report as Markdown."""
     shown = "\n".join(
-        f"{foreign.markdown(one.title)}\n\n    {foreign.safe(one.prompt)}\n    -> {foreign.safe(one.target)}\n"
+        f"{printing.markdown(one.title)}\n\n    {printing.safe(one.prompt)}\n    -> {printing.safe(one.target)}\n"
         for one in report.previews
     )
-    warned = "".join(f"- Warning: {foreign.markdown(warning)}\n" for warning in report.warnings)
+    warned = "".join(f"- Warning: {printing.markdown(warning)}\n" for warning in report.warnings)
     warned += "\n" if warned else ""
-    table = draw.markdown(report.header, report.rows)
+    table = pages.markdown(report.header, report.rows)
     return f"# Texts\n\n{warned}{report.how} {report.chars}\n\n{table}\n\n{_LEGEND}\n\n{shown}"
 
 
@@ -191,11 +192,11 @@ def page(report: Report) -> str:
         f"-&gt; <b>{html.escape(one.target)}</b></div>"
         for one in report.previews
     ]
-    charts = [draw.histogram(name, bars) for name, bars in report.histograms.items()]
+    charts = [pages.histogram(name, bars) for name, bars in report.histograms.items()]
     warned = [f"<p><b>Warning:</b> {html.escape(warning)}</p>" for warning in report.warnings]
     first = [
         *warned,
         f"<p>{html.escape(report.how)} {html.escape(report.chars)}</p>",
-        draw.table(report.header, report.rows),
+        pages.table(report.header, report.rows),
     ]
-    return draw.page("Texts", [*first, *charts, f"<p>{html.escape(_LEGEND)}</p>", *prompts])
+    return pages.page("Texts", [*first, *charts, f"<p>{html.escape(_LEGEND)}</p>", *prompts])

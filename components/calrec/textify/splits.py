@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pyarrow as pa
 
-from calrec.checks import instant, iso
 from calrec.config import SplitConfig
+from calrec.config.checks import instant, iso
 from calrec.textify import baskets
 from calrec.textify.sequences import Histories, Ints
 

@@ -10,10 +10,10 @@ import pyarrow.compute as pc
 
 from calrec import artifacts
 from calrec.artifacts import Manifest
-from calrec.checks import iso
 from calrec.config import SplitConfig, TextConfig
-from calrec.foreign import safe
-from calrec.settings import to_dict
+from calrec.config.checks import iso
+from calrec.config.overrides import to_dict
+from calrec.system.printing import safe
 from calrec.textify import report
 from calrec.textify.leakage import refuse_leaks
 from calrec.textify.sequences import Histories, Ints, read_histories, text_groups, train_counts

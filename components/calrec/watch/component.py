@@ -37,16 +37,17 @@ def watch(
     """
     from pathlib import Path
 
-    from calrec import lookout, tracking
-    from calrec.settings import sections
+    from calrec.config.overrides import sections
+    from calrec.tracking import runs
+    from calrec.watch import current
     from calrec.watch.step import report as words
 
     shaping = sections(
         data=data, split=split, text=text, model=model, stage1=stage1, stage2=stage2, refit=refit, generate=generate,
         retrieve=retrieve,
     )  # fmt: skip
-    with tracking.step("watch") as run:
-        seen = lookout.look(sources, targets, shaping, only_new)
+    with runs.step("watch") as run:
+        seen = current.look(sources, targets, shaping, only_new)
         Path(report.path).write_text(words(seen.decision))
         run.note(words(seen.decision))
         run.asked(targets, seen.sources, shaping, words(seen.decision))
@@ -63,11 +64,12 @@ def find_champions(sources: list) -> NamedTuple("Found", [("sources", list), ("c
     Returns:
         the sources with their snapshots; category → its champion, such as models:/calrec-books/3.
     """
-    from calrec import lookout, tracking
-    from calrec.foreign import markdown
+    from calrec.system.printing import markdown
+    from calrec.tracking import runs
+    from calrec.watch import current
 
-    with tracking.step("find_champions") as run:
-        found = lookout.find(sources)
+    with runs.step("find_champions") as run:
+        found = current.find(sources)
         why = "\n".join(f"- {markdown(target)}: {markdown(uri)}" for target, uri in found.champions.items())
         run.note(why)
         run.asked(list(found.champions), found.sources, {}, f"Recommendations for everybody with\n\n{why}")

@@ -5,13 +5,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from calrec import artifacts
+from calrec.artifacts import NOT_KNOWN
 from calrec.config import Source
-from calrec.foreign import markdown, shown
-from calrec.settings import to_dict
+from calrec.config.overrides import to_dict
+from calrec.system.printing import markdown, shown
 
 TRAIN, NOTHING_NEW = "train", "no new data"
-NOT_KNOWN = "not known"
-"""In the place of what the registry has of a target, when it did not answer; that is another thing than none."""
 SHAPING = ("data", "split", "text", "model", "stage1", "stage2", "refit", "generate", "retrieve")
 """Sections of the configuration that shape a model."""
 
@@ -39,7 +38,7 @@ def decide(
     Args:
         sources: with the snapshot of each.
         sections: those of SHAPING, by name.
-        code: which code this is, see :func:`calrec.code.identity`.
+        code: which code this is, see :func:`calrec.system.code_version.identity`.
         entered: target → state of its newest registered model; empty: it was not judged; None: there is none;
             NOT_KNOWN.
         only_new: whether the same data are a reason to stop.

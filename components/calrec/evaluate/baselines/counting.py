@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from calrec.arrays.ragged import spans
 from calrec.evaluate.baselines.shelf import Audience, Candidates, Ints, Shelf, newest, rows_of
 from calrec.retrieve.following import Following
-from calrec.textify.tokens import spans
 
 Method = Callable[[Audience], Candidates]
 """What it proposes to some users."""

@@ -4,12 +4,12 @@ from typing import Any
 
 import numpy as np
 
+from calrec.arrays.ragged import Ragged, spans
 from calrec.config import RetrieveConfig
 from calrec.evaluate.baselines.counting import Method
 from calrec.evaluate.baselines.shelf import Audience, Candidates, Shelf, newest
 from calrec.retrieve.bm25 import Index
 from calrec.retrieve.search import Search
-from calrec.textify.tokens import Ragged, spans
 
 NEWEST = 20
 """Items of a history that make its query."""

@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from calrec.arrays.ragged import Ragged
 from calrec.config import RetrieveConfig
 from calrec.evaluate.baselines import counting, factors, matching
 from calrec.evaluate.baselines.counting import Method
 from calrec.evaluate.baselines.shelf import Shelf
 from calrec.evaluate.lists import Lists
 from calrec.retrieve.catalogue import Catalogue
-from calrec.textify.tokens import Ragged
 
 Ints = NDArray[np.int64]
 Baseline = Callable[[Sequence[Ints], Sequence[frozenset[int]]], Lists]

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from calrec.arrays.ragged import Ragged
 from calrec.evaluate.lists import Lists
 from calrec.retrieve.catalogue import Catalogue
-from calrec.textify.tokens import Ragged
 
 Ints = NDArray[np.int64]
 

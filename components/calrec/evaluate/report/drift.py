@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from calrec.evaluate.report import words
-from calrec.evaluate.report.document import Block, Cell, Table, Text, shortened
 from calrec.recommend.drift import Drift
+from calrec.report.document import Block, Cell, Table, Text, shortened
 
 SIZES: Mapping[str, str] = {
     "users": "users",

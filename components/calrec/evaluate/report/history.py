@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from calrec import draw
-from calrec.checks import check
-from calrec.evaluate.report import charts, document, page, words
+from calrec.config.checks import check
+from calrec.evaluate.report import charts, page, words
 from calrec.evaluate.report.charts import Line
-from calrec.evaluate.report.document import Block, Cell, Charts, Section, Table, Text, shortened
+from calrec.report import document, pages
+from calrec.report.document import Block, Cell, Charts, Section, Table, Text, shortened
 
 SHOWN = 50
 """The newest versions that are drawn and listed."""
@@ -49,7 +49,7 @@ def history(target: str, versions: Sequence[Version]) -> tuple[str, str]:
     names = list(dict.fromkeys(name for one in newest for name in one.metrics))
     names = [name for name in names if name.removesuffix(_LOW).removesuffix(_HIGH) not in set(names) - {name}]
     title, sections = f"Versions of {shortened(target)}", [Section("", _blocks(newest, names, len(versions)))]
-    styled = draw.page(title, document.sections_html(sections), charts.STYLE + page.STYLE)
+    styled = pages.page(title, document.sections_html(sections), charts.STYLE + page.STYLE)
     return styled, document.markdown(title, sections)
 
 

@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 
-from calrec import draw
-from calrec.evaluate.report import charts, document, drift, tables, words
+from calrec.evaluate.report import charts, drift, tables, words
 from calrec.evaluate.report.charts import Bar, Line
-from calrec.evaluate.report.document import Block, Case, Cell, Charts, Section, Text, anchor, shortened
 from calrec.evaluate.results import METHOD, Evaluation, Example
+from calrec.report import document, pages
+from calrec.report.document import Block, Case, Cell, Charts, Section, Text, anchor, shortened
 
 _EXAMPLES, _LISTED, _HISTORY, _TEXTS = 10, 10, 8, 5  # shown
 _UNTRAINED = "0 steps: the stage passes the model through."
@@ -60,7 +60,7 @@ def markdown(evaluation: Evaluation) -> str:
 def page(evaluation: Evaluation) -> str:
     """The report as one HTML page without scripts or outside resources."""
     parts = document.sections_html(_sections(evaluation))
-    return draw.page(_title(evaluation), parts, charts.STYLE + STYLE)
+    return pages.page(_title(evaluation), parts, charts.STYLE + STYLE)
 
 
 def drawings(evaluation: Evaluation) -> dict[str, str]:

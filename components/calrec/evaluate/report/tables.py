@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from calrec.draw import shown
 from calrec.evaluate.report import charts, words
-from calrec.evaluate.report.document import Cell, Table, shortened
 from calrec.evaluate.results import METHOD, Evaluation, Figure, Slice, Ties
-from calrec.progress import duration
+from calrec.report.document import Cell, Table, shortened
+from calrec.report.pages import shown
+from calrec.report.progress import duration
 
 _NONE = Cell("–")
 

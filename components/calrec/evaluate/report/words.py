@@ -3,8 +3,8 @@
 import re
 from collections.abc import Mapping, Sequence
 
-from calrec.evaluate.report.document import shortened
 from calrec.evaluate.results import CHAMPION, METHOD, Difference, Evaluation, Figure
+from calrec.report.document import shortened
 
 NAMES: Mapping[str, str] = {
     METHOD: "CALRec",

@@ -1,0 +1,1 @@
+"""Where a stage trains: this process, torchrun, or a TrainJob of Kubeflow Trainer."""

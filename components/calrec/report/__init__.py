@@ -1,0 +1,1 @@
+"""One way to show things to people: tables, pages, charts, progress, KFP's run view."""

@@ -1,0 +1,1 @@
+"""Local paths, gs:// and https://: files and folders wherever they lie."""
