@@ -1,3 +1,18 @@
 """CALRec: two-stage contrastive fine-tuning of a generative LLM for text-based sequential recommendation."""
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from calrec.api.model import CALRec as CALRec
+
 __version__ = "0.1.0"
+__all__ = ["CALRec", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    """`calrec.CALRec`, loaded when it is asked for, so that `import calrec` takes milliseconds."""
+    if name == "CALRec":
+        from calrec.api.model import CALRec
+
+        return CALRec
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

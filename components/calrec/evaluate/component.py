@@ -38,30 +38,13 @@ def evaluate(
         report: the report as a page.
         summary: the report as Markdown.
     """
-    import shutil
-    from pathlib import Path
+    from calrec.launch import pod
 
-    from calrec.config import EvaluateConfig
-    from calrec.config.overrides import from_dict
-    from calrec.evaluate.examples import table
-    from calrec.evaluate.outcome import outcome
-    from calrec.evaluate.step import evaluate, headline
-    from calrec.tracking import runs
-
-    with runs.step("evaluate", target) as run:
-        done = evaluate(
-            Path(texts.path),
-            Path(generations.path),
-            Path(recommendations.path),
-            Path(evaluation.path),
-            config=from_dict(EvaluateConfig, section),
-            models=[Path(joint.path), Path(tuned.path), Path(model.path)],
-            champion=Path(champion.path),
-        )
-        evaluation.metadata.update(run.record(done, evaluation.path))
-        run.table("examples", table(Path(evaluation.path)))
-        said = outcome(Path(evaluation.path))
-        run.headline(target, **vars(said))
-        metrics.metadata.update(headline(done))
-        shutil.copy(Path(evaluation.path) / "report.html", report.path)
-        Path(summary.path).write_text(f"{said.table}\n\n{(Path(evaluation.path) / 'report.md').read_text()}")
+    pod.run(
+        "evaluate", out=evaluation, sections={"evaluate": section}, domain=target, metrics=metrics, summary=summary,
+        inputs={
+            "texts": texts, "generations": generations, "recommendations": recommendations, "champion": champion,
+            "models": [joint, tuned, model],
+        },
+        view={"report": report},
+    )  # fmt: skip

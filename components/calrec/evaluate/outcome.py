@@ -1,13 +1,17 @@
 """The one line that says how a target did: the same at the MLflow run of a pipeline and in KFP's run view."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from calrec.artifacts import Manifest
+from calrec.evaluate.examples import table
 from calrec.evaluate.report import words
 from calrec.evaluate.results import CHAMPION, METHOD, means
+from calrec.evaluate.step import headline
 from calrec.report import pages
 
 _MAIN = ("recall_at_10", "ndcg_at_10")
@@ -57,3 +61,20 @@ def _best(others: Mapping[str, float]) -> str:
         return "–"
     best = max(others, key=lambda name: others[name])
     return f"{others[best]:.4f} {words.name(best)}"
+
+
+def say(done: Manifest, call: Any, run: Any) -> None:
+    """Tell what came out at the step's run, at its parent, and in KFP's run view; see calrec.launch.steps.Step.after.
+
+    Args:
+        done: the evaluation's manifest.
+        call: a calrec.launch.steps.Call.
+        run: the step's run in MLflow.
+    """
+    said = outcome(call.out)
+    run.table("examples", table(call.out))
+    run.headline(str(done.config["domain"]), **vars(said))
+    if call.view:
+        call.view["metrics"].metadata.update(headline(done))
+        shutil.copy(call.out / "report.html", call.view["report"].path)
+        Path(call.view["summary"].path).write_text(f"{said.table}\n\n{(call.out / 'report.md').read_text()}")

@@ -34,30 +34,9 @@ def finetune(
         summary: the same in words, with warnings and the validations.
         target: the one category to train on; empty means the section's domains.
     """
-    import os
-    from pathlib import Path
+    from calrec.launch import pod
 
-    from calrec.config import LaunchConfig, ModelConfig, StageConfig
-    from calrec.config.overrides import from_dict
-    from calrec.finetune.step import finetune as train
-    from calrec.launch import retry
-    from calrec.report import kfp_view
-    from calrec.tracking import runs
-
-    with runs.step(stage, target) as run:
-        done = retry.finetune(
-            Path(texts.path),
-            Path(tokens.path),
-            Path(start.path),
-            Path(tuned.path),
-            stage=from_dict(StageConfig, section, stage),
-            tuning=from_dict(ModelConfig, model),
-            launch=from_dict(LaunchConfig, launch),
-            log=run.metrics,
-            train=train,
-            name=stage,
-            domains=[target] if target else [],
-            checkpoints=os.environ.get("CALREC_CHECKPOINTS", ""),
-        )
-        tuned.metadata.update(run.record(done, tuned.path))
-        kfp_view.fill(done, tuned.path, metrics, summary)
+    pod.run(
+        stage, out=tuned, inputs={"texts": texts, "tokens": tokens, "model": start},
+        sections={stage: section, "model": model, "launch": launch}, domain=target, metrics=metrics, summary=summary,
+    )  # fmt: skip

@@ -28,22 +28,9 @@ def generate(
         metrics: counts for the KFP run view.
         summary: the same in words, with warnings.
     """
-    from pathlib import Path
+    from calrec.launch import pod
 
-    from calrec.config import GenerateConfig
-    from calrec.config.overrides import from_dict
-    from calrec.generate.step import generate
-    from calrec.report import kfp_view
-    from calrec.tracking import runs
-
-    with runs.step("generate", target) as run:
-        done = generate(
-            Path(texts.path),
-            Path(tokens.path),
-            Path(model.path),
-            Path(generations.path),
-            domain=target,
-            config=from_dict(GenerateConfig, section),
-        )
-        generations.metadata.update(run.record(done, generations.path))
-        kfp_view.fill(done, generations.path, metrics, summary)
+    pod.run(
+        "generate", out=generations, inputs={"texts": texts, "tokens": tokens, "model": model},
+        sections={"generate": section}, domain=target, metrics=metrics, summary=summary,
+    )  # fmt: skip

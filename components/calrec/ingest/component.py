@@ -28,23 +28,9 @@ def ingest(
         summary: the same in words, with warnings.
         report: the same as a page, with charts.
     """
-    from pathlib import Path
+    from calrec.launch import pod
 
-    from calrec.config import DataConfig
-    from calrec.config.overrides import from_dict
-    from calrec.ingest.step import ingest
-    from calrec.report import kfp_view
-    from calrec.storage import uris
-    from calrec.tracking import runs
-
-    with runs.step("ingest", domain) as run:
-        done = ingest(
-            domain,
-            uri,
-            Path(interactions.path),
-            from_dict(DataConfig, data),
-            uris.files(uri),
-            uris.cache(domain, uri),
-        )
-        interactions.metadata.update(run.record(done, interactions.path))
-        kfp_view.fill(done, interactions.path, metrics, summary, report)
+    pod.run(
+        "ingest", out=interactions, inputs={}, sections={"data": data}, domain=domain, source=uri,
+        metrics=metrics, summary=summary, view={"report": report},
+    )  # fmt: skip

@@ -26,20 +26,9 @@ def base_model(
         summary: the same in words, with warnings.
         report: the same of the token cache as a page, with charts.
     """
-    from pathlib import Path
+    from calrec.launch import pod
 
-    from calrec.config import ModelConfig
-    from calrec.config.overrides import from_dict
-    from calrec.model.step import base_model
-    from calrec.report import kfp_view
-    from calrec.storage import uris
-    from calrec.tracking import runs
-
-    with runs.step("base_model") as run:
-        section = from_dict(ModelConfig, model)
-        weights = uris.local(section.name)
-        done, of_tokens = base_model(Path(texts.path), Path(base.path), Path(tokens.path), section, weights)
-        base.metadata.update(run.record(done, base.path))
-        tokens.metadata.update(run.record(of_tokens, tokens.path))
-        kfp_view.fill(done, base.path, metrics, summary)
-        kfp_view.fill(of_tokens, tokens.path, metrics, summary, report)
+    pod.run(
+        "base_model", out=base, tokens=tokens, inputs={"texts": texts}, sections={"model": model},
+        metrics=metrics, summary=summary, view={"report": report},
+    )  # fmt: skip

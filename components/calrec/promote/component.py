@@ -36,41 +36,10 @@ def promote(
         reasons: the decision for a person to read, and what became of the model.
         history: the metrics over the target's versions.
     """
-    import tempfile
-    from pathlib import Path
+    from calrec.launch import pod
 
-    from calrec.config import GateConfig
-    from calrec.config.overrides import from_dict, sections
-    from calrec.evaluate.outcome import outcome
-    from calrec.evaluate.report.history import Version
-    from calrec.evaluate.report.history import history as versions
-    from calrec.promote.evaluation import compared
-    from calrec.promote.step import promote
-    from calrec.promote.version import example, pack, tried
-    from calrec.report import kfp_view
-    from calrec.system.printing import markdown, safe
-    from calrec.tracking import promotion, registry, runs
-
-    judged, made, catalogue = Path(evaluation.path), Path(decision.path), Path(index.path)
-    with runs.step("promote", target) as run, tempfile.TemporaryDirectory(prefix="calrec-") as scratch:
-        done = promote(judged, made, from_dict(GateConfig, section))
-        decision.metadata.update(run.record(done, decision.path))
-        kfp_view.fill(done, made, metrics, reasons)
-        passed, said = bool(done.counts["promote"]), ""
-        if registry.available():
-            version, request = Path(scratch) / registry.FOLDER, example(catalogue)
-            pack(version, Path(model.path), catalogue, judged, made, **sections(generate=generate, retrieve=retrieve))
-            tried(version, request)
-            said = promotion.settle(version, request, state, compared(judged), passed)
-            print(f"promote {safe(target)}: {safe(said or 'not registered')}", flush=True)
-        past = [Version(**one) for one in registry.past(target)] if said else []
-        page, words = versions(target, past) if past else ("<p>There is no registry that answers.", "")
-        Path(history.path).write_text(page)
-        told = (
-            f"In the registry: {markdown(said or 'nothing, since none answers')}.\n\n{Path(reasons.path).read_text()}"
-        )
-        Path(reasons.path).write_text(told)
-        run.note(told)
-        run.text("history.html", page)
-        run.headline(target, **vars(outcome(judged, said or ("passed" if passed else "not passed"))))
-        promotion.describe(target, words)
+    pod.run(
+        "promote", out=decision, inputs={"evaluation": evaluation, "model": model, "index": index},
+        sections={"gate": section, "generate": generate, "retrieve": retrieve}, domain=target, state=state,
+        metrics=metrics, summary=reasons, view={"history": history},
+    )  # fmt: skip

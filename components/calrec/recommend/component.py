@@ -29,27 +29,13 @@ def champion(
         metrics: counts for the KFP run view.
         summary: the same in words.
     """
-    from pathlib import Path
-
-    from calrec.config import RetrieveConfig
-    from calrec.config.overrides import from_dict
-    from calrec.recommend.champion import rank
-    from calrec.report import kfp_view
-    from calrec.tracking import registry, runs
+    from calrec.launch import pod
     from calrec.watch import current
 
-    with runs.step("champion", target) as run:
-        rival = current.rival(target, champions)
-        done = rank(
-            registry.fetched(rival),
-            Path(texts.path),
-            Path(generations.path),
-            Path(rankings.path),
-            from_dict(RetrieveConfig, section),
-            rival,
-        )
-        rankings.metadata.update(run.record(done, rankings.path))
-        kfp_view.fill(done, rankings.path, metrics, summary)
+    pod.run(
+        "champion", out=rankings, inputs={"texts": texts, "generations": generations}, sections={"retrieve": section},
+        domain=target, champion=current.rival(target, champions), metrics=metrics, summary=summary,
+    )  # fmt: skip
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)

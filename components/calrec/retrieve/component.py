@@ -32,26 +32,13 @@ def retrieve(
         metrics: counts for the KFP run view.
         summary: the same in words, with warnings.
     """
-    from pathlib import Path
+    from calrec.launch import pod
 
-    from calrec.config import RetrieveConfig
-    from calrec.config.overrides import from_dict
-    from calrec.report import kfp_view
-    from calrec.retrieve.step import retrieve
-    from calrec.tracking import runs
-
-    with runs.step("retrieve", target) as run:
-        done = retrieve(
-            Path(texts.path),
-            Path(generations.path),
-            Path(recommendations.path),
-            config=from_dict(RetrieveConfig, section),
-            model=Path(model.path),
-            tokens=Path(tokens.path),
-            learner=Path(learner.path),
-        )
-        recommendations.metadata.update(run.record(done, recommendations.path))
-        kfp_view.fill(done, recommendations.path, metrics, summary)
+    pod.run(
+        "retrieve", out=recommendations, sections={"retrieve": section}, domain=target,
+        inputs={"texts": texts, "generations": generations, "tokens": tokens, "model": model, "learner": learner},
+        metrics=metrics, summary=summary,
+    )  # fmt: skip
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -81,24 +68,10 @@ def index(
         metrics: counts for the KFP run view.
         summary: the same in words, with warnings.
     """
-    from pathlib import Path
+    from calrec.launch import pod
 
-    from calrec.config import GenerateConfig, RetrieveConfig
-    from calrec.config.overrides import from_dict
-    from calrec.report import kfp_view
-    from calrec.retrieve.stored import build
-    from calrec.tracking import runs
-
-    with runs.step("index", target) as run:
-        done = build(
-            Path(texts.path),
-            Path(tokens.path),
-            Path(model.path),
-            target,
-            Path(catalogue.path),
-            config=from_dict(RetrieveConfig, section),
-            sampling=from_dict(GenerateConfig, sampling),
-            learner=Path(learner.path),
-        )
-        catalogue.metadata.update(run.record(done, catalogue.path))
-        kfp_view.fill(done, catalogue.path, metrics, summary)
+    pod.run(
+        "index", out=catalogue, sections={"retrieve": section, "generate": sampling}, domain=target,
+        inputs={"texts": texts, "tokens": tokens, "model": model, "learner": learner},
+        metrics=metrics, summary=summary,
+    )  # fmt: skip

@@ -26,16 +26,9 @@ def textify(
         summary: the same in words, with warnings.
         report: the same as a page, with charts.
     """
-    from pathlib import Path
+    from calrec.launch import pod
 
-    from calrec.config import SplitConfig, TextConfig
-    from calrec.config.overrides import from_dict
-    from calrec.report import kfp_view
-    from calrec.textify.step import textify
-    from calrec.tracking import runs
-
-    with runs.step("textify") as run:
-        folders = [Path(one.path) for one in data]
-        done = textify(folders, Path(texts.path), from_dict(TextConfig, text), from_dict(SplitConfig, split))
-        texts.metadata.update(run.record(done, texts.path))
-        kfp_view.fill(done, texts.path, metrics, summary, report)
+    pod.run(
+        "textify", out=texts, inputs={"data": data}, sections={"text": text, "split": split},
+        metrics=metrics, summary=summary, view={"report": report},
+    )  # fmt: skip

@@ -26,7 +26,8 @@ SETTLING = 2.0
 """Seconds in which a request reaches the server: two runs are told apart when theirs do."""
 _CLAIMED = 600  # seconds after which a claim is that of a run that died
 _RECENT = 20  # versions among which another run's is
-_SERVED = Path(__file__).parent / "serve" / "model.py"
+_PACKAGE = Path(__file__).parents[1]
+_SERVED = _PACKAGE / "serve" / "model.py"
 
 
 def settle(folder: Path, example: Sequence[Mapping[str, Any]], state: str, rival: str | None, promote: bool) -> str:
@@ -174,7 +175,7 @@ def _log(
         name=re.sub(r"[/:.%\"']", "_", name),  # a logged model's, which takes less than a registered one's
         python_model=str(_SERVED),
         artifacts={registry.FOLDER: str(folder)},
-        code_paths=[str(Path(__file__).parent)],
+        code_paths=[str(_PACKAGE)],
         pip_requirements=_requirements(),
         input_example=[dict(one) for one in example],
         tags=dict(tags),

@@ -25,32 +25,28 @@ class Result:
     """Path of the run in the MLflow UI; empty when it was not tracked."""
     seconds: float
     memory: int
-    """Most bytes that all processes together used at one time; 0: not known, since they ran in containers."""
+    """Most bytes that the process used at one time; 0: not known."""
 
 
-_FOLDERS = {"models": "model", "indexes": "index", "recommendations": "recommendation", "evaluations": "evaluation"}
-"""Output of the pipeline → what a target's folder calls it."""
+def link_outputs(
+    folder: Path, shared: Mapping[str, Path], targets: Mapping[str, Mapping[str, Path]]
+) -> dict[str, dict[str, Path]]:
+    """Readable names for what a run made: links `folder`/texts, `folder`/TARGET/evaluation and so on.
 
-
-def link_outputs(folder: Path, outputs: Mapping[str, list[Path]]) -> dict[str, dict[str, Path]]:
-    """Readable names for what the pipeline gave back: links `folder`/texts, `folder`/TARGET/evaluation and so on."""
-    for name in outputs.keys() - _FOLDERS.keys():
-        (folder / name).symlink_to(outputs[name][0])
-    targets: dict[str, dict[str, Path]] = {}
-    for at, evaluation in enumerate(outputs["evaluations"]):
-        target = _document(evaluation)["domain"]
-        targets[target] = {}
-        for name, called in _FOLDERS.items():
-            link = folder / target / called
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(outputs[name][at])
-            targets[target][link.name] = link
-    return targets
-
-
-def cost(result: Result) -> dict[str, float]:
-    """What the run took."""
-    return {"seconds": result.seconds} | ({"peak_memory_gib": result.memory / 2**30} if result.memory else {})
+    Args:
+        folder: of the run.
+        shared: what all targets share, by name.
+        targets: target → name → folder.
+    """
+    links: dict[str, dict[str, Path]] = {}
+    for name, path in shared.items():
+        (folder / name).symlink_to(path)
+    for target, made in targets.items():
+        (folder / target).mkdir()
+        links[target] = {name: folder / target / name for name in made}
+        for name, path in made.items():
+            links[target][name].symlink_to(path)
+    return links
 
 
 def summary(result: Result) -> str:
@@ -66,7 +62,7 @@ def summary(result: Result) -> str:
     start = f"make ui STORE={shlex.quote(result.tracking_uri)}, then open " if local else ""
     lines += [f"MLflow UI:  {start}{server}{result.page}"]
     lines += [f"by HTTP:    {_serve(first, result.tracking_uri, local)}"]
-    memory = f", at most {result.memory / 2**30:.1f} GiB of memory in all processes together" if result.memory else ""
+    memory = f", at most {result.memory / 2**30:.1f} GiB of memory" if result.memory else ""
     lines += [f"took {result.seconds:.0f} s{memory}"]
     return "\n".join(map(safe, lines))
 
