@@ -5,6 +5,7 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from calrec.config import IMAGE, Config, Source
 from calrec.config.overrides import override
@@ -37,6 +38,10 @@ def _main(arguments: Sequence[str] | None) -> int:
     except KeyboardInterrupt as stop:
         print("pipelines: interrupted; finished steps are kept, run again to go on", file=sys.stderr)
         return int(getattr(stop, "code", 130))
+
+
+def add(each: Any) -> None:
+    """Give `calrec` the verbs of a cluster; see calrec.cli."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -180,8 +185,8 @@ def _validate(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from calrec.api.summary import summary
     from pipelines.local_run import run
-    from pipelines.summary import summary
 
     image = options.image if options.runner == "docker" else ""
     print(summary(run(configuration(options), options.root, options.fresh, image)))

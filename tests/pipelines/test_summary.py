@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.summary import _serve, _try_it
+from calrec.api.summary import _serve, _try_it
 
 TITLES = ["x", "$(touch owned)`touch owned` \"a\" 'b'", "Kaffee; 500 g"]
 

@@ -53,9 +53,8 @@ class CALRec:
         self._made: Target | None = None
         self._used: Champion | None = None
         self._recommender: Recommender | None = None
-        self._scratch: tempfile.TemporaryDirectory[str] | None = None
 
-    def fit(self, logs: Mapping[str, Log], target: str | None = None, **values: Any) -> "CALRec":
+    def fit(self, logs: Mapping[str, Log], target: str | None = None) -> "CALRec":
         """Train on the logs, and for the target last; returns itself.
 
         Args:
@@ -74,9 +73,7 @@ class CALRec:
 
         check(bool(logs), "fit needs at least one log: {name: DataFrame or path}")
         names = list(map(str, logs))
-        check(
-            target is not None or len(names) == 1, f"fit has {len(names)} logs; say which is the target={names[0]!r}"
-        )
+        check(target is not None or len(names) == 1, f"fit has {len(names)} logs; say which is the target={names[0]!r}")
         target = names[0] if target is None else target
         sources = [{"domain": name, "uri": self._uri(log), "snapshot": ""} for name, log in logs.items()]
         config = dataclasses.replace(self.config, sources=tuple(Source(**one) for one in sources), targets=(target,))

@@ -75,10 +75,10 @@ class Training:
         """The model of a target, and its lists for the held-out users."""
         texts, tokens, _ = self.texts()
         models = self.models(target)
-        given = {"texts": texts, "tokens": tokens, "model": models[-1]}
+        given: dict[str, Path | None] = {"texts": texts, "tokens": tokens, "model": models[-1]}
         generations = self._made("generate", given, domain=target)
-        given |= {"generations": generations, "learner": self._learner(models)}
-        return Target(models, generations, self._made("retrieve", given, domain=target))
+        of = {**given, "generations": generations, "learner": self._learner(models)}
+        return Target(models, generations, self._made("retrieve", of, domain=target))
 
     def index(self, target: str, models: Sequence[Path], new_items: Any = None) -> Path:
         """The catalogue that a model's recommendations are looked up in."""

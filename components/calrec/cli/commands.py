@@ -5,14 +5,15 @@ import dataclasses
 import os
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from calrec import artifacts
 from calrec.artifacts import Manifest
 from calrec.config import Config, checks
 from calrec.config.checks import check
-from calrec.launch import launch
+from calrec.launch import launch, steps
 from calrec.report import manifests
 from calrec.storage import uris
 from calrec.system import machine
@@ -23,62 +24,43 @@ if TYPE_CHECKING:
     from calrec.recommend.champion import Champion
 
 
+def run_all(options: argparse.Namespace, config: Config) -> None:
+    """Every step on this machine, and what came out."""
+    from calrec.api.run import run
+    from calrec.api.summary import summary
+
+    print(summary(run(config, options.root, options.fresh)))
+
+
 def ingest(options: argparse.Namespace, config: Config) -> None:
     """Raw log → interactions, items, rejects."""
-    from calrec.ingest import step
-
-    domain = options.domain or name_of(options.source)
-    with runs.step("ingest", domain) as run:
-        made = step.ingest(
-            domain,
-            options.source,
-            options.out,
-            config.data,
-            uris.files(options.source),
-            options.cache or uris.cache(domain, options.source),
-        )
-        run.record(made, options.out)
+    name, source = named_source(options.source)
+    _run("ingest", options, config, {}, domain=options.domain or name, source=source, cache=options.cache)
 
 
-def name_of(source: str) -> str:
-    """A category's name from its source: the last part of the path without endings."""
-    last = re.split(r"[/:]", re.split(r"[#?]" if "://" in source else "#", source)[0].rstrip("/"))[-1]
-    return last.split(".")[0].lower() or "log"
+def named_source(text: str) -> tuple[str, str]:
+    """A category's name and its URI, from NAME=URI or from a URI alone, whose last part without endings is the name."""
+    name, equals, uri = text.partition("=")
+    if equals and not re.search(r"[/\\:*?#]", name):
+        return name.strip(), uri.strip()
+    last = re.split(r"[/:]", re.split(r"[#?]" if "://" in text else "#", text)[0].rstrip("/"))[-1]
+    return last.split(".")[0].lower() or "log", text
 
 
 def textify(options: argparse.Namespace, config: Config) -> None:
     """Categories → texts and sequences."""
-    from calrec.textify import step
-
-    with runs.step("textify") as run:
-        run.record(step.textify(options.data, options.out, config.text, config.split), options.out)
+    _run("textify", options, config, {"data": options.data})
 
 
 def model(options: argparse.Namespace, config: Config) -> None:
     """Texts → base model and token cache."""
-    from calrec.model.step import base_model
-
-    with runs.step("base_model") as run:
-        weights = uris.local(config.model.name)
-        made, tokens = base_model(options.texts, options.out, options.tokens_out, config.model, weights)
-        run.record(made, options.out)
-        run.record(tokens, options.tokens_out)
+    _run("base_model", options, config, {"texts": options.texts}, out=(options.out, options.tokens_out))
 
 
 def finetune(options: argparse.Namespace, config: Config) -> None:
     """Model → trained model, where the launch section says."""
-    from calrec.finetune.step import finetune as train
-
-    section = getattr(config, options.stage)
-    target = options.target or ""
-    texts, tokens, model = (Path(uris.local(uri)) for uri in (options.texts, options.tokens, options.model))
-    with runs.step(options.stage, target) as run:
-        made = launch.finetune(
-            texts, tokens, model, options.out,
-            stage=section, tuning=config.model, launch=config.launch, log=run.metrics, train=train, name=options.stage,
-            domains=[target] if target else [], checkpoints=options.checkpoints,
-        )  # fmt: skip
-        run.record(made, options.out)
+    given = {name: Path(uris.local(getattr(options, name))) for name in ("texts", "tokens", "model")}
+    _run(options.stage, options, config, given, domain=options.target or "", checkpoints=options.checkpoints)
 
 
 def work(options: argparse.Namespace, config: Config) -> None:
@@ -90,37 +72,22 @@ def work(options: argparse.Namespace, config: Config) -> None:
 
 def generate(options: argparse.Namespace, config: Config) -> None:
     """Model and histories → sampled texts."""
-    from calrec.generate import step
-
-    with runs.step("generate", options.target) as run:
-        made = step.generate(options.texts, options.tokens, options.model, options.out, options.target, config.generate)
-        run.record(made, options.out)
+    _run("generate", options, config, _given(options, "texts", "tokens", "model"), domain=options.target)
 
 
 def retrieve(options: argparse.Namespace, config: Config) -> None:
     """Sampled texts → ranked items."""
-    from calrec.retrieve import step
-
-    with runs.step("retrieve", _domain(options.generations)) as run:
-        made = step.retrieve(
-            options.texts, options.generations, options.out, config.retrieve, options.model, options.tokens,
-            options.learner,
-        )  # fmt: skip
-        run.record(made, options.out)
+    given = _given(options, "texts", "generations", "model", "tokens", "learner")
+    _run("retrieve", options, config, given, domain=_domain(options.generations))
 
 
 def index(options: argparse.Namespace, config: Config) -> None:
     """Texts and a model → the catalogue that recommendations are looked up in."""
     from calrec.recommend.items import read_items
-    from calrec.retrieve import stored
 
     new = read_items(options.items, config.data.category) if options.items else None
-    with runs.step("index", options.target) as run:
-        made = stored.build(
-            options.texts, options.tokens, options.model, options.target, options.out, config.retrieve, new,
-            config.generate, options.learner,
-        )  # fmt: skip
-        run.record(made, options.out)
+    given = _given(options, "texts", "tokens", "model", "learner")
+    _run("index", options, config, given, domain=options.target, new_items=new)
 
 
 def recommend(options: argparse.Namespace, config: Config) -> None:
@@ -173,30 +140,21 @@ def _model(options: argparse.Namespace, config: Config) -> tuple["Champion", str
 
 def champion(options: argparse.Namespace, config: Config) -> None:
     """The model in use → its lists for the users that a new one is judged by, and how far the data have moved."""
-    from calrec.recommend.champion import rank
-
-    with runs.step("champion", _domain(options.generations)) as run:
-        uri = registry.resolved(options.model).uri
-        model = registry.fetched(uri)
-        run.record(rank(model, options.texts, options.generations, options.out, config.retrieve, uri), options.out)
+    uri, domain = registry.resolved(options.model).uri, _domain(options.generations)
+    _run("champion", options, config, _given(options, "texts", "generations"), domain=domain, champion=uri)
 
 
 def evaluate(options: argparse.Namespace, config: Config) -> None:
     """Rankings → metrics and report, which is printed."""
-    from calrec.evaluate import step
-
     pairs = [text.partition("=") for text in options.rankings]
     for name, equals, file in pairs:
         check(bool(name and equals and file), f"--rankings takes NAME=FILE, got {name + equals + file!r}")
         checks.name("--rankings", name)
     named = [name for name, _, _ in pairs]
     check(len(set(named)) == len(named), f"--rankings gives two files one name: {', '.join(named)}")
-    with runs.step("evaluate", _domain(options.generations)) as run:
-        made = step.evaluate(
-            options.texts, options.generations, options.recommendations, options.out, config.evaluate,
-            options.models, {name: Path(file) for name, _, file in pairs}, options.champion,
-        )  # fmt: skip
-        run.record(made, options.out)
+    given = _given(options, "texts", "generations", "recommendations", "models", "champion")
+    given["rankings"] = {name: Path(file) for name, _, file in pairs}
+    _run("evaluate", options, config, given, domain=_domain(options.generations))
     print((options.out / "report.md").read_text())
 
 
@@ -218,12 +176,11 @@ def promote(options: argparse.Namespace, config: Config) -> None:
         _check_given(options, "--target", "out", "champion")
         _choose(options)
         return
-    from calrec.promote import step
 
     _check_given(options, "--evaluation", "version", "rollback", "reason")
     check(options.out is not None, "--evaluation needs --out DIR, the folder to make")
-    with runs.step("promote", _domain(options.evaluation)) as run:
-        run.record(step.promote(options.evaluation, options.out, config.gate, options.champion), options.out)
+    given = _given(options, "evaluation", "champion")
+    _run("promote", options, config, given, domain=_domain(options.evaluation))
     print((options.out / "decision.md").read_text())
 
 
@@ -264,6 +221,17 @@ def serve(options: argparse.Namespace, config: Config) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", version.source, *where]
     os.execve(sys.executable, command, {**machine.LARGE_BLOCKS, **os.environ, "PATH": path})
+
+
+def _run(
+    name: str, options: argparse.Namespace, config: Config, inputs: Mapping[str, Any], out: Any = None, **values: Any
+) -> None:
+    sections = {one.name: getattr(config, one.name) for one in dataclasses.fields(config)}
+    steps.run(name, out or options.out, inputs, sections, **values)
+
+
+def _given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in names}
 
 
 def _domain(folder: Path) -> str:
