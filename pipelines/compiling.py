@@ -27,7 +27,7 @@ def arguments(name: str, config: Config, only_new: bool = False) -> dict[str, An
     Raises:
         ValueError: an address that may hold a secret.
     """
-    known = {
+    known: dict[str, Any] = {
         "sources": [dataclasses.asdict(source) for source in config.sources],
         "targets": list(config.targets),
         "only_new": only_new,

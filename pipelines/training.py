@@ -7,8 +7,8 @@ from kfp import dsl
 
 from calrec.watch.component import watch
 from calrec.watch.step import TRAIN
-from pipelines.models import models
 from pipelines import pods
+from pipelines.models import models
 
 
 @dsl.pipeline(name="calrec-training", display_name="CALRec training")
