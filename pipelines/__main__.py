@@ -188,14 +188,25 @@ def _run(options: argparse.Namespace) -> int:
     from calrec.api.summary import summary
     from pipelines.local_run import run
 
+    _refuse_cluster(options.set)
     image = options.image if options.runner == "docker" else ""
     print(summary(run(configuration(options), options.root, options.fresh, image)))
     return 0
 
 
+def _refuse_cluster(settings: Sequence[str]) -> None:
+    for setting in settings:
+        if setting.strip().startswith("cluster."):
+            raise ValueError(
+                f"--set {setting} says what pods get; here are none, and a step has what this machine has: leave it "
+                "out, or take compile, submit or schedule apply"
+            )
+
+
 def _study(options: argparse.Namespace) -> int:
     from pipelines.study import Study, table
 
+    _refuse_cluster(options.set)
     study = Study(options.data, options.root, options.rankings, tuple(options.set))
     targets = options.target or list(named("study").targets)
     asked = [(row, target) for target in targets for row in options.row or ("paper", "best")]

@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 import importlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,11 @@ from kfp import compiler
 from calrec.config import SECTIONS, Config, naming
 from calrec.config.overrides import to_dict, unknown
 from pipelines import PIPELINES as PIPELINES
-from pipelines import clear
-
-_CACHE = "/cache"  # where a claim is mounted
+from pipelines import clear, pods
 
 
 def arguments(name: str, config: Config, only_new: bool = False) -> dict[str, Any]:
-    """Values of all parameters of a pipeline: the sections of the configuration, and each field of `cluster`.
+    """Values of all parameters of a pipeline: the sections of the configuration, but `cluster`, which is compiled in.
 
     Args:
         name: of PIPELINES.
@@ -30,14 +27,11 @@ def arguments(name: str, config: Config, only_new: bool = False) -> dict[str, An
     Raises:
         ValueError: an address that may hold a secret.
     """
-    known = {
+    known: dict[str, Any] = {
         "sources": [dataclasses.asdict(source) for source in config.sources],
         "targets": list(config.targets),
         "only_new": only_new,
         **{section: to_dict(getattr(config, section)) for section in SECTIONS},
-        **to_dict(config.cluster),
-        "node_selector": json.loads(config.cluster.node_selector),
-        "tolerations": json.loads(config.cluster.tolerations),
     }
     if name == "batch":
         known["data"] |= {"min_user": 0, "min_item": 0, "min_length": config.batch.min_length}
@@ -61,7 +55,7 @@ def compile_pipeline(
 
     Args:
         name: of PIPELINES.
-        config: the defaults; each can still be changed at submission.
+        config: the defaults, each of which can still be changed at submission, and `cluster`, which can not.
         out: folder of the YAML.
         image: image of every step instead of the default one; give it by digest.
         claim: a PersistentVolumeClaim that every step mounts, for what outlives a run: raw files read, base models.
@@ -80,30 +74,10 @@ def compile_pipeline(
     compiler.Compiler().compile(pipeline(name), package_path=str(path), pipeline_parameters=defaults)
     documents = _documents(path)
     name_steps(documents)
-    for executor in documents[0]["deploymentSpec"]["executors"].values():
-        _furnish(executor["container"], image, claim)
-    if claim:
-        for executor in documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
-            by_name = {"constant": claim, "pvcNameParameter": {"runtimeValue": {"constant": claim}}}
-            executor["pvcMount"] = [{**by_name, "mountPath": _CACHE}]
+    pods.furnish(documents, config.cluster, image, claim)
     # Written anew: kfp's comment header prints dictionaries in random order.
     path.write_text(yaml.dump_all(documents, Dumper=yaml.CSafeDumper, allow_unicode=True, width=120))
     return path
-
-
-def _furnish(container: dict[str, Any], image: str, claim: str) -> None:
-    """The image, wherever it is named, and where in the claim's volume things are kept."""
-    environment = container.setdefault("env", [])
-    if image:
-        container["image"] = image
-        for variable in environment:
-            if variable["name"] == "CALREC_IMAGE":
-                variable["value"] = image
-    if claim:
-        folders = {"CALREC_CACHE": f"{_CACHE}/calrec", "HF_HOME": f"{_CACHE}/hf"}
-        environment += [{"name": name, "value": value} for name, value in folders.items()]
-    if not environment:
-        del container["env"]
 
 
 def name_steps(documents: list[dict[str, Any]]) -> None:

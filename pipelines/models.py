@@ -1,6 +1,6 @@
 """What a training makes: logs of several categories → one model, ranked items and a report per target.
 
-The sub-pipelines keep the bodies of the loops to one task, and take what they need as their own parameters.
+Each loop has a body of one task; that of the targets is a pipeline of its own.
 """
 
 from typing import NamedTuple
@@ -16,14 +16,7 @@ from calrec.promote.component import promote
 from calrec.recommend.component import champion
 from calrec.retrieve.component import index, retrieve
 from calrec.textify.component import textify
-from pipelines.pods import Pods
-
-
-@dsl.pipeline(name="calrec-source", display_name="Source")
-def per_source(domain: str, uri: str, snapshot: str, data: dict, data_cpu: str, data_memory: str) -> dsl.Dataset:
-    """One category's log, cleaned."""
-    log = Pods(data_cpu, data_memory).data(ingest(domain=domain, uri=uri, snapshot=snapshot, data=data), "Ingest")
-    return log.outputs["interactions"]
+from pipelines import pods
 
 
 class TargetOutputs(NamedTuple):
@@ -51,23 +44,8 @@ def per_target(
     retrieve_: dict,
     evaluate_: dict,
     gate: dict,
-    data_cpu: str,
-    data_memory: str,
-    train_cpu: str,
-    train_memory: str,
-    train_gpus: str,
-    infer_cpu: str,
-    infer_memory: str,
-    infer_gpus: str,
-    accelerator: str,
-    node_selector: dict,
-    tolerations: list,
 ) -> TargetOutputs:
     """One target: stage 2 → refit → generate → retrieve → evaluate → promote, and the index to recommend with."""
-    pods = Pods(
-        data_cpu, data_memory, train_cpu, train_memory, train_gpus, infer_cpu, infer_memory, infer_gpus, accelerator,
-        node_selector, tolerations,
-    )  # fmt: skip
     tuned = pods.train(
         finetune(
             texts=texts,
@@ -197,37 +175,16 @@ def models(
     retrieve: dict,
     evaluate: dict,
     gate: dict,
-    data_cpu: str,
-    data_memory: str,
-    train_cpu: str,
-    train_memory: str,
-    train_gpus: str,
-    infer_cpu: str,
-    infer_memory: str,
-    infer_gpus: str,
-    accelerator: str,
-    node_selector: dict,
-    tolerations: list,
 ) -> ModelsOutputs:
     """Logs → texts → stage 1 on all categories → each target; the parameters are those of `training`, and what it saw.
 
     Returns:
         the texts and the token cache; per target the model, its index, the recommendations and the evaluation.
     """
-    pods = Pods(
-        data_cpu, data_memory, train_cpu, train_memory, train_gpus, infer_cpu, infer_memory, infer_gpus, accelerator,
-        node_selector, tolerations,
-    )  # fmt: skip
     with dsl.ParallelFor(sources) as source:
-        log = per_source(
-            domain=source.domain,
-            uri=source.uri,
-            snapshot=source.snapshot,
-            data=data,
-            data_cpu=data_cpu,
-            data_memory=data_memory,
-        ).set_display_name("Source")
-    texts = pods.data(textify(data=dsl.Collected(log.output), text=text, split=split), "Textify")
+        task = ingest(domain=source.domain, uri=source.uri, snapshot=source.snapshot, data=data)
+        log = pods.data(task, "Ingest")
+    texts = pods.data(textify(data=dsl.Collected(log.outputs["interactions"]), text=text, split=split), "Textify")
     base = pods.data(base_model(texts=texts.outputs["texts"], model=model), "Base model")
     joint = pods.train(
         finetune(
@@ -257,7 +214,6 @@ def models(
             retrieve_=retrieve,
             evaluate_=evaluate,
             gate=gate,
-            **vars(pods),
         ).set_display_name("Target")
     return ModelsOutputs(
         texts=texts.outputs["texts"],

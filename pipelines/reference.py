@@ -9,13 +9,26 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from typing import Any, get_type_hints
 
-from calrec.config import SECTIONS, ClusterConfig, Config
+from calrec.config import SECTIONS, Config
 from pipelines.compiling import PIPELINES, arguments, pipeline
 
 _INTRODUCTION = """# Parameters
 
 Made by `python -m pipelines parameters`; a test compares it with the code. Every parameter of every pipeline is
-reached from the command line of `python -m pipelines compile`, `run`, `submit` and `schedule apply`.
+reached from the command line of `python -m pipelines compile`, `run`, `submit` and `schedule apply`. What the pods get
+is no parameter: it is [compiled in](#compiled-in).
+"""
+_SETTINGS = """## Settings
+
+A section is one parameter, a dictionary of these settings. The defaults here are those of the code; a named run may
+have others (`components/calrec/config/runs.py`).
+"""
+_COMPILED_IN = """## Compiled in
+
+The section `cluster` is no parameter: `compile`, `submit` and `schedule apply` write it into the YAML, for both
+pipelines, and a change makes another version of the pipeline. A run cannot change it, in KFP's UI neither; `run` and
+`study`, which use this machine, refuse it. The image (`--image`) and the volume claim (`--cache-claim`) are compiled
+in, too.
 """
 _OPTIONS = {"sources": "--source NAME=URI", "targets": "--target NAME", "only_new": "--only-new"}
 
@@ -28,13 +41,11 @@ def document(config: Config) -> str:
             f"## Pipeline `{name}`\n",
             _table(["parameter", "type", "option", "default"], _parameters(name, config)),
         ]
-    parts.append(
-        "## Settings\n\nA section is one parameter, a dictionary of these settings. The defaults here are those of the "
-        "code; a named run may have others (`components/calrec/runs.py`).\n"
-    )
+    parts.append(_SETTINGS)
     for section in SECTIONS:
         rows = _fields(get_type_hints(Config)[section], section)
-        parts += [f"### `{section}`\n", _table(["setting", "type", "default"], rows)]
+        title = _COMPILED_IN if section == "cluster" else f"### `{section}`\n"
+        parts += [title, _table(["setting", "type", "default"], rows)]
     return "\n".join(parts)
 
 
@@ -46,14 +57,8 @@ def _table(header: list[str], rows: Iterable[list[str]]) -> str:
 def _parameters(name: str, config: Config) -> Iterator[list[str]]:
     described = _arguments(pipeline(name).pipeline_func)
     for one, value in arguments(name, config).items():
-        yield [f"`{one}`", type(value).__name__, f"`{_option(one)}`", _default(one, value), described[one]]
-
-
-def _option(parameter: str) -> str:
-    if parameter in _OPTIONS:
-        return _OPTIONS[parameter]
-    own = parameter in {field.name for field in dataclasses.fields(ClusterConfig)}
-    return f"--set cluster.{parameter}=VALUE" if own else f"--set {parameter}.KEY=VALUE"
+        option = _OPTIONS.get(one, f"--set {one}.KEY=VALUE")
+        yield [f"`{one}`", type(value).__name__, f"`{option}`", _default(one, value), described[one]]
 
 
 def _default(parameter: str, value: Any) -> str:

@@ -7,8 +7,8 @@ from kfp import dsl
 
 from calrec.watch.component import watch
 from calrec.watch.step import TRAIN
+from pipelines import pods
 from pipelines.models import models
-from pipelines.pods import Pods
 
 
 @dsl.pipeline(name="calrec-training", display_name="CALRec training")
@@ -28,17 +28,6 @@ def training(
     retrieve: dict,
     evaluate: dict,
     gate: dict,
-    data_cpu: str,
-    data_memory: str,
-    train_cpu: str,
-    train_memory: str,
-    train_gpus: str,
-    infer_cpu: str,
-    infer_memory: str,
-    infer_gpus: str,
-    accelerator: str,
-    node_selector: dict,
-    tolerations: list,
 ) -> None:
     """CALRec: two-stage contrastive fine-tuning of a causal LM for sequential recommendation.
 
@@ -59,22 +48,7 @@ def training(
         retrieve: BM25 and fusion.
         evaluate: metrics and baselines.
         gate: what a model must show to become the champion.
-        data_cpu: CPUs of ingest, textify, base model and evaluate.
-        data_memory: memory of these steps.
-        train_cpu: CPUs of the stages.
-        train_memory: memory of the stages.
-        train_gpus: GPUs of the stages; 0: none.
-        infer_cpu: CPUs of index, generate, retrieve, champion and promote.
-        infer_memory: memory of these steps.
-        infer_gpus: GPUs of these steps; 0: none.
-        accelerator: resource name of the GPUs.
-        node_selector: labels of the nodes that train and infer.
-        tolerations: taints that these pods bear.
     """
-    pods = Pods(
-        data_cpu, data_memory, train_cpu, train_memory, train_gpus, infer_cpu, infer_memory, infer_gpus, accelerator,
-        node_selector, tolerations,
-    )  # fmt: skip
     seen = pods.data(
         watch(
             sources=sources,
@@ -111,5 +85,4 @@ def training(
             retrieve=retrieve,
             evaluate=evaluate,
             gate=gate,
-            **vars(pods),
         ).set_display_name("Models")

@@ -1,6 +1,5 @@
 """What the compiler does not check: every field is known to the API, and every reference points at something."""
 
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -109,27 +108,13 @@ def _secrets(spec: Document, platform: Document) -> Iterator[str]:
 
 
 def _references(spec: Document, platform: Document) -> Iterator[str]:
-    components, executors = spec.get("components", {}), _pods(spec, platform)
+    components = spec.get("components", {})
     for name, component in {"root": spec["root"], **components}.items():
         if "dag" in component:
-            yield from _dag(name, component, components, executors)
+            yield from _dag(name, component, components)
 
 
-def _pods(spec: Document, platform: Document) -> dict[str, tuple[Document, Document]]:
-    """Executor → its container, the program left out, and what the platform says of it."""
-    of_platform = _platform_executors(platform)
-    return {
-        name: (
-            {key: value for key, value in one.get("container", {}).items() if key not in ("command", "args")},
-            of_platform.get(name, {}),
-        )
-        for name, one in spec.get("deploymentSpec", {}).get("executors", {}).items()
-    }
-
-
-def _dag(
-    name: str, component: Document, components: Document, executors: Mapping[str, tuple[Document, Document]]
-) -> Iterator[str]:
+def _dag(name: str, component: Document, components: Document) -> Iterator[str]:
     tasks = component["dag"].get("tasks", {})
     available = _names(component, "inputDefinitions")
     for task_name, task in tasks.items():
@@ -156,9 +141,6 @@ def _dag(
         items = task.get("parameterIterator", {}).get("items", {}).get("inputParameter")
         if items and items not in available["parameters"] | set(given.get("parameters", {})):
             yield f"{where}: loops over {items}, which is no input here"
-        container, of_platform = executors.get(of.get("executorLabel", ""), ({}, {}))
-        yield from _placeholders(where, {"task": task, "container": container}, of, given)
-        yield from _platform_inputs(where, of_platform, available["parameters"] | set(given.get("parameters", {})))
     for kind in ("parameters", "artifacts"):
         for output, selection in component["dag"].get("outputs", {}).get(kind, {}).items():
             yield from _outputs(f"{name}: output {output}", selection, tasks, components)
@@ -192,22 +174,3 @@ def _outputs(where: str, selection: Document, tasks: Document, components: Docum
     for selector in selectors:
         key = selector.get("outputArtifactKey") or selector.get("outputParameterKey", "")
         yield from _produced(where, selector.get("producerSubtask", ""), key, tasks, components)
-
-
-def _placeholders(where: str, texts: Document, component: Document, given: Document) -> Iterator[str]:
-    """Placeholders of an executor, such as a CPU limit, may only name inputs that the task gives it."""
-    known = set(given.get("parameters", {})) | set(component.get("inputDefinitions", {}).get("parameters", {}))
-    for text in clear.texts(texts):
-        for name in re.findall(r"\{\{\$\.inputs\.parameters\['([^']+)'\]\}\}", text):
-            if name not in known:
-                yield f"{where}: {text} names an input that the task does not have"
-
-
-def _platform_inputs(where: str, settings: Any, available: set[str]) -> Iterator[str]:
-    """Parameters that the platform reads, such as a node selector's, must be there where the task is."""
-    if isinstance(settings, Mapping):
-        name = settings.get("componentInputParameter")
-        if name is not None and name not in available:
-            yield f"{where}: the platform's settings name {name}, which is no input here"
-    for one in settings.values() if isinstance(settings, Mapping) else settings if isinstance(settings, list) else ():
-        yield from _platform_inputs(where, one, available)

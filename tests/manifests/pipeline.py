@@ -1,28 +1,28 @@
 """What the compiled pipelines look for in their namespace, against what the manifests put there."""
 
+import functools
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import yaml
-
+from pipelines.compiling import PIPELINES, load
+from tests.compiled import compiled
 from tests.manifests.network import Pod
 from tests.manifests.references import matches
 from tests.manifests.rendering import Object, find, named
 
-COMPILED = tuple(sorted((Path(__file__).parents[1] / "golden").glob("*.yaml")))
 # Steps go without these: the claim brings CALREC_CACHE, checkpoints need a bucket, a token replaces the password.
 OPTIONAL = {"CALREC_CACHE", "CALREC_CHECKPOINTS", "MLFLOW_TRACKING_TOKEN"}
 
 
-def executors() -> Iterator[tuple[str, dict[str, Any]]]:
+@functools.cache
+def executors() -> tuple[tuple[str, dict[str, Any]], ...]:
     """The Kubernetes settings of each step of each compiled pipeline."""
-    for path in COMPILED:
-        for document in filter(None, yaml.safe_load_all(path.read_text())):
-            for name, one in document.get("platforms", {}).get("kubernetes", {}).get("deploymentSpec", {}).get(
-                "executors", {}
-            ).items():  # fmt: skip
-                yield f"{path.stem} {name}", one
+    platforms = {name: load(compiled(name))[1]["platforms"]["kubernetes"] for name in PIPELINES}
+    return tuple(
+        (f"calrec-{name} {step}", one)
+        for name, platform in platforms.items()
+        for step, one in platform["deploymentSpec"]["executors"].items()
+    )
 
 
 def looked_for() -> set[tuple[str, str, str]]:
@@ -68,7 +68,7 @@ def _labels(objects: list[Object]) -> Iterator[str]:
 
 def step(objects: list[Object]) -> Pod:
     """A step's pod: the labels of the compiled pipelines, the namespace of the settings."""
-    _, executor = next(executors())
+    _, executor = executors()[0]
     return Pod(find(objects, "ConfigMap", "calrec")["metadata"]["namespace"], _pod_labels(executor))
 
 

@@ -1,6 +1,6 @@
 """The compiled pipelines: the same each time, and sound."""
 
-import copy
+import json
 import os
 import subprocess
 import sys
@@ -12,27 +12,28 @@ import pytest
 import yaml
 
 from calrec.config import runs
+from calrec.config.overrides import merge
 from pipelines.__main__ import _parser, configuration, main
 from pipelines.compiling import PIPELINES, arguments, compile_pipeline, load, pipeline
 from pipelines.reference import document
 from pipelines.validation import validate
+from tests.compiled import compiled
 from tests.conftest import REPO
+from tests.pipelines.outline import outline
 from tests.pipelines.small import IMAGE
 
-GOLDEN = REPO / "tests/golden"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("compiled")
-    for name in PIPELINES:
-        compile_pipeline(name, runs.sample(), folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def compiled(folder: Path) -> Path:
-    return folder / "calrec-training.yaml"
+CLUSTER = {
+    "data_cpu": "1500m", "data_memory": "9Gi", "train_cpu": "12", "train_memory": "64Gi", "train_gpus": "4",
+    "infer_cpu": "7", "infer_memory": "33Gi", "infer_gpus": "1", "accelerator": "amd.com/gpu",
+    "node_selector": '{"pool": "gpus", "zone": "a"}',
+    "tolerations": '[{"key": "amd.com/gpu", "operator": "Exists"}, '
+    '{"key": "b", "operator": "Equal", "value": "c", "effect": "NoExecute", "tolerationSeconds": 30}]',
+}  # fmt: skip
+KINDS = {
+    "watch": "data", "ingest": "data", "textify": "data", "base-model": "data", "evaluate": "data",
+    "find-champions": "data", "stage-1": "train", "stage-2": "train", "refit": "train", "index": "infer",
+    "generate": "infer", "retrieve": "infer", "champion": "infer", "promote": "infer", "recommend": "infer",
+}  # fmt: skip
 
 
 def tasks_of(path: Path) -> dict[str, Any]:
@@ -50,35 +51,31 @@ def pods_of(path: Path) -> dict[str, tuple[Any, Any]]:
     return {name.removeprefix("exec-"): (one["container"], told[name]) for name, one in executors.items()}
 
 
-@pytest.mark.parametrize("name", PIPELINES)
-def test_the_pipeline_is_the_golden_one(folder: Path, name: str):
-    """When the change is wanted: python -m pipelines compile --out tests/golden."""
-    assert load(folder / f"calrec-{name}.yaml") == load(GOLDEN / f"calrec-{name}.yaml")
-    assert validate(folder / f"calrec-{name}.yaml") == []
+def test_the_pipelines_are_the_golden_ones():
+    """When the change is wanted: python -m tests.pipelines.outline > tests/golden/pipelines.txt."""
+    golden = (REPO / "tests/golden/pipelines.txt").read_text()
+    assert "\n".join(outline(compiled(name)) for name in PIPELINES) == golden
+    assert len(golden.splitlines()) <= 300
+    assert [validate(compiled(name)) for name in PIPELINES] == [[], []]
 
 
-def test_ten_processes_write_the_same_bytes(folder: Path, tmp_path: Path):
-    def compiled_by(seed: int) -> Path:  # of hashes, and so of the order of sets
-        out = tmp_path / str(seed)
-        command = [sys.executable, "-m", "pipelines", "compile", "--out", str(out)]
-        environment = {"PYTHONHASHSEED": str(seed), "PATH": ""}
+def test_two_processes_write_the_same_bytes(tmp_path: Path):
+    for seed in (1, 2):  # of hashes, and so of the order of sets
+        command = [sys.executable, "-m", "pipelines", "compile", "--out", str(tmp_path / str(seed))]
+        environment = {**os.environ, "PYTHONHASHSEED": str(seed), "PATH": ""}
         subprocess.run(command, check=True, cwd=REPO, env=environment, capture_output=True)
-        return out
-
-    with ThreadPoolExecutor(2) as pool:
-        for out in pool.map(compiled_by, range(10)):
-            for name in PIPELINES:
-                assert (out / f"calrec-{name}.yaml").read_bytes() == (folder / f"calrec-{name}.yaml").read_bytes()
+        for name in PIPELINES:
+            assert (tmp_path / str(seed) / f"calrec-{name}.yaml").read_bytes() == compiled(name).read_bytes()
 
 
 @pytest.mark.parametrize("name", PIPELINES)
-def test_no_step_installs_anything_or_carries_a_secret(folder: Path, name: str):
+def test_no_step_installs_anything_or_carries_a_secret(tmp_path: Path, name: str):
     secrets = {"MLFLOW_TRACKING_PASSWORD": "a-password", "MLFLOW_TRACKING_TOKEN": "a-token", "KFP_TOKEN": "a-key"}
-    command = [sys.executable, "-m", "pipelines", "compile", "--out", str(folder / "again")]
+    command = [sys.executable, "-m", "pipelines", "compile", "--out", str(tmp_path)]
     subprocess.run(command, check=True, cwd=REPO, env={**os.environ, **secrets}, capture_output=True)
-    text = (folder / "again" / f"calrec-{name}.yaml").read_text()
+    text = (tmp_path / f"calrec-{name}.yaml").read_text()
     assert "pip install" not in text and not any(secret in text for secret in secrets.values())
-    for _, told in pods_of(folder / f"calrec-{name}.yaml").values():
+    for _, told in pods_of(compiled(name)).values():
         assert [(one["secretName"], one["optional"]) for one in told["secretAsEnv"]] == [("calrec", True)]
         assert [(one["configMapName"], one["optional"]) for one in told["configMapAsEnv"]] == [("calrec", True)]
 
@@ -91,11 +88,11 @@ def test_the_image_is_set_for_every_step(tmp_path: Path, name: str):
     assert validate(path) == []
 
 
-def test_data_and_training_are_cached_and_effects_are_not(folder: Path):
+def test_data_and_training_are_cached_and_effects_are_not():
     effects = {"watch", "evaluate", "promote", "find-champions", "recommend"}
     steps = set()
     for name in PIPELINES:
-        for task, settings in tasks_of(folder / f"calrec-{name}.yaml").items():
+        for task, settings in tasks_of(compiled(name)).items():
             if "retryPolicy" in settings:  # a step, not a sub-pipeline
                 steps.add(task)
                 assert settings.get("cachingOptions", {}).get("enableCache", False) == (task not in effects), task
@@ -105,63 +102,111 @@ def test_data_and_training_are_cached_and_effects_are_not(folder: Path):
     )
 
 
+def wanted(kind: str, cluster: dict[str, str]) -> tuple[Any, Any, Any]:
+    """Resources, node selector and tolerations of a kind of pod, as the configuration has them."""
+    cpu, memory, gpus = (cluster.get(f"{kind}_{what}") for what in ("cpu", "memory", "gpus"))
+    resources = {"resourceCpuRequest": cpu, "resourceCpuLimit": cpu}
+    resources |= {"resourceMemoryRequest": memory, "resourceMemoryLimit": memory}
+    if kind == "data":
+        return resources, None, None
+    resources |= {"accelerator": {"resourceType": cluster["accelerator"], "resourceCount": gpus}}
+    return resources, {"labels": json.loads(cluster["node_selector"])}, json.loads(cluster["tolerations"])
+
+
 @pytest.mark.parametrize("name", PIPELINES)
-def test_every_pod_has_limits_a_time_and_retries(folder: Path, name: str):
-    path = folder / f"calrec-{name}.yaml"
+def test_every_pod_gets_what_the_configuration_says(tmp_path: Path, name: str):
+    path = compile_pipeline(name, merge(runs.sample(), {"cluster": CLUSTER}), tmp_path)
+    assert validate(path) == []
     for step, (container, told) in pods_of(path).items():
-        resources = container["resources"]
-        for what in ("Cpu", "Memory"):
-            assert resources[f"resource{what}Request"] == resources[f"resource{what}Limit"], step
-        assert int(told["activeDeadlineSeconds"]) >= 3600
-    for task, settings in tasks_of(path).items():
+        given = container["resources"], told.get("nodeSelector"), told.get("tolerations")
+        assert given == wanted(KINDS[step], CLUSTER), step
+        assert told["podMetadata"]["labels"]["app.kubernetes.io/component"] == KINDS[step]
+
+
+def test_without_gpus_nothing_speaks_of_them(tmp_path: Path):
+    changed = {**CLUSTER, "train_gpus": "0", "infer_gpus": "1", "node_selector": "{}", "tolerations": "[]"}
+    pods = pods_of(compile_pipeline("training", merge(runs.sample(), {"cluster": changed}), tmp_path))
+    on_gpus = {step for step, (container, _) in pods.items() if "accelerator" in container["resources"]}
+    assert on_gpus == {step for step in pods if KINDS[step] == "infer"}
+    for name in PIPELINES:
+        text = json.dumps(pods_of(compiled(name)))
+        assert not any(word in text for word in ("accelerator", "nvidia", "nodeSelector", "tolerations"))
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_another_cluster_changes_nothing_but_what_pods_get(tmp_path: Path, name: str):
+    """Not the parameters either, nor what KFP's cache goes by: inputs, outputs, image and command of a step."""
+    config = merge(runs.sample(), {"cluster": CLUSTER})
+    before, after = load(compiled(name)), load(compile_pipeline(name, config, tmp_path))
+    assert before != after and arguments(name, config) == arguments(name, runs.sample())
+    for specification, platform in (before, after):
+        for executor in specification["deploymentSpec"]["executors"].values():
+            del executor["container"]["resources"]
+        for told in platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
+            told.pop("nodeSelector", None), told.pop("tolerations", None)
+    assert before == after
+
+
+def test_two_configurations_are_compiled_at_a_time(tmp_path: Path):
+    """Nothing is shared but the pipelines, which do not know a configuration."""
+    memories = [f"{number}Gi" for number in range(20, 32)]
+
+    def memory_of(memory: str) -> set[str]:
+        config = merge(runs.sample(), {"cluster": {"infer_memory": memory}})
+        pods = pods_of(compile_pipeline("batch", config, tmp_path / memory))
+        return {container["resources"]["resourceMemoryLimit"] for container, _ in pods.values()}
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(memory_of, memories)) == [{"8Gi", memory} for memory in memories]
+
+
+@pytest.mark.parametrize("command", [["run"], ["study", "--data", "sets"]])
+def test_what_pods_get_means_nothing_on_this_machine(command: list[str], capsys: pytest.CaptureFixture[str]):
+    assert main([*command, "--set", "cluster.train_memory=64Gi"]) == 2
+    assert "--set cluster.train_memory=64Gi says what pods get; here are none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_every_step_has_a_time_and_retries(name: str):
+    assert all(int(told["activeDeadlineSeconds"]) >= 3600 for _, told in pods_of(compiled(name)).values())
+    for task, settings in tasks_of(compiled(name)).items():
         if "cachingOptions" in settings and "retryPolicy" in settings:
             assert settings["retryPolicy"]["maxRetryCount"] == 2, task
             assert settings["taskInfo"]["name"].lower().replace(" ", "-") == task
 
 
-@pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.yaml")), ids=lambda path: path.stem)
-def test_each_retry_has_the_time_that_it_may_take(path: Path):
+@pytest.mark.parametrize("name", PIPELINES)
+def test_each_retry_has_the_time_that_it_may_take(name: str):
     """Argo counts backoffMaxDuration from the first attempt: the last one must still end before it."""
-    specification, platform = load(path)
+    specification, platform = load(compiled(name))
     limits = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     steps = []
     for component in (specification["root"], *specification["components"].values()):
-        for name, task in component.get("dag", {}).get("tasks", {}).items():
+        for step, task in component.get("dag", {}).get("tasks", {}).items():
             executor = specification["components"][task["componentRef"]["name"]].get("executorLabel")
             if executor:
-                steps.append(name)
+                steps.append(step)
                 policy, limit = task["retryPolicy"], int(limits[executor]["activeDeadlineSeconds"])
                 assert (policy["backoffDuration"], policy["backoffFactor"], policy["maxRetryCount"]) == ("30s", 2, 2)
-                assert int(policy["backoffMaxDuration"].removesuffix("s")) >= 3 * limit + 30 + 60, name
-    assert sorted(steps) == sorted(pods_of(path))
+                assert int(policy["backoffMaxDuration"].removesuffix("s")) >= 3 * limit + 30 + 60, step
+    assert sorted(steps) == sorted(pods_of(compiled(name)))
 
 
 @pytest.mark.parametrize("name", PIPELINES)
-def test_no_pod_is_root_and_what_it_spills_is_bounded(folder: Path, name: str):
-    for _, told in pods_of(folder / f"calrec-{name}.yaml").values():
+def test_no_pod_is_root_and_what_it_spills_is_bounded(name: str):
+    for _, told in pods_of(compiled(name)).values():
         assert told["securityContext"] == {"runAsNonRoot": True}
         assert {"volumeName": "tmp", "mountPath": "/tmp", "sizeLimit": "50Gi"} in told["emptyDirMounts"]
 
 
-def test_a_trainings_pod_knows_its_time_limit(compiled: Path):
-    for step in ("stage-1", "stage-2", "refit"):
-        container, told = pods_of(compiled)[step]
-        assert {"name": "CALREC_TIME_LIMIT", "value": told["activeDeadlineSeconds"]} in container["env"]
-
-
-def test_gpus_and_their_nodes_are_parameters_of_what_uses_a_model(compiled: Path):
-    pods = pods_of(compiled)
-    on_gpus = {step for step, (container, _) in pods.items() if "accelerator" in container["resources"]}
-    assert on_gpus == {"stage-1", "stage-2", "refit", "index", "generate", "retrieve", "champion", "promote"}
-    for step in on_gpus:
-        container, told = pods[step]
-        kind = "train" if step in ("stage-1", "stage-2", "refit") else "infer"
-        assert f"{kind}_gpus" in container["resources"]["accelerator"]["resourceCount"]
-        assert told["nodeSelector"]["nodeSelectorJson"] == {"componentInputParameter": "node_selector"}
-        assert told["tolerations"] == [{"tolerationJson": {"componentInputParameter": "tolerations"}}]
+def test_a_trainings_pod_knows_its_time_limit_and_has_shared_memory():
+    pods = pods_of(compiled("training"))
     shared = {step for step, (_, told) in pods.items() if "/dev/shm" in str(told["emptyDirMounts"])}
     assert shared == {"stage-1", "stage-2", "refit"}
-    assert {one["medium"] for step in shared for one in pods[step][1]["emptyDirMounts"][1:]} == {"Memory"}
+    for step in shared:
+        container, told = pods[step]
+        assert [one["medium"] for one in told["emptyDirMounts"][1:]] == ["Memory"]
+        assert {"name": "CALREC_TIME_LIMIT", "value": told["activeDeadlineSeconds"]} in container["env"]
 
 
 def test_a_claim_is_mounted_where_files_are_kept(tmp_path: Path):
@@ -188,7 +233,6 @@ def test_every_parameter_is_described_and_reached_from_the_command_line(name: st
     rows = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in text.splitlines() if line[:3] == "| `"]
     assert {row[0] for row in rows} == inputs and all(row[4] for row in rows)
     before = arguments(name, runs.sample())
-    values = {"node_selector": '{"a": "b"}', "tolerations": '[{"key": "a"}]', "accelerator": "x/gpu"}
     settings = {
         "data": "data.min_user=3", "split": "split.test_share=0.2", "text": "text.phrases=false",
         "model": "model.seed=3", "stage1": "stage1.steps=7", "stage2": "stage2.steps=7", "refit": "refit.steps=7",
@@ -200,9 +244,6 @@ def test_every_parameter_is_described_and_reached_from_the_command_line(name: st
             given = ["--source", "deli=sample:DELI", "--target", "deli"]
         elif parameter == "only_new":
             given = [option]
-        elif option.startswith("--set cluster."):
-            usual = "7Gi" if parameter.endswith("_memory") else "7"
-            given = ["--set", f"cluster.{parameter}={values.get(parameter, usual)}"]
         else:
             given = ["--set", settings[parameter]]
         options = _parser().parse_args(["compile", name, "--out", "build", *given])
@@ -242,20 +283,6 @@ def unknown_platform_field(d: list[Any]) -> None:
 def dangling_parameter(d: list[Any]) -> None:
     inputs = dag(d, "comp-for-loop-2")["tasks"]["target"]["inputs"]["parameters"]
     inputs["gate"] = {"componentInputParameter": "pipelinechannel--nothing"}
-
-
-def dangling_limit(d: list[Any]) -> None:
-    task = dag(d, "comp-calrec-target")["tasks"]["stage-2"]
-    task["taskInfo"]["name"] = "{{$.inputs.parameters['pipelinechannel--cpu']}}"
-
-
-def lost_limit(d: list[Any]) -> None:
-    dag(d, "comp-calrec-source")["tasks"]["ingest"]["inputs"]["parameters"].pop("pipelinechannel--data_cpu")
-
-
-def lost_selector(d: list[Any]) -> None:
-    told = d[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-generate"]
-    told["nodeSelector"]["nodeSelectorJson"]["componentInputParameter"] = "nodes"
 
 
 def missing_producer(d: list[Any]) -> None:
@@ -318,12 +345,6 @@ def password_in_a_constant(d: list[Any]) -> None:
         (unknown_field, "enableCash"),
         (unknown_platform_field, "secretAsEnvy"),
         (dangling_parameter, "comp-for-loop-2 / target: input gate comes from pipelinechannel--nothing"),
-        (dangling_limit, "names an input that the task does not have"),
-        (
-            lost_limit,
-            "comp-calrec-source / ingest: {{$.inputs.parameters['pipelinechannel--data_cpu']}} names an input",
-        ),
-        (lost_selector, "comp-calrec-target / generate: the platform's settings name nodes, which is no input here"),
         (missing_producer, "comp-calrec-models / base-model: input texts comes from task x, which does not exist here"),
         (missing_output, "has no such output"),
         (missing_input, "comp-calrec-models / textify: required input text is not given"),
@@ -332,8 +353,8 @@ def password_in_a_constant(d: list[Any]) -> None:
         (missing_dependency, "comp-calrec-models / base-model: depends on gone, which is no task here"),
     ],
 )
-def test_validate_finds(compiled: Path, tmp_path: Path, damage: Any, message: str, capsys: pytest.CaptureFixture[str]):
-    documents = copy.deepcopy([*load(compiled)])
+def test_validate_finds(tmp_path: Path, damage: Any, message: str, capsys: pytest.CaptureFixture[str]):
+    documents = [*load(compiled("training"))]
     damage(documents)
     faults = validate(write(tmp_path / "p.yaml", documents))
     assert any(message in fault for fault in faults), faults
@@ -342,9 +363,10 @@ def test_validate_finds(compiled: Path, tmp_path: Path, damage: Any, message: st
     assert message in capsys.readouterr().out
 
 
-def test_validate_passes_what_is_sound(compiled: Path, capsys: pytest.CaptureFixture[str]):
-    assert main(["validate", str(compiled)]) == 0
-    assert capsys.readouterr().out == f"{compiled}: sound\n"
+def test_validate_passes_what_is_sound(capsys: pytest.CaptureFixture[str]):
+    path = compiled("training")
+    assert main(["validate", str(path)]) == 0
+    assert capsys.readouterr().out == f"{path}: sound\n"
 
 
 @pytest.mark.parametrize("content", ["", "a: 1", "[1", "\x00"])

@@ -3,19 +3,20 @@
 import io
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import kfp_server_api as kfp_api
 import pytest
 import yaml
 
+from pipelines.compiling import PIPELINES, load
 from pipelines.kubeflow.connection import Kubeflow, Settings, connect
 from pipelines.kubeflow.following import View, follow, outcome, table
 from pipelines.kubeflow.steps import moment, seconds, steps, title
+from tests.compiled import compiled
+from tests.pipelines import small
 from tests.pipelines.kfp_api import faults
 from tests.pipelines.kfp_api.server import KfpApi, Task, serving
-from tests.pipelines.small import compiled
 
 NESTED: dict[str, Any] = {
     "root": {"dag": {"tasks": {
@@ -43,7 +44,7 @@ def api() -> Iterator[KfpApi]:
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    path = compiled(tmp_path_factory.mktemp("pipeline"))
+    path = small.compiled(tmp_path_factory.mktemp("pipeline"))
     return dict(next(yaml.safe_load_all(path.read_text())))
 
 
@@ -125,8 +126,8 @@ def test_a_driver_that_failed_is_shown_and_cached_steps_are_counted():
 
 
 def test_every_task_of_the_pipelines_has_a_name():
-    for path in (Path(__file__).parents[1] / "golden").glob("calrec-*.yaml"):
-        specification = next(yaml.safe_load_all(path.read_text()))
+    for pipeline in PIPELINES:
+        specification = load(compiled(pipeline))[0]
         parts = [specification["root"], *specification["components"].values()]
         names = [name for part in parts if "dag" in part for name in part["dag"]["tasks"]]
         run = run_of(*(task(name, at=at) for at, name in enumerate(names)))

@@ -17,14 +17,19 @@ import pytest
 import yaml
 from kfp_server_api import ApiException
 
-from tests.conftest import REPO
+from pipelines.compiling import load
+from tests.compiled import compiled
 from tests.pipelines.kfp_api import faults
 from tests.pipelines.kfp_api.contract import OPERATIONS, ContractError, check
 from tests.pipelines.kfp_api.rules import Refused, check_cron
 from tests.pipelines.kfp_api.server import KfpApi, State, Task, serving
 
-PIPELINE = str(REPO / "tests" / "golden" / "calrec-training.yaml")
 V2 = "/apis/v2beta1"
+
+
+def training() -> str:
+    """Path of the compiled pipeline."""
+    return str(compiled("training"))
 
 
 @pytest.fixture
@@ -46,7 +51,7 @@ def plain(api: KfpApi, verb: str, path: str, body: Any = None, **headers: str) -
 
 def uploaded(api: KfpApi) -> dict[str, str]:
     """A reference to the version of a pipeline that was just uploaded."""
-    pipeline = kfp.Client(host=api.url).upload_pipeline(PIPELINE, "calrec")
+    pipeline = kfp.Client(host=api.url).upload_pipeline(training(), "calrec")
     (version,) = api.state.versions
     return {"pipeline_id": pipeline.pipeline_id, "pipeline_version_id": version}
 
@@ -168,15 +173,15 @@ def test_the_official_client_goes_all_the_way(api: KfpApi, tmp_path: Path):
     client = kfp.Client(host=api.url)
     experiment = client.create_experiment("nightly").experiment_id
     assert client.create_experiment("nightly").experiment_id == experiment
-    pipeline = client.upload_pipeline(PIPELINE, "calrec").pipeline_id
+    pipeline = client.upload_pipeline(training(), "calrec").pipeline_id
     assert client.get_pipeline_id("calrec") == pipeline
-    version = client.upload_pipeline_version(PIPELINE, "calrec-2", pipeline_name="calrec").pipeline_version_id
+    version = client.upload_pipeline_version(training(), "calrec-2", pipeline_name="calrec").pipeline_version_id
     stored = client.get_pipeline_version(pipeline, version).pipeline_spec
-    assert [stored["pipeline_spec"], stored["platform_spec"]] == list(yaml.safe_load_all(Path(PIPELINE).read_text()))
+    assert [stored["pipeline_spec"], stored["platform_spec"]] == list(load(Path(training())))
     run = client.run_pipeline(experiment, "one", params={"targets": ["deli"]}, pipeline_id=pipeline, version_id=version)
     assert run.state == "PENDING" and run.runtime_config.parameters == {"targets": ["deli"]}
     assert client.wait_for_run_completion(run.run_id, timeout=60, sleep_duration=0).state == "SUCCEEDED"
-    inline = client.create_run_from_pipeline_package(PIPELINE, experiment_name="nightly", enable_caching=False)
+    inline = client.create_run_from_pipeline_package(training(), experiment_name="nightly", enable_caching=False)
     assert client.list_runs(experiment_id=experiment).total_size == 2
     client.terminate_run(inline.run_id)
     client.archive_run(inline.run_id)
@@ -210,9 +215,9 @@ def test_names_are_taken_once(api: KfpApi):
     code, answer = plain(api, "POST", f"{V2}/experiments", {"display_name": "x"})
     assert (code, answer["code"]) == (409, 6) and "The name x already exists" in answer["message"]
     with pytest.raises(ApiException, match=r"(?s)\(409\).*error_message.*The name calrec already exists"):
-        client.upload_pipeline(PIPELINE, "calrec")
+        client.upload_pipeline(training(), "calrec")
     with pytest.raises(ApiException, match=r"\(409\)"):
-        client.upload_pipeline_version(PIPELINE, "calrec", pipeline_id=reference["pipeline_id"])
+        client.upload_pipeline_version(training(), "calrec", pipeline_id=reference["pipeline_id"])
 
 
 def test_recurring_runs_of_one_name_are_two(api: KfpApi):
@@ -267,7 +272,7 @@ def test_what_the_server_does_not_start_or_schedule(api: KfpApi, change: dict[st
 
 
 def test_a_parameter_without_default_must_be_given(api: KfpApi, tmp_path: Path):
-    spec, platform = yaml.safe_load_all(Path(PIPELINE).read_text())
+    spec, platform = load(Path(training()))
     del spec["root"]["inputDefinitions"]["parameters"]["targets"]["defaultValue"]
     body = {"display_name": "x", "pipeline_spec": {"pipeline_spec": spec, "platform_spec": platform}}
     code, answer = plain(api, "POST", f"{V2}/runs", body)
@@ -282,7 +287,7 @@ def test_a_parameter_without_default_must_be_given(api: KfpApi, tmp_path: Path):
     "change", [{"typo": 1}, {"root": {"dag": {"tasks": {"x": {"enableCash": True}}}}}, {"pipelineInfo": {}}]
 )
 def test_a_pipeline_that_the_protos_do_not_know_is_refused(api: KfpApi, change: dict[str, Any], tmp_path: Path):
-    spec = next(yaml.safe_load_all(Path(PIPELINE).read_text()))
+    spec = load(Path(training()))[0]
     (tmp_path / "bad.yaml").write_text(yaml.safe_dump({**spec, **change}))
     with pytest.raises(ApiException, match=r"(?s)\(400\).*error_message.*the pipeline spec is invalid"):
         kfp.Client(host=api.url).upload_pipeline(str(tmp_path / "bad.yaml"), "x")

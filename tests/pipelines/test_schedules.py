@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -386,6 +387,18 @@ def test_batch(api: KfpApi, command: Command) -> None:
     assert {one["name"].startswith("calrec-batch") for one in api.state.versions.values()} == {True}
     code, _, said = command("apply", "offers", "batch", "--cron", DAILY, "--every-run")
     assert code == 2 and "--every-run is for training" in said
+
+
+def test_other_pods_are_another_version(api: KfpApi, command: Command) -> None:
+    usual = ["apply", "offers", "batch", "--cron", DAILY, "--image", IMAGE]
+    assert command(*usual)[0] == 0
+    before = parameters(api)
+    code, shown, _ = command(*usual, "--set", "cluster.infer_gpus=1")
+    assert code == 0 and re.search(r"offers: changing pipeline version → calrec-batch-[0-9a-f]{12}\n", shown)
+    (one,) = kept(api)
+    version = api.state.versions[one["pipeline_version_reference"]["pipeline_version_id"]]
+    assert parameters(api) == before and "'resourceCount': '1'" in str(version["pipeline_spec"])
+    assert "nothing to do" in command(*usual, "--set", "cluster.infer_gpus=1")[1]
 
 
 def test_its_life(api: KfpApi, compiled: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

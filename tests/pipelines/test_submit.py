@@ -132,6 +132,17 @@ def test_what_kubernetes_would_refuse_or_show_is_refused_before_anything_is_sent
     assert api.operations == []
 
 
+def test_what_pods_get_is_in_the_version_and_no_parameter(api: KfpApi):
+    assert main(["submit", "batch", "--run", "tiny", "--image", IMAGE, "--no-wait"]) == 0
+    more = ["--set", "cluster.infer_memory=64Gi"]
+    assert main(["submit", "batch", "--run", "tiny", "--image", IMAGE, "--no-wait", *more]) == 0
+    first, second = api.state.runs.values()
+    assert first["runtime_config"] == second["runtime_config"]
+    versions = [run["pipeline_version_reference"]["pipeline_version_id"] for run in (first, second)]
+    given = ["64Gi" in str(api.state.versions[one]["pipeline_spec"]) for one in versions]
+    assert given == [False, True] and not any("memory" in key for key in second["runtime_config"]["parameters"])
+
+
 def test_an_image_without_a_digest_is_warned_of(api: KfpApi, capsys: pytest.CaptureFixture[str]):
     assert main(["submit", "batch", "--run", "tiny", "--image", "shop/calrec:1", "--no-wait"]) == 0
     assert "shop/calrec:1 is not named by a digest: what it means may change" in capsys.readouterr().err

@@ -71,11 +71,11 @@ class BatchConfig:
 class ClusterConfig:
     """What a step's pod asks for and may take, the two being equal. A local run has what the machine has.
 
-    Each field is a pipeline parameter of its own, since KFP takes a pod's resources from nothing else.
+    No parameter of a pipeline: it is compiled into the YAML, so that it reaches a pod without a way through every DAG.
     """
 
     data_cpu: str = "2"
-    """CPUs of the steps that train and generate nothing: ingest, textify, base model, evaluate."""
+    """CPUs of the steps that read and write tables: watch, ingest, textify, base model, evaluate, find champions."""
     data_memory: str = "8Gi"
     """Memory of these steps."""
     train_cpu: str = "4"
@@ -83,13 +83,13 @@ class ClusterConfig:
     train_memory: str = "16Gi"
     """Memory of these stages, of which /dev/shm may take 2 GiB."""
     train_gpus: str = "0"
-    """GPUs of these stages; each stage starts a process per GPU that it sees."""
+    """GPUs of these stages, each of which starts a process per GPU that it sees; 0: none."""
     infer_cpu: str = "4"
     """CPUs of the steps that let a model work: index, generate, retrieve, champion, promote, recommend."""
     infer_memory: str = "8Gi"
     """Memory of these steps."""
     infer_gpus: str = "0"
-    """GPUs of these steps."""
+    """GPUs of these steps; 0: none."""
     accelerator: str = "nvidia.com/gpu"
     """Resource name of the GPUs."""
     node_selector: str = "{}"
