@@ -28,7 +28,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 run: setup  ## run the whole pipeline on the embedded sample: four categories, two targets
-	$(BIN)/python -m pipelines run --run sample
+	$(BIN)/calrec run --run sample
 
 ui: setup  ## open the MLflow UI on the local store, or on STORE=sqlite:///…
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --backend-store-uri "$$STORE" --workers 1 --port 5000
@@ -48,8 +48,8 @@ lint: setup  ## ruff, mypy, import contracts, spelling
 	$(BIN)/typos
 
 compile: setup  ## write the pipelines as YAML to build/ and check them
-	$(BIN)/python -m pipelines compile --out build
-	$(BIN)/python -m pipelines validate build/*.yaml
+	$(BIN)/calrec compile --out build
+	$(BIN)/calrec validate build/*.yaml
 
 bench: setup $(if $(filter all train,$(STEP)),.venv/.bench)  ## time a step against its reference: make bench STEP=bm25
 	$(BIN)/python -m tests.benchmarks $(STEP)
@@ -67,7 +67,7 @@ peers: .venv-peers/.installed  ## make the environment .venv-peers of SASRec, BE
 	@touch $@
 
 study: setup  ## the study on public data: make study DATA=FOLDER [ROWS="--target beauty2014 --row no-stage1"]
-	$(BIN)/python -m pipelines study --data $(DATA) $(ROWS)
+	$(BIN)/calrec study --data $(DATA) $(ROWS)
 
 constraints: setup  ## write the installed versions to constraints.txt
 	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu//' > constraints.txt

@@ -148,5 +148,5 @@ def load(path: Path) -> list[Mapping[str, Any]]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"{path}: {error}") from None
     if not documents or not all(isinstance(d, Mapping) for d in documents) or "pipelineInfo" not in documents[0]:
-        raise ValueError(f"{path}: not a compiled pipeline; make one with python -m pipelines compile --out build")
+        raise ValueError(f"{path}: not a compiled pipeline; make one with calrec compile --out build")
     return documents

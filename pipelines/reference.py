@@ -14,8 +14,8 @@ from pipelines.compiling import PIPELINES, arguments, pipeline
 
 _INTRODUCTION = """# Parameters
 
-Made by `python -m pipelines parameters`; a test compares it with the code. Every parameter of every pipeline is
-reached from the command line of `python -m pipelines compile`, `run`, `submit` and `schedule apply`. What the pods get
+Made by `calrec parameters`; a test compares it with the code. Every parameter of every pipeline is
+reached from the command line of `calrec compile`, `run`, `submit` and `schedule apply`. What the pods get
 is no parameter: it is [compiled in](#compiled-in).
 """
 _SETTINGS = """## Settings

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from calrec.api.run import Training
+from calrec.api.run import Training, here
 from calrec.config import Config
 from calrec.config.checks import one_of
 from calrec.config.overrides import override
@@ -76,7 +76,9 @@ class Study:
             if not ROWS[row].alone or source.domain == target
         )
         config = dataclasses.replace(config, sources=sources, targets=(target,))
-        return override(config, (*ROWS[row].of_set.get(target, ()), *self.settings)).whole()
+        config = override(config, (*ROWS[row].of_set.get(target, ()), *self.settings)).whole()
+        here(config)
+        return config
 
     def run(self, row: str, target: str) -> Path:
         """Every step of a row on a set that is not there yet; returns the folder of the evaluation."""

@@ -1,5 +1,6 @@
 """CALRec: two-stage contrastive fine-tuning of a generative LLM for text-based sequential recommendation."""
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,7 +13,5 @@ __all__ = ["CALRec", "__version__"]
 def __getattr__(name: str) -> Any:
     """`calrec.CALRec`, loaded when it is asked for, so that `import calrec` takes milliseconds."""
     if name == "CALRec":
-        from calrec.api.model import CALRec
-
-        return CALRec
+        return importlib.import_module("calrec.api.model").CALRec
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

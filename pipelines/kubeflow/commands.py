@@ -5,11 +5,10 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calrec.config import Config
+from calrec.cli.arguments import configuration, configured
 from pipelines import PIPELINES
 from pipelines.kubeflow import options as cluster_options
 from pipelines.kubeflow.options import command
@@ -19,43 +18,33 @@ if TYPE_CHECKING:
 
 _SUBMIT = """examples:
   export KFP_HOST=http://localhost:8888        # kubectl port-forward -n kubeflow svc/ml-pipeline 8888:8888
-  python -m pipelines submit --run sample --image REGISTRY/calrec@sha256:...
-  python -m pipelines submit training --source books=gs://shop/books --target books --set stage1.steps=5000 \\
+  calrec submit --run sample --image REGISTRY/calrec@sha256:...
+  calrec submit training --source books=gs://shop/books --target books --set stage1.steps=5000 \\
       --image REGISTRY/calrec@sha256:... --cache-claim calrec-cache --no-wait
-  python -m pipelines submit --file build/calrec-training.yaml --timeout 3600
-  KFP_TOKEN=$(kubectl create token pipeline-user -n shop) python -m pipelines submit --namespace shop ...
+  calrec submit --file build/calrec-training.yaml --timeout 3600
+  KFP_TOKEN=$(kubectl create token pipeline-user -n shop) calrec submit --namespace shop ...
 
 exit code: 0 succeeded, 1 failed, 2 wrong use, 3 canceled or skipped, 4 still running at --timeout, 130 left by Ctrl-C,
 143 left by SIGTERM. A run that was left goes on."""
 
 _STATUS = """examples:
-  python -m pipelines status               # the newest runs
-  python -m pipelines status --last 50
-  python -m pipelines status RUN_ID        # the steps of one run"""
+  calrec status               # the newest runs
+  calrec status --last 50
+  calrec status RUN_ID        # the steps of one run"""
 
 _LOGS = """examples:
-  python -m pipelines logs RUN_ID                   # all steps whose pods are left
-  python -m pipelines logs RUN_ID 'Stage 1' --follow
-  python -m pipelines logs RUN_ID 'Ingest [2]'      # the second turn of a loop
+  calrec logs RUN_ID                   # all steps whose pods are left
+  calrec logs RUN_ID 'Stage 1' --follow
+  calrec logs RUN_ID 'Ingest [2]'      # the second turn of a loop
 
 The pods are read from Kubernetes (KUBECONFIG, or this pod's account), which needs get and list on pods and pods/log."""
 
 
-def add(
-    commands: Any,
-    configured: Callable[[argparse.ArgumentParser], None],
-    configuration: Callable[[argparse.Namespace], Config],
-) -> None:
-    """Add the commands to those of `python -m pipelines`.
-
-    Args:
-        commands: where to add them.
-        configured: gives a parser the options that describe a configuration.
-        configuration: makes the configuration of the parsed options.
-    """
+def add(commands: Any) -> None:
+    """Add the verbs that speak to a cluster."""
     from pipelines.kubeflow import schedules
 
-    _add_submit(commands, configured, configuration)
+    _add_submit(commands)
 
     status = command(commands, "status", "the newest runs in the cluster, or the steps of one of them", _STATUS)
     status.add_argument("run_id", nargs="?", default="", metavar="RUN_ID", help="a run; without it the newest ones")
@@ -70,10 +59,10 @@ def add(
     cluster_options.add(logs)
     logs.set_defaults(command=_logs)
 
-    schedules.add(commands, configured, configuration)
+    schedules.add(commands)
 
 
-def _add_submit(commands: Any, configured: Callable[..., None], configuration: Callable[..., Config]) -> None:
+def _add_submit(commands: Any) -> None:
     submit = command(commands, "submit", "run a pipeline in the cluster and follow it until it ends", _SUBMIT)
     submit.add_argument("pipeline", nargs="?", default="training", choices=PIPELINES, help="default: training")
     configured(submit)
@@ -90,17 +79,17 @@ def _add_submit(commands: Any, configured: Callable[..., None], configuration: C
     group.add_argument("--no-wait", action="store_true", help="do not follow the run")
     group.add_argument("--timeout", type=float, metavar="S", help="follow for so many seconds; the run goes on")
     cluster_options.add(submit)
-    submit.set_defaults(command=lambda options: _submit(options, configuration))
+    submit.set_defaults(command=_submit)
 
 
-def _submit(options: argparse.Namespace, configuration: Callable[[argparse.Namespace], Config]) -> int:
+def _submit(options: argparse.Namespace) -> int:
     from pipelines.kubeflow import submission
     from pipelines.kubeflow.connection import connect
     from pipelines.kubeflow.watching import watch
     from pipelines.validation import sound
 
     with tempfile.TemporaryDirectory(prefix="calrec-") as folder:
-        path, parameters = _compiled(options, configuration, Path(folder))
+        path, parameters = _compiled(options, Path(folder))
         specification = sound(path)
         kubeflow = connect(cluster_options.settings(options))
         version = submission.pipeline_version(kubeflow, specification["pipelineInfo"]["name"], path)
@@ -112,20 +101,18 @@ def _submit(options: argparse.Namespace, configuration: Callable[[argparse.Names
             kubeflow, version, experiment, options.name, parameters, options.service_account, plugin
         )
     except KeyboardInterrupt:
-        print("pipelines: interrupted while the run was made; see python -m pipelines status", file=sys.stderr)
+        print("calrec: interrupted while the run was made; see calrec status", file=sys.stderr)
         return 130
     print(f"run         {run.display_name} ({run.run_id})")
     print(f"page        {kubeflow.link(f'runs/details/{run.run_id}')}", flush=True)
     if options.no_wait:
-        print(f"it runs without this command; see python -m pipelines status {run.run_id}")
+        print(f"it runs without this command; see calrec status {run.run_id}")
         return 0
     until = None if options.timeout is None else time.monotonic() + options.timeout
     return watch(kubeflow, run.run_id, specification, until)
 
 
-def _compiled(
-    options: argparse.Namespace, configuration: Callable[[argparse.Namespace], Config], folder: Path
-) -> tuple[Path, dict[str, Any]]:
+def _compiled(options: argparse.Namespace, folder: Path) -> tuple[Path, dict[str, Any]]:
     """A compiled pipeline and the runtime parameters that go with it."""
     if options.file:
         defaults = {"pipeline": "training", "run": "sample"}
@@ -179,7 +166,7 @@ def _run(kubeflow: "Kubeflow", run_id: str) -> Any:
     except RefusedError as error:
         if error.status not in (400, 404):
             raise
-        raise ValueError(f"there is no run {run_id!r}; python -m pipelines status lists them") from None
+        raise ValueError(f"there is no run {run_id!r}; calrec status lists them") from None
 
 
 def _logs(options: argparse.Namespace) -> int:

@@ -85,7 +85,7 @@ def runs_table(runs: Sequence[Any]) -> list[str]:
         made, ended = moment(run.created_at), moment(run.finished_at)
         ages = f"{seconds(made, None, now):>9}  {seconds(made, ended, now):>9}"
         lines.append(f"{run.run_id:36}  {(run.state or 'pending').lower():9}  {ages}  {run.display_name}")
-    return lines if runs else ["no runs yet; python -m pipelines submit starts one"]
+    return lines if runs else ["no runs yet; calrec submit starts one"]
 
 
 def follow(
@@ -115,7 +115,7 @@ def outcome(run: Any, specification: Specification) -> list[str]:
         lines.append(f"  {cached} {'step' if cached == 1 else 'steps'} cached: outputs of an earlier run")
     for step in failed(run, specification):
         lines.append(f"  {step.name} failed{f': {step.error}' if step.error else ''}")
-        lines.append(f"    python -m pipelines logs {run.run_id} '{step.name}'")
+        lines.append(f"    calrec logs {run.run_id} '{step.name}'")
     return lines
 
 

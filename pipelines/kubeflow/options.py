@@ -38,7 +38,7 @@ def warn_of_tag(image: str, consequence: str) -> None:
     """Say what may come of an image that is not named by its digest."""
     if "@sha256:" not in image:
         named = image or "the default image calrec:VERSION"
-        print(f"pipelines: {named} is not named by a digest: {consequence}", file=sys.stderr)
+        print(f"calrec: {named} is not named by a digest: {consequence}", file=sys.stderr)
 
 
 def add(parser: argparse.ArgumentParser) -> None:

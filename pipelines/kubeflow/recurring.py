@@ -13,7 +13,7 @@ from pipelines.kubeflow.steps import moment
 from pipelines.kubeflow.submission import Version
 
 _PAGE = 100
-_MADE_BY = "Made by python -m pipelines schedule apply."
+_MADE_BY = "Made by calrec schedule apply."
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
 

@@ -4,12 +4,12 @@ import argparse
 import re
 import sys
 import tempfile
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from calrec.cli.arguments import configuration, configured
 from calrec.config import Config
 from pipelines import PIPELINES
 from pipelines.kubeflow import options as cluster_options
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from pipelines.kubeflow.recurring import Recurring
 
 _APPLY = """examples:
-  python -m pipelines schedule apply nightly --cron '0 3 * * *' --image REGISTRY/calrec@sha256:... \\
+  calrec schedule apply nightly --cron '0 3 * * *' --image REGISTRY/calrec@sha256:... \\
       --source books=gs://shop/books --target books
-  python -m pipelines schedule apply hourly batch --cron @hourly --image REGISTRY/calrec@sha256:... ...
+  calrec schedule apply hourly batch --cron @hourly --image REGISTRY/calrec@sha256:... ...
 
 cron: minute, hour, day of month, month, day of week; six fields have the second first. The time zone is the one of the
 server's controller (CRON_SCHEDULE_TIMEZONE), UTC by default; the times that are printed are those of a server in UTC.
@@ -34,18 +34,8 @@ none, unless --every-run is given. One run at a time; a run that is going on whe
 _TIME = "%a %Y-%m-%d %H:%M:%S"
 
 
-def add(
-    commands: Any,
-    configured: Callable[[argparse.ArgumentParser], None],
-    configuration: Callable[[argparse.Namespace], Config],
-) -> None:
-    """Add the command `schedule` to those of `python -m pipelines`.
-
-    Args:
-        commands: where to add it.
-        configured: gives a parser the options that describe a configuration.
-        configuration: makes the configuration of the parsed options.
-    """
+def add(commands: Any) -> None:
+    """Add the verb `schedule`."""
     text = "run a pipeline again and again: Kubeflow's recurring runs"
     schedule = commands.add_parser("schedule", help=text, description=f"{text[0].upper()}{text[1:]}.")
     actions = schedule.add_subparsers(required=True, metavar="ACTION")
@@ -58,7 +48,7 @@ def add(
     cluster_options.add_run(apply)
     apply.add_argument("--every-run", action="store_true", help="train also when no source has new data")
     cluster_options.add(apply)
-    apply.set_defaults(command=lambda options: _apply(options, configuration))
+    apply.set_defaults(command=_apply)
 
     for name, text, action in (
         ("list", "the schedules, when they run next, and how their last run ended", _list),
@@ -75,7 +65,7 @@ def add(
         parser.set_defaults(command=action)
 
 
-def _apply(options: argparse.Namespace, configuration: Callable[[argparse.Namespace], Config]) -> int:
+def _apply(options: argparse.Namespace) -> int:
     from pipelines.compiling import arguments, compile_pipeline
     from pipelines.kubeflow import changes, cron, submission
     from pipelines.kubeflow.connection import connect
@@ -135,7 +125,7 @@ def _list(options: argparse.Namespace) -> int:
     kubeflow = connect(cluster_options.settings(options))
     names = recurring.all_names(kubeflow)
     if not names:
-        print("no schedules; make one with python -m pipelines schedule apply")
+        print("no schedules; make one with calrec schedule apply")
         return 0
     rows: list[tuple[str, ...]] = [("NAME", "CRON", "NEXT (UTC)", "STATE", "PIPELINE VERSION", "LAST RUN")]
     rows += [_row(kubeflow, found[-1]) for found in names.values()]
@@ -184,7 +174,7 @@ def _pause(options: argparse.Namespace) -> int:
     for one in found:
         if one.enabled:
             switch(kubeflow, one, on=False)
-    print(f"{options.name} is paused; python -m pipelines schedule resume {options.name}")
+    print(f"{options.name} is paused; calrec schedule resume {options.name}")
     return 0
 
 

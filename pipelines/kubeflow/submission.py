@@ -92,7 +92,7 @@ def create_run(
     name = name or f"{version.name.rpartition('-')[0]} {time.strftime('%Y-%m-%d %H:%M:%S')}"
     body = api.V2beta1Run(
         display_name=name,
-        description=f"Submitted by {_user()} with python -m pipelines submit; {mark}",
+        description=f"Submitted by {_user()} with calrec submit; {mark}",
         experiment_id=experiment_id,
         pipeline_version_reference=api.V2beta1PipelineVersionReference(
             pipeline_id=version.pipeline_id, pipeline_version_id=version.version_id

@@ -46,7 +46,7 @@ def watch(kubeflow: Kubeflow, run_id: str, specification: Specification, until: 
 
 def _ended(kubeflow: Kubeflow, run: Any, specification: Specification) -> int:
     if run.state not in DONE:
-        print("pipelines: time is up", file=sys.stderr)
+        print("calrec: time is up", file=sys.stderr)
         _say_that_it_goes_on(run.run_id)
         return TIMEOUT
     print("\n".join(ending(kubeflow, run, specification)), flush=True)
@@ -88,11 +88,11 @@ def _terminate(kubeflow: Kubeflow, run_id: str) -> None:
     try:
         kubeflow.ask(lambda: kubeflow.runs.run_service_terminate_run(run_id), f"terminate run {run_id}")
     except RefusedError as error:  # it may have ended in the meantime
-        print(f"pipelines: {error}", file=sys.stderr)
+        print(f"calrec: {error}", file=sys.stderr)
 
 
 def _say_that_it_goes_on(run_id: str) -> None:
-    print(f"pipelines: the run goes on; see python -m pipelines status {run_id}", file=sys.stderr, flush=True)
+    print(f"calrec: the run goes on; see calrec status {run_id}", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

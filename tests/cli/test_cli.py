@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from calrec import artifacts
-from calrec.cli.__main__ import _config, _parser, main
-from calrec.cli.commands import name_of
+from calrec.cli.__main__ import _configuration, main, parser
+from calrec.cli.commands import named_source
 from calrec.config.runs import named
 from tests.conftest import write_sequences
 
@@ -85,7 +85,7 @@ def test_a_file_of_settings_lies_over_the_run_and_below_the_command_line(tmp_pat
     (tmp_path / "settings.json").write_text(json.dumps(given))
     arguments = ["--texts", "t", "--tokens", "t", "--model", "m", "--out", "o", "--run", "tiny"]
     settings = ["--settings", str(tmp_path / "settings.json"), "--set", "stage1.lr=0.25"]
-    config = _config(_parser().parse_args(["finetune", *arguments, *settings]))
+    config = _configuration(parser().parse_args(["finetune", *arguments, *settings]))
     assert (config.stage1.steps, config.stage1.lr, config.stage1.domains) == (7, 0.25, ("books",))
     assert config.data.columns.user == "u" and config.data.columns.item == named("tiny").data.columns.item
     assert config.stage1.batch_size == named("tiny").stage1.batch_size and config.stage2 == named("tiny").stage2
@@ -120,7 +120,7 @@ def test_a_wrong_file_of_settings_is_the_users_mistake(
      ("sample:DELI", "deli"), ("logs/day-*.jsonl", "day-*"), ("./", "log")],
 )  # fmt: skip
 def test_a_category_is_named_after_its_source(source: str, name: str):
-    assert name_of(source) == name
+    assert named_source(source) == (name, source)
 
 
 def test_help_names_every_step(capsys: pytest.CaptureFixture[str]):

@@ -1,6 +1,5 @@
 """The Dockerfile as text, and the image where a container engine has it; `make image` builds it."""
 
-import io
 import json
 import os
 import re
@@ -8,10 +7,8 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from contextlib import redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import mlflow
 import pytest
@@ -278,90 +275,3 @@ def test_it_serves_a_registered_version_without_a_network(
     done = in_pod(image, "python3", "-c", SERVE, options=mounted)
     assert done.returncode == 0, done.stderr
     assert f"'item_id': '{known.catalogue.item_id[expected.item]}'" in done.stdout
-
-
-# --- the runner ---------------------------------------------------------------------------------------------------
-
-
-def test_a_failing_container_is_a_failing_step_each_time(image: str, tmp_path: Path):
-    import docker
-    from kfp.local import docker_task_handler
-
-    from pipelines.docker_run import containers
-    from pipelines.ending import Steps
-
-    engine = docker.from_env()
-    with containers(image, tmp_path, {}, Steps()) as runner, redirect_stdout(io.StringIO()):
-        arguments: dict[str, Any] = runner.container_run_args
-        codes = [
-            docker_task_handler.run_docker_container(engine, image, ["sh", "-c", "exit 3"], {}, **arguments)
-            for _ in range(30)
-        ]
-        left = engine.containers.list(all=True, filters={"label": arguments["labels"]})
-    assert codes == [3] * 30  # kfp's own function gives some 0
-    assert left == []
-
-
-def test_paths_among_the_parameters_are_mounted_for_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from pipelines.docker_run import _mounts
-
-    monkeypatch.chdir(tmp_path)
-    for name in ("root", "logs/a", "models", "unnamed"):
-        (tmp_path / name).mkdir(parents=True)
-    given = {
-        "sources": [{"domain": "a", "uri": "logs/a,logs/*.csv"}, {"domain": "b", "uri": "gs://bucket/x"}],
-        "model": {"name": str(tmp_path / "models"), "size": "small"},
-        "state": str(tmp_path / "root" / "state.json"),
-    }
-    mounts = {mount["Source"]: mount["ReadOnly"] for mount in _mounts(tmp_path / "root", given, {})}
-    assert mounts == {
-        str(tmp_path / "root"): False,
-        str(tmp_path / "logs"): True,
-        str(tmp_path / "logs/a"): True,
-        str(tmp_path / "models"): True,
-    }
-
-
-def test_a_store_that_containers_cannot_see_is_refused(tmp_path: Path):
-    from pipelines.docker_run import _mounts
-
-    with pytest.raises(ValueError, match=r"is a file outside of .*root, which containers do not see; unset it, or"):
-        _mounts(tmp_path / "root", {}, {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/other.db"})
-
-
-def test_a_container_reads_relative_sources_and_writes_below_the_root_alone(
-    image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    import docker
-    from kfp.local import docker_task_handler
-
-    from pipelines.docker_run import containers
-
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "logs").mkdir()
-    (tmp_path / "logs" / "a.csv").write_text("user_id,item_id\n")
-    root, out = tmp_path / "root", io.StringIO()
-    command = f"exec 2>&1; cat logs/a.csv; id -u; touch {root}/made /tmp/x; touch logs/b /opt/x || echo refused"
-    with containers(image, root, {"sources": [{"uri": "logs"}]}) as runner, redirect_stdout(out):
-        arguments: dict[str, Any] = runner.container_run_args
-        client = docker.from_env()
-        docker_task_handler.run_docker_container(client, image, ["sh", "-c", command], {}, **arguments)
-    lines = out.getvalue().splitlines()
-    assert lines[:2] == ["user_id,item_id", str(os.getuid())] and lines[-1] == "refused"
-    assert [path.name for path in (tmp_path / "logs").iterdir()] == ["a.csv"] and (root / "made").exists()
-
-
-def test_an_image_that_is_not_there_is_the_users_mistake(image: str):
-    from pipelines.docker_run import identity
-
-    assert re.fullmatch("[0-9a-f]{16}", identity(image))
-    with pytest.raises(ValueError, match="the engine has no image nowhere:1; build it with make image, or pull it"):
-        identity("nowhere:1")
-
-
-def test_without_an_engine_the_runner_says_what_to_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from pipelines.docker_run import identity
-
-    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
-    with pytest.raises(RuntimeError, match=r"no container engine answers at .*none\.sock .*leave out --runner docker"):
-        identity(IMAGE)

@@ -26,13 +26,29 @@ def toy(program: str, ran: Path) -> str:
     return ast.unparse(tree)
 
 
+def for_this_machine(pipeline: Any) -> Any:
+    """Without retries, for what fails here fails again; steps by the names that a cluster shows."""
+    from google.protobuf import json_format
+
+    from pipelines.compiling import name_steps
+
+    spec = pipeline.pipeline_spec
+    document = json_format.MessageToDict(spec)
+    name_steps([document])
+    spec.Clear()
+    json_format.ParseDict(document, spec)
+    for component in (spec.root, *spec.components.values()):
+        for task in component.dag.tasks.values():
+            task.ClearField("retry_policy")
+    return pipeline
+
+
 def main(name: str, root: str, given: dict[str, Any]) -> None:
     from kfp import local
 
     from calrec.config import Source, runs
     from calrec.config.overrides import merge, override
     from pipelines.compiling import arguments, pipeline
-    from pipelines.local_run import for_this_machine
 
     warnings.simplefilter("ignore")
     sources = [Source(domain, uri) for domain, uri in given["sources"].items()]

@@ -221,7 +221,7 @@ def test_a_claim_is_mounted_where_files_are_kept(tmp_path: Path):
 
 
 def test_the_table_of_parameters_is_that_of_the_code():
-    """When it is not: python -m pipelines parameters > pipelines/PARAMETERS.md."""
+    """When it is not: calrec parameters > pipelines/PARAMETERS.md."""
     assert (REPO / "pipelines/PARAMETERS.md").read_text() == document(runs.sample())
 
 

@@ -94,14 +94,14 @@ def test_a_server_that_tells_parents_gets_a_tree():
     assert [(step.name, step.depth) for step in steps(run, NESTED)] == [
         ("Stage 1", 0), ("for-loop-1", 0), ("Target", 1), ("Stage 2", 2), ("Evaluate", 2),
     ]  # fmt: skip
-    assert outcome(run, NESTED)[1:] == ["  Stage 2 failed: no memory", "    python -m pipelines logs r 'Stage 2'"]
+    assert outcome(run, NESTED)[1:] == ["  Stage 2 failed: no memory", "    calrec logs r 'Stage 2'"]
 
 
 def test_without_parents_a_loop_that_failed_is_not_taken_for_a_step():
     run = run_of(
         task("for-loop-1", "FAILED"), task("target", "FAILED", at=1), task("finetune", "FAILED", at=2), state="FAILED"
     )
-    assert outcome(run, NESTED)[1:] == ["  finetune failed", "    python -m pipelines logs r 'finetune'"]
+    assert outcome(run, NESTED)[1:] == ["  finetune failed", "    calrec logs r 'finetune'"]
 
 
 def test_names_that_two_sub_pipelines_share_are_told_apart_by_the_path():
@@ -121,7 +121,7 @@ def test_a_driver_that_failed_is_shown_and_cached_steps_are_counted():
     assert outcome(run, NESTED)[1:] == [
         "  2 steps cached: outputs of an earlier run",
         "  Evaluate (driver) failed",
-        "    python -m pipelines logs r 'Evaluate (driver)'",
+        "    calrec logs r 'Evaluate (driver)'",
     ]
 
 

@@ -1,4 +1,4 @@
-"""`python -m pipelines logs` against a Kubernetes API and a pipeline API of our own."""
+"""`calrec logs` against a Kubernetes API and a pipeline API of our own."""
 
 import json
 import re

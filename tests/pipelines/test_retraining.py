@@ -59,6 +59,26 @@ def test_the_first_run_trains_and_its_model_is_the_champion(world: tuple[Path, d
     assert aliases(root) == {"champion": 1, "challenger": 1}
 
 
+def test_every_step_shows_itself_in_the_run_view(world: tuple[Path, dict[str, Any], str]):
+    run = min((world[0] / "artifacts").glob("calrec-training-*"))
+    summaries = {path.parent.name: path.read_text() for path in run.rglob("summary")}
+    assert {
+        "ingest",
+        "textify",
+        "base-model",
+        "stage-1",
+        "stage-2",
+        "refit",
+        "index",
+        "generate",
+        "retrieve",
+        "evaluate",
+    } <= set(summaries)
+    assert all("|" in text for text in summaries.values())
+    assert summaries["evaluate"].startswith("| target | users | Recall@10 |")
+    assert {path.parent.name for path in run.rglob("report")} == {"ingest", "textify", "base-model", "evaluate"}
+
+
 def test_nothing_new_ends_early(world: tuple[Path, dict[str, Any], str]):
     root, given, _ = world
     shown = locally(root, "training", given)

@@ -1,4 +1,4 @@
-"""`python -m pipelines submit` and `status` against the contract server, in this process and as a person runs it."""
+"""`calrec submit` and `status` against the contract server, in this process and as a person runs it."""
 
 import os
 import pty
@@ -157,16 +157,14 @@ def test_the_exit_code_tells_the_end(
     assert submit() == (1 if end == "FAILED" else 3)
     shown = capsys.readouterr().out
     assert f": {end.lower()}, " in shown
-    command = f"Textify failed\n    python -m pipelines logs {only(api.state.runs)['run_id']} 'Textify'"
+    command = f"Textify failed\n    calrec logs {only(api.state.runs)['run_id']} 'Textify'"
     assert (command in shown) == (end == "FAILED")
 
 
 def test_time_that_is_up_leaves_the_run(submit: Callable[..., int], api: KfpApi, capsys: pytest.CaptureFixture[str]):
     api.state.scripts.append([("RUNNING", [Task("textify", "RUNNING")])])
     assert submit("--timeout", "0.2") == 4
-    assert (
-        f"the run goes on; see python -m pipelines status {only(api.state.runs)['run_id']}" in capsys.readouterr().err
-    )
+    assert f"the run goes on; see calrec status {only(api.state.runs)['run_id']}" in capsys.readouterr().err
     assert only(api.state.runs)["state"] == "RUNNING"
 
 
@@ -391,7 +389,7 @@ def test_ctrl_c_and_leave(api: KfpApi, terminal: "Terminal"):
     terminal.press(b"l\n")
     assert terminal.code() == 130
     run = only(api.state.runs)
-    assert run["state"] == "RUNNING" and f"python -m pipelines status {run['run_id']}" in terminal.shown
+    assert run["state"] == "RUNNING" and f"calrec status {run['run_id']}" in terminal.shown
 
 
 def test_ctrl_c_and_terminate(api: KfpApi, terminal: "Terminal"):
@@ -447,7 +445,7 @@ def test_status_lists_the_newest_runs_and_shows_one(
 
 def test_status_of_what_is_not_there(api: KfpApi, capsys: pytest.CaptureFixture[str]):
     assert main(["status", "nothing"]) == 2
-    assert "there is no run 'nothing'; python -m pipelines status lists them" in capsys.readouterr().err
+    assert "there is no run 'nothing'; calrec status lists them" in capsys.readouterr().err
     assert main(["status", "--last", "0"]) == 2
 
 

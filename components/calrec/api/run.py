@@ -17,7 +17,8 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from calrec.api.summary import Result, link_outputs
-from calrec.config import Config, Source
+from calrec.config import ClusterConfig, Config, Source
+from calrec.config.checks import check
 from calrec.launch.folders import Folders
 from calrec.storage.files import new_folder
 from calrec.tracking import runs
@@ -126,12 +127,23 @@ def run(config: Config, root: Path, fresh: bool = False) -> Result:
         ValueError, FileNotFoundError: a source that does not exist, a setting that does not fit.
         SystemExit: 75 after a signal and a checkpoint, else 128 and the number of the signal; the same call goes on.
     """
+    here(config.whole())
     with _signals(), _environment():
-        return _run(config.whole(), root.resolve(), fresh)
+        return _run(config, root.resolve(), fresh)
+
+
+def here(config: Config) -> None:
+    """Refuse settings that have no meaning on this machine.
+
+    Raises:
+        ValueError: of the section `cluster`.
+    """
+    check(config.cluster == ClusterConfig(), "the section cluster is about pods; leave its settings out here")
 
 
 def _run(config: Config, root: Path, fresh: bool) -> Result:
     started = time.perf_counter()
+    config = dataclasses.replace(config, sources=tuple(current.now([vars(one) for one in config.sources])))
     uri, files = _use_tracking(root)
     shaping = {name: getattr(config, name) for name in SHAPING}
     seen = current.look([dataclasses.asdict(one) for one in config.sources], config.targets, shaping, only_new=False)

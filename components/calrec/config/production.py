@@ -7,7 +7,7 @@ from typing import Any
 from calrec.config import naming
 from calrec.config.checks import check
 
-# The image that carries this package; `python -m pipelines compile --image` puts another one into the YAML.
+# The image that carries this package; `calrec compile --image` puts another one into the YAML.
 IMAGE = "calrec:0.1.0"
 
 

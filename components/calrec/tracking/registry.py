@@ -215,7 +215,7 @@ def resolved(uri: str) -> Version:
     version = _version(target, int(number)) if entry and number else None
     if version is None:
         there = ", ".join(str(one.number) for one in versions(target))
-        known = f"versions of {target} are: {there}" if there else "train one first: python -m pipelines run"
+        known = f"versions of {target} are: {there}" if there else "train one first: calrec run"
         raise ValueError(f"{uri}: there is no such version; {known}")
     return version
 

@@ -3,7 +3,7 @@
 A pipeline run is a parent run, each step and category a nested run. The parent is found, in this order:
 
 1. MLFLOW_RUN_ID: KFP's own MLflow plugin made a run for this task, which is adopted;
-2. CALREC_PARENT_RUN: the id of the parent, set by `python -m pipelines run`;
+2. CALREC_PARENT_RUN: the id of the parent, set by `calrec run`;
 3. KFP_RUN_ID: the pipeline run's id, set in the pod; the run tagged with it is found or made;
 4. none: the step's run stands alone.
 
@@ -56,7 +56,7 @@ def step(name: str, domain: str = "") -> Iterator[Run]:
     with printing.guarded(), _sigterm_as_exit():
         try:
             yield run
-        except SystemExit:
+        except (SystemExit, KeyboardInterrupt):
             status = "KILLED"
             raise
         except BaseException as error:
@@ -99,7 +99,7 @@ def start_parent(name: str, files: Path | None = None) -> tuple[str, str]:
     """
     if files and not os.environ.get("MLFLOW_EXPERIMENT_ID") and not client().get_experiment_by_name(EXPERIMENT):
         client().create_experiment(EXPERIMENT, artifact_location=files.as_uri(), tags=mlflow_client.KIND)
-    tags = {"mlflow.user": getpass.getuser(), "mlflow.source.name": "python -m pipelines run", **_of_commit()}
+    tags = {"mlflow.user": getpass.getuser(), "mlflow.source.name": "calrec run", **_of_commit()}
     run = client().create_run(mlflow_client.experiment(), run_name=name, tags=tags)
     return str(run.info.run_id), str(run.info.experiment_id)
 
