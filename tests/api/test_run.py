@@ -188,7 +188,7 @@ def test_a_missing_source_is_said_before_anything_starts(tmp_path: Path):
 def test_a_secret_in_a_source_is_written_nowhere(tmp_path: Path):
     with serving() as web:
         web.files["/books.csv"] = b"user_id,item_id,title\n"
-        uri = f"books={web.address.replace('http://', 'http://me:secret@')}/books.csv?sig=secret"
+        uri = f"books={web.url.replace('http://', 'http://me:secret@')}/books.csv?sig=secret"
         said = run(tmp_path / "root", "--run", "tiny", "--source", uri, code=2)
     assert "secret" not in said
     written = [path for path in tmp_path.rglob("*") if path.is_file()]

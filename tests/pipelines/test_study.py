@@ -45,7 +45,7 @@ def test_rows_share_their_steps_and_go_on_where_they_were(
     capsys.readouterr()
     assert study.run("paper", "beauty2014") == paper
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == times
-    assert "study: evaluate is in" in capsys.readouterr().out
+    assert "evaluate beauty2014: unchanged, taken from an earlier run" in capsys.readouterr().out
 
     shown = table(study, {("paper", "beauty2014"): paper, ("temperature-1", "beauty2014"): cooler})
     assert shown.startswith("## beauty2014")
@@ -57,7 +57,7 @@ def test_rows_share_their_steps_and_go_on_where_they_were(
 def test_a_study_that_stopped_between_a_model_and_its_tokens_goes_on(data: Path, tmp_path: Path):
     study = Study(str(data), tmp_path, None, SMALL)
     paper = study.run("paper", "beauty2014")
-    (tokens,) = (path for path in tmp_path.glob("tokens-*") if not path.name.endswith(".model"))
+    (tokens,) = tmp_path.glob("base-model-*.tokens")
     shutil.rmtree(tokens)  # as if it had been stopped after the model was written
     assert study.run("paper", "beauty2014") == paper
     assert (tokens / "manifest.json").is_file()

@@ -21,6 +21,7 @@ from calrec.config import ClusterConfig, Config, Source
 from calrec.config.checks import check
 from calrec.launch.folders import Folders
 from calrec.storage.files import new_folder
+from calrec.system.signals import ENDING, held
 from calrec.tracking import runs
 from calrec.watch import current
 from calrec.watch.step import SHAPING, report
@@ -216,7 +217,8 @@ def _use_tracking(root: Path) -> tuple[str, Path | None]:
 def _tracked(call: Callable[[], T]) -> T | None:
     """Tracking at the parent must not fail a run any more than in a step."""
     try:
-        return call()
+        with held():
+            return call()
     except Exception as error:
         runs.warn(error)
         return None
@@ -237,18 +239,30 @@ def _environment() -> Iterator[None]:
 
 @contextmanager
 def _signals() -> Iterator[None]:
-    """A terminal that is closed, or SIGTERM between two steps, ends the run as Ctrl-C does."""
+    """Ctrl-C and a closed terminal end a run as SIGTERM does: a training writes a checkpoint.
 
-    def leave(number: int, frame: FrameType | None) -> None:
-        sys.exit(128 + number)
+    A second Ctrl-C does not wait for it. A step has its own handler of SIGTERM; between two steps it ends the run.
+    """
+    came: list[int] = []
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if number == signal.SIGTERM:
+            sys.exit(128 + number)
+        signal.raise_signal(signal.SIGTERM)
 
     try:
-        old = {number: signal.signal(number, leave) for number in (signal.SIGHUP, signal.SIGTERM)}
+        old = {number: signal.signal(number, ask) for number in ENDING}
     except ValueError:  # not in the main thread, such as a notebook's: nothing to install
         yield
         return
     try:
         yield
+    except SystemExit as stop:
+        if stop.code == 128 + signal.SIGTERM and came:  # as the first signal is known to a shell
+            sys.exit(128 + came[0])
+        raise
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)

@@ -8,6 +8,7 @@ from typing import Any
 from calrec.artifacts import MANIFEST, RECORD, Manifest
 from calrec.config.overrides import to_dict
 from calrec.report import manifests
+from calrec.system.signals import held
 from calrec.tracking import limits, parent_run
 from calrec.tracking.mlflow_client import client, warn
 
@@ -147,7 +148,8 @@ class Run:
         """Do something with MLflow, unless it failed before."""
         if self._mlflow is not None and not self._failed:
             try:
-                log(self._mlflow)
+                with held():
+                    log(self._mlflow)
             except Exception as error:
                 self._failed = True
                 warn(error)

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FrameType
 
 from calrec import __version__
-from calrec.system import code_version, machine, printing
+from calrec.system import code_version, machine, printing, signals
 from calrec.system.printing import markdown, shown
 from calrec.tracking import mlflow_client, parent_run
 from calrec.tracking.mlflow_client import EXPERIMENT, client, warn
@@ -51,7 +51,8 @@ def step(name: str, domain: str = "") -> Iterator[Run]:
     """
     if threads := machine.prepare():
         print(f"{name}{' ' * bool(domain)}{domain}: {threads}", flush=True)
-    run = _start(name, domain)
+    with signals.held():
+        run = _start(name, domain)
     status = "FINISHED"
     with printing.guarded(), _sigterm_as_exit():
         try:
