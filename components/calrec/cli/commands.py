@@ -35,7 +35,8 @@ def run_all(options: argparse.Namespace, config: Config) -> None:
 def ingest(options: argparse.Namespace, config: Config) -> None:
     """Raw log → interactions, items, rejects."""
     name, source = named_source(options.source)
-    _run("ingest", options, config, {}, domain=options.domain or name, source=source, cache=options.cache)
+    made = _run("ingest", options, config, {}, domain=options.domain or name, source=source, cache=options.cache)
+    print(manifests.text(made, notes=False))
 
 
 def named_source(text: str) -> tuple[str, str]:
@@ -225,9 +226,9 @@ def serve(options: argparse.Namespace, config: Config) -> None:
 
 def _run(
     name: str, options: argparse.Namespace, config: Config, inputs: Mapping[str, Any], out: Any = None, **values: Any
-) -> None:
+) -> Any:
     sections = {one.name: getattr(config, one.name) for one in dataclasses.fields(config)}
-    steps.run(name, out or options.out, inputs, sections, **values)
+    return steps.run(name, out or options.out, inputs, sections, **values)
 
 
 def _given(options: argparse.Namespace, *names: str) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from calrec.reading.items import Attributes, ItemCounts, identical_texts, missin
 from calrec.report import manifests
 from calrec.storage import files
 from calrec.storage.files import File
-from calrec.system.printing import shown
+from calrec.system.printing import safe, shown
 
 _MEMORY_SHARE = 0.3
 _ROW_GROUP = 1 << 18
@@ -129,7 +129,8 @@ def ingest(
         )
         manifests.write_report(folder, f"Log of {domain}", manifest, of_log)
         manifest = artifacts.finish(folder, manifest)
-    print(manifests.text(manifest, notes=False), flush=True)
+    for warning in manifests.warnings(manifest):
+        print(safe(f"ingest {domain}: warning: {warning}"), flush=True)
     print(
         f"ingest {domain}: {counts['users']:,} users, {counts['items']:,} items, "
         f"{counts['interactions']:,} interactions, {counts['rejects']:,} rejects",
