@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,25 @@ def test_each_command_that_is_named_is_known(program: str, main, capsys: pytest.
             known.add(word)
     assert [(name, word) for name, word in named if word not in known] == []
     assert "usage" in capsys.readouterr().out
+
+
+def test_the_rooms_are_those_of_the_tables_and_of_the_tree():
+    rooms = {path.parent.name for path in (REPO / "components" / "calrec").glob("*/__init__.py")}
+    steps = {path.parent.name for path in (REPO / "components" / "calrec").glob("*/component.py")}
+    tables = DOCUMENTS["CONTRIBUTING.md"].split("## Rooms")[1].split("### The order")[0].split("**The other rooms**")
+    assert set(re.findall(r"^\| `(\w+)` \|", tables[0], re.M)) == steps
+    assert set(re.findall(r"^\| `(\w+)` \|", tables[1], re.M)) == rooms - steps
+    tree = DOCUMENTS["README.md"].split("## The tree")[1].split("```")[1]
+    named = set(re.findall(r"(\w+)/ ", tree))
+    assert named == rooms | {"calrec", "pipelines", "images", "manifests", "tests"}
+    assert set(re.findall(r"^  (\w+)/ +step: ", tree, re.M)) == steps
+
+
+def test_the_order_of_the_rooms_is_that_of_the_contract():
+    contracts = tomllib.loads((REPO / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    layers = [layer.replace("calrec.", "").replace(" | ", ", ") for layer in contracts[0]["layers"]]
+    written = DOCUMENTS["CONTRIBUTING.md"].split("### The order")[1].split("```")[1]
+    assert re.split(r"\s+→\s+", written.strip()) == layers
 
 
 def test_the_anchor_rule_of_github():
