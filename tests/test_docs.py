@@ -33,7 +33,7 @@ def code(text: str) -> list[str]:
 
 
 def anchors(text: str) -> set[str]:
-    """What `#…` may name in the document, by the rule of GitHub: lower case, no punctuation, a number behind repeats."""
+    """What `#…` may name in the document, by GitHub's rule: lower case, no punctuation, repeats numbered."""
     found: dict[str, int] = {}
     for heading in re.findall(r"^#+ +(.+?) *$", FENCE.sub("", text), re.M):
         plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)
