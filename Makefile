@@ -11,7 +11,7 @@ STORE ?= sqlite:///$(CURDIR)/build/mlflow.db
 export TARGET STORE  # recipes read them from the environment, where a quote in a name is no quote of the shell
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run ui test test-long lint compile manifests image bench peers study serve constraints hashes clean
+.PHONY: help setup run ui test test-long lint compile manifests image bench peers study serve docs constraints hashes clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,9 @@ peers: .venv-peers/.installed  ## make the environment .venv-peers of SASRec, BE
 
 study: setup  ## the study on public data: make study DATA=FOLDER [ROWS="--target beauty2014 --row no-stage1"]
 	$(BIN)/calrec study --data $(DATA) $(ROWS)
+
+docs: setup  ## pages of the API from the docstrings: build/docs/calrec.html
+	$(BIN)/pdoc --docformat google --output-directory build/docs calrec
 
 constraints: setup  ## write the installed versions to constraints.txt
 	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu//' > constraints.txt

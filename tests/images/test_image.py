@@ -114,7 +114,7 @@ def test_the_base_is_taken_by_digest_and_the_image_says_which(tmp_path: Path, di
     (tmp_path / "bin" / "docker").write_text(DOCKER)
     (tmp_path / "bin" / "docker").chmod(0o755)
     shutil.copytree(IMAGES, tmp_path / "copy" / "images")
-    for name in ("pyproject.toml", "README.md", "components", "pipelines"):
+    for name in ("pyproject.toml", "LICENSE", "README.md", "components", "pipelines"):
         (tmp_path / "copy" / name).symlink_to(REPO / name)
     log = tmp_path / "log"
     environment = {"PATH": f"{tmp_path}/bin:/usr/local/bin:/usr/bin:/bin", "LOG": str(log), "DIGESTS": digests}

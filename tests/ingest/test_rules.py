@@ -1,4 +1,4 @@
-"""The cleaning rules in memory and in files against the words of method.md in plain Python."""
+"""The cleaning rules in memory and in files against the words of PAPER.md, "Data", in plain Python."""
 
 import hashlib
 import itertools

@@ -49,7 +49,7 @@ class Columns:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Reading and cleaning of the raw log (method.md, "Data")."""
+    """Reading and cleaning of the raw log (PAPER.md, "Data")."""
 
     format: str = "auto"
     """auto looks at the files and says what it found; else one of FORMATS."""
@@ -166,7 +166,7 @@ def event_filter(text: str) -> tuple[str, str, str]:
 
 @dataclass(frozen=True)
 class SplitConfig:
-    """Which events of a user are training, validation and test (method.md, "Data")."""
+    """Which events of a user are training, validation and test (PAPER.md, "Data")."""
 
     kind: str = "leave_last_out"
     """leave_last_out: the last item is the test target, the one before the validation target; time: two global cuts,

@@ -58,7 +58,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class GenerateConfig:
-    """Sampling of next-item texts (method.md, "Inference")."""
+    """Sampling of next-item texts (PAPER.md, "Inference")."""
 
     backend: str = "shared_prefix"
     """shared_prefix: each prompt is read once; hf: transformers' generate, the reference; vllm: for large models."""
@@ -101,7 +101,7 @@ class GenerateConfig:
 
 @dataclass(frozen=True)
 class RetrieveConfig:
-    """BM25 and fusion (method.md, "Inference")."""
+    """BM25 and fusion (PAPER.md, "Inference")."""
 
     k: int = 20
     """Items per user."""
@@ -148,7 +148,7 @@ class RetrieveConfig:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Metrics and baselines (method.md, "Metrics")."""
+    """Metrics and baselines (PAPER.md, "Metrics")."""
 
     recall_at: tuple[int, ...] = (1, 5, 10, 20)
     ndcg_at: tuple[int, ...] = (10, 20)

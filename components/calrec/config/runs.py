@@ -80,7 +80,7 @@ def paper() -> Config:
 
 
 def study() -> Config:
-    """Row `paper` of the study: method.md on three Amazon sets, at the size of two CPU cores.
+    """Row `paper` of the study: the method of PAPER.md on three Amazon sets, at the size of two CPU cores.
 
     A 1.6M-parameter model from scratch, 48,000 users of joint training and 16,000 per target, 8,000 test users. Titles
     and brands only: these sets have one category each and no price. Items already bought are left out for every method,

@@ -7,7 +7,7 @@ from calrec.config.checks import check, one_of
 
 @dataclass(frozen=True)
 class TextConfig:
-    """How items and histories become text (method.md, "Text")."""
+    """How items and histories become text (PAPER.md, "Text")."""
 
     attributes: tuple[str, ...] = ("title", "category", "brand", "price")
     """Attributes of an item's text, in this order."""

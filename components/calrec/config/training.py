@@ -8,7 +8,7 @@ from calrec.config.checks import check, one_of
 
 @dataclass(frozen=True)
 class StageConfig:
-    """One stage of fine-tuning (method.md, "Loss"); stage 1, stage 2 and the refit have one each."""
+    """One stage of fine-tuning (PAPER.md, "Loss"); stage 1, stage 2 and the refit have one each."""
 
     steps: int = 1000
     """Optimizer steps; 0 passes the model through (the ablation)."""

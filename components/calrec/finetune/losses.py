@@ -1,4 +1,4 @@
-"""The loss of CALRec on tensors, apart from any model (method.md, "Loss").
+"""The loss of CALRec on tensors, apart from any model (PAPER.md, "Loss").
 
 Shape suffixes: B rows of the batch, D width of the model, N predicted tokens, M some of them, V vocabulary.
 """

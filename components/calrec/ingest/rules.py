@@ -1,4 +1,4 @@
-"""The cleaning rules for events (method.md, "Data"), each counted; in memory, or in files when it is too small.
+"""The cleaning rules for events (PAPER.md, "Data"), each counted; in memory, or in files when it is too small.
 
 Both ways run the same code: events come in runs, each sorted by user; the events of a group of neighbouring users are
 gathered from all runs and become histories in order; the k-core then sweeps over the groups' items until nothing is
@@ -51,7 +51,7 @@ class EventLog:
     def clean(
         self, data: DataConfig, items: pa.Array, has_metadata: Bools, n_users: int, weight: str = "rating"
     ) -> "Cleaned":
-        """Apply every rule in the order of method.md; the log is used up.
+        """Apply every rule in the order of PAPER.md, "Data"; the log is used up.
 
         Args:
             data: settings of the rules.

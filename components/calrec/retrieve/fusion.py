@@ -1,4 +1,4 @@
-"""Fusion of the BM25 rankings of a user's texts ("quasi-round-robin", method.md), and of several rankings by places."""
+"""Fusion of the BM25 rankings of a user's texts ("quasi-round-robin", PAPER.md, "Inference"), and by places."""
 
 import itertools
 from collections.abc import Callable, Sequence
