@@ -11,7 +11,7 @@ STORE ?= sqlite:///$(CURDIR)/build/mlflow.db
 export TARGET STORE  # recipes read them from the environment, where a quote in a name is no quote of the shell
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run ui test test-long lint compile manifests image bench peers study serve docs constraints hashes clean
+.PHONY: help setup run ui quick test test-long lint size compile manifests image bench peers study serve docs constraints hashes clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ run: setup  ## run the whole pipeline on the embedded sample: four categories, t
 ui: setup  ## open the MLflow UI on the local store, or on STORE=sqlite:///…
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --backend-store-uri "$$STORE" --workers 1 --port 5000
 
+quick: setup  ## the tests that need no server, no store and no child process
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m quick
+
 test: setup  ## all tests, files in two processes
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
@@ -50,6 +53,9 @@ lint: setup  ## ruff, mypy, import contracts, spelling
 compile: setup  ## write the pipelines as YAML to build/ and check them
 	$(BIN)/calrec compile --out build
 	$(BIN)/calrec validate build/*.yaml
+
+size: setup  ## lines of code by room
+	@$(BIN)/python -m tests.size
 
 bench: setup $(if $(filter all train,$(STEP)),.venv/.bench)  ## time a step against its reference: make bench STEP=bm25
 	$(BIN)/python -m tests.benchmarks $(STEP)
