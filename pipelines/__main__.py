@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from calrec.cli.__main__ import main
-from calrec.cli.arguments import configuration, configured
-from calrec.config.runs import named
+from calrec.cli.arguments import add_run_options, configuration
+from calrec.config.runs import get_run
 from pipelines import PIPELINES
 from pipelines.kubeflow import commands as cluster
 from pipelines.kubeflow import options as cluster_options
@@ -19,7 +19,7 @@ def add(commands: Any) -> None:
     compile_.add_argument(
         "pipelines", nargs="*", default=list(PIPELINES), metavar="PIPELINE", help="training, batch (default: both)"
     )
-    configured(compile_)
+    add_run_options(compile_)
     compile_.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the YAML")
     cluster_options.add_image(compile_)
     compile_.add_argument("--only-new", action="store_true", help="training ends early when there is nothing new")
@@ -30,7 +30,7 @@ def add(commands: Any) -> None:
     validate.set_defaults(command=_validate)
 
     parameters = commands.add_parser("parameters", help="print the table of all parameters and settings: PARAMETERS.md")
-    configured(parameters)
+    add_run_options(parameters)
     parameters.set_defaults(command=_parameters)
 
     study = commands.add_parser("study", help="the rows of RESULTS.md on public data; goes on where it was stopped")
@@ -92,7 +92,7 @@ def _study(options: argparse.Namespace) -> int:
     from pipelines.study import Study, table
 
     study = Study(options.data, options.root, options.rankings, tuple(options.set))
-    targets = options.target or list(named("study").targets)
+    targets = options.target or list(get_run("study").targets)
     asked = [(row, target) for target in targets for row in options.row or ("paper", "best")]
     for row, target in asked:  # a wrong name is said before hours are spent
         study.configuration(row, target)

@@ -3,13 +3,13 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from calrec.system.printing import shown
+from calrec.system.printing import redact
 
 
 def faults(where: str, value: Any) -> Iterator[str]:
     """Each address in a value, a text or nested, that carries what may be a secret; said without it."""
     for text in texts(value):
-        if (harmless := shown(text)) != text:
+        if (harmless := redact(text)) != text:
             yield (
                 f"{where}: {harmless} has a user, a password or a query, and Kubeflow, its local runner too, stores "
                 "and shows parameters in clear; give gs:// and the pods' identity, a folder, or an address without them"

@@ -15,7 +15,7 @@ from calrec.api.run import Training, here
 from calrec.config import Config
 from calrec.config.checks import one_of
 from calrec.config.overrides import override
-from calrec.config.runs import ABLATIONS, ablated, named
+from calrec.config.runs import ABLATIONS, apply_ablations, get_run
 from calrec.evaluate.results import METHOD
 from calrec.launch.folders import Folders
 from calrec.report import pages
@@ -68,7 +68,7 @@ class Study:
             ValueError: no such row or set; settings that do not go together.
         """
         one_of("row", row, list(ROWS))
-        config = ablated(named(ROWS[row].run), ROWS[row].ablations)
+        config = apply_ablations(get_run(ROWS[row].run), ROWS[row].ablations)
         one_of("set", target, [source.domain for source in config.sources])
         sources = tuple(
             dataclasses.replace(source, uri=f"{self.data.rstrip('/')}/{source.domain}")
@@ -84,7 +84,7 @@ class Study:
         """Every step of a row on a set that is not there yet; returns the folder of the evaluation."""
         config = self.configuration(row, target)
         print(f"study: {row} on {target}", flush=True)
-        config = dataclasses.replace(config, sources=tuple(current.now([vars(one) for one in config.sources])))
+        config = dataclasses.replace(config, sources=tuple(current.snapshots([vars(one) for one in config.sources])))
         training = Training(config, Folders(self.root))
         return training.evaluation(target, training.ranked(target), rankings=self._others(target))
 

@@ -23,7 +23,7 @@ class Auth:
             raise ValueError("--auth iap needs the client id of the proxy; give --iap-client-id or KFP_IAP_CLIENT_ID")
 
 
-def guessed(token_file: str, iap_client_id: str) -> str:
+def guess_method(token_file: str, iap_client_id: str) -> str:
     """The method for what is at hand: a token, an IAP client id, a cookie, the token of this pod, else none."""
     if token_file or os.environ.get("KFP_TOKEN"):
         return "token"

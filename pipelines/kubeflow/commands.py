@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calrec.cli.arguments import configuration, configured
+from calrec.cli.arguments import add_run_options, configuration
 from pipelines import PIPELINES
 from pipelines.kubeflow import options as cluster_options
 from pipelines.kubeflow.options import command
@@ -65,7 +65,7 @@ def add(commands: Any) -> None:
 def _add_submit(commands: Any) -> None:
     submit = command(commands, "submit", "run a pipeline in the cluster and follow it until it ends", _SUBMIT)
     submit.add_argument("pipeline", nargs="?", default="training", choices=PIPELINES, help="default: training")
-    configured(submit)
+    add_run_options(submit)
     group = submit.add_argument_group("run")
     cluster_options.add_run(group)
     group.add_argument("--only-new", action="store_true", help="training: end at once if no source has new data")

@@ -186,7 +186,7 @@ def connect(settings: Settings, sleep: Callable[[float], None] = time.sleep) -> 
     return kubeflow
 
 
-def named(name: str) -> str:
+def name_filter(name: str) -> str:
     """The `filter` argument of a list call: those with this display name."""
     return json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]})
 

@@ -80,7 +80,7 @@ class Cron:
         return of_month and of_week if self.both_days else of_month or of_week
 
 
-def read(text: str) -> Cron:
+def parse_cron(text: str) -> Cron:
     """A cron expression of five or six fields, or one of `MACROS`.
 
     Raises:

@@ -113,13 +113,13 @@ def outcome(run: Any, specification: Specification) -> list[str]:
     cached = from_cache(run)
     if cached:
         lines.append(f"  {cached} {'step' if cached == 1 else 'steps'} cached: outputs of an earlier run")
-    for step in failed(run, specification):
+    for step in failed_steps(run, specification):
         lines.append(f"  {step.name} failed{f': {step.error}' if step.error else ''}")
         lines.append(f"    calrec logs {run.run_id} '{step.name}'")
     return lines
 
 
-def failed(run: Any, specification: Specification) -> list[Step]:
+def failed_steps(run: Any, specification: Specification) -> list[Step]:
     """The steps that failed themselves, not the loops and sub-pipelines around them."""
     found = steps(run, specification)
     leaves = [step for step in found if step.state == "failed" and not step.group]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TextIO
 
 from pipelines.kubeflow.connection import POD_NAMESPACE
-from pipelines.kubeflow.steps import Specification, numbered, title
+from pipelines.kubeflow.steps import Specification, number_turns, title
 
 POLL_S = 5.0
 PAUSES_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)  # between two requests to an API that answered before
@@ -52,7 +52,7 @@ class Pods:
         )
         pods = sorted(answer.items, key=lambda pod: (pod.metadata.creation_timestamp, pod.metadata.name))
         paths = [_path(pod) for pod in pods]
-        names = numbered([title(self._specification, path) for path in paths])
+        names = number_turns([title(self._specification, path) for path in paths])
         return [
             Pod(pod.metadata.name, name, path[-1].removesuffix("-driver"), path[-1].endswith("-driver"),
                 pod.status.phase or "", _waiting(pod))

@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from calrec.config import naming
-from pipelines.kubeflow.auth import METHODS, Auth, guessed
+from pipelines.kubeflow.auth import METHODS, Auth, guess_method
 from pipelines.kubeflow.connection import Settings
 
 
@@ -78,7 +78,7 @@ def settings(options: argparse.Namespace) -> Settings:
     if account := getattr(options, "service_account", ""):
         naming.subdomain("--service-account", account)
     iap = options.iap_client_id or os.environ.get("KFP_IAP_CLIENT_ID", "")
-    auth = Auth(options.auth or guessed(options.token_file, iap), options.token_file, iap)
+    auth = Auth(options.auth or guess_method(options.token_file, iap), options.token_file, iap)
     return Settings(
         host=options.host or os.environ.get("KFP_HOST", ""),
         namespace=options.namespace or os.environ.get("KFP_NAMESPACE", ""),

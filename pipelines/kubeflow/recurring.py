@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pipelines.kubeflow import cron
-from pipelines.kubeflow.connection import Kubeflow, RefusedError, named
+from pipelines.kubeflow.connection import Kubeflow, RefusedError, name_filter
 from pipelines.kubeflow.steps import moment
 from pipelines.kubeflow.submission import Version
 
@@ -70,7 +70,7 @@ class Recurring:
     def firings(self, since: datetime, count: int = 1) -> list[datetime]:
         """The first times later than `since`, also of one that is paused; none when its cron is not readable."""
         try:
-            return cron.read(self.cron).next(max(since, self.start or since), count)
+            return cron.parse_cron(self.cron).next(max(since, self.start or since), count)
         except ValueError:
             return []
 
@@ -105,7 +105,7 @@ def create(
     )
 
     def find() -> Any:
-        made = (one for one in _pages(kubeflow, filter=named(wanted.name)) if _facts(one) == _facts(body))
+        made = (one for one in _pages(kubeflow, filter=name_filter(wanted.name)) if _facts(one) == _facts(body))
         return next(made, None)
 
     kubeflow.ask(
@@ -117,7 +117,7 @@ def create(
 
 def of_name(kubeflow: Kubeflow, name: str) -> list[Recurring]:
     """The recurring runs of a name, the one that counts last."""
-    listed = kubeflow.ask(lambda: list(_pages(kubeflow, filter=named(name))), f"look for schedule {name}")
+    listed = kubeflow.ask(lambda: list(_pages(kubeflow, filter=name_filter(name))), f"look for schedule {name}")
     # The server takes any case for equal.
     return sorted((one for one in map(read, listed) if one.name == name), key=_order)
 

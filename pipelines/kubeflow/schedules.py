@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calrec.cli.arguments import configuration, configured
+from calrec.cli.arguments import add_run_options, configuration
 from calrec.config import Config
 from pipelines import PIPELINES
 from pipelines.kubeflow import options as cluster_options
@@ -44,7 +44,7 @@ def add(commands: Any) -> None:
     apply.add_argument("name", metavar="NAME", help="of the schedule")
     apply.add_argument("pipeline", nargs="?", default="training", choices=PIPELINES, help="default: training")
     apply.add_argument("--cron", required=True, help="when, for example '0 3 * * *'; see below")
-    configured(apply)
+    add_run_options(apply)
     cluster_options.add_run(apply)
     apply.add_argument("--every-run", action="store_true", help="train also when no source has new data")
     cluster_options.add(apply)
@@ -73,7 +73,7 @@ def _apply(options: argparse.Namespace) -> int:
     from pipelines.kubeflow.steps import DONE
     from pipelines.validation import sound
 
-    when, config = cron.read(options.cron), configuration(options)
+    when, config = cron.parse_cron(options.cron), configuration(options)
     _check(options, config)
     with tempfile.TemporaryDirectory(prefix="calrec-") as folder:
         path = compile_pipeline(options.pipeline, config, Path(folder), options.image, options.cache_claim)

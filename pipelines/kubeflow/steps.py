@@ -61,7 +61,7 @@ def _below(
     parent: str, depth: int, children: Mapping[str, list[tuple[str, Any]]], known: Mapping[str, bool]
 ) -> Iterator[Step]:
     here = children.get(parent, [])
-    for label, (_, task) in zip(numbered([name for name, _ in here]), here, strict=True):
+    for label, (_, task) in zip(number_turns([name for name, _ in here]), here, strict=True):
         error = task.error.message if task.error and task.error.message else ""
         group = task.task_id in children or known.get(task.display_name, False)
         times = moment(task.start_time), moment(task.end_time)
@@ -69,7 +69,7 @@ def _below(
         yield from _below(task.task_id, depth + 1, children, known)
 
 
-def numbered(names: Sequence[str]) -> list[str]:
+def number_turns(names: Sequence[str]) -> list[str]:
     """The turns of a loop told apart: what comes several times gets a number."""
     total, seen = Counter(names), Counter[str]()
     labels = []

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipelines.kubeflow.connection import Kubeflow, RefusedError, named
+from pipelines.kubeflow.connection import Kubeflow, RefusedError, name_filter
 
 T = TypeVar("T")
 
@@ -31,7 +31,7 @@ def pipeline_version(kubeflow: Kubeflow, pipeline: str, path: Path) -> Version:
     """
 
     def find_pipeline() -> Any:
-        listed = kubeflow.pipelines.pipeline_service_list_pipelines(filter=named(pipeline), **kubeflow.scope)
+        listed = kubeflow.pipelines.pipeline_service_list_pipelines(filter=name_filter(pipeline), **kubeflow.scope)
         return _exact(listed.pipelines, pipeline)
 
     def upload_pipeline() -> Any:
@@ -41,7 +41,7 @@ def pipeline_version(kubeflow: Kubeflow, pipeline: str, path: Path) -> Version:
     name = f"{pipeline}-{hashlib.sha256(path.read_bytes()).hexdigest()[:12]}"
 
     def find_version() -> Any:
-        listed = kubeflow.pipelines.pipeline_service_list_pipeline_versions(pipeline_id, filter=named(name))
+        listed = kubeflow.pipelines.pipeline_service_list_pipeline_versions(pipeline_id, filter=name_filter(name))
         return _exact(listed.pipeline_versions, name)
 
     def upload_version() -> Any:
@@ -56,7 +56,7 @@ def experiment(kubeflow: Kubeflow, name: str) -> str:
     from kfp_server_api import V2beta1Experiment
 
     def find() -> Any:
-        listed = kubeflow.experiments.experiment_service_list_experiments(filter=named(name), **kubeflow.scope)
+        listed = kubeflow.experiments.experiment_service_list_experiments(filter=name_filter(name), **kubeflow.scope)
         return _exact(listed.experiments, name)
 
     def make() -> Any:
@@ -105,7 +105,7 @@ def create_run(
 
     def find() -> Any:  # a name may be given twice, the mark may not
         listed = kubeflow.runs.run_service_list_runs(
-            experiment_id=experiment_id, filter=named(name), sort_by="created_at desc", page_size=20
+            experiment_id=experiment_id, filter=name_filter(name), sort_by="created_at desc", page_size=20
         )
         return next((run for run in listed.runs or [] if (run.description or "").endswith(mark)), None)
 

@@ -78,7 +78,7 @@ def test_what_comes_into_the_old_folder_meanwhile_is_kept(tmp_path: Path, capsys
             artifacts.finish(folder, Manifest("decision"))
         assert content(tmp_path / f"out.kept-{number}")["notes.txt"] == b"mine"
         assert f"which calrec did not write; the old folder is kept as out.kept-{number}" in capsys.readouterr().out
-        artifacts.verified(out, "decision")
+        artifacts.read_verified(out, "decision")
 
 
 @pytest.mark.parametrize("how", ["is", "holds", "lies in"])
@@ -94,7 +94,7 @@ def test_an_input_is_not_replaced(tmp_path: Path, how: str, linked: bool):
     for inputs in (named, str(named), [None, {"books": named}]):
         with pytest.raises(ValueError, match=f"{how} {named}, which is read; give another --out"):
             places.check_out(out, "decision", (inputs,))
-    assert artifacts.verified(given, "decision")
+    assert artifacts.read_verified(given, "decision")
 
 
 def test_a_step_refuses_its_input_before_it_reads_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -135,7 +135,7 @@ def test_a_bad_out_is_refused_before_the_work(tmp_path: Path):
     with pytest.raises(ValueError, match="shm holds|shm is where a disk is mounted"):
         places.check_out(Path("/dev/shm"))
     make(tmp_path / "link/out")  # links above it are the user's affair
-    assert artifacts.verified(tmp_path / "folder/out", "decision")
+    assert artifacts.read_verified(tmp_path / "folder/out", "decision")
 
 
 def test_a_full_disk_is_said(tmp_path: Path):
@@ -210,7 +210,7 @@ def test_two_threads_are_two_writers(tmp_path: Path):
         except ValueError as error:
             found.append(str(error))
 
-    with output.claimed(tmp_path / "out", "decision"):
+    with output.claim(tmp_path / "out", "decision"):
         thread = threading.Thread(target=second)
         thread.start()
         thread.join()
@@ -234,7 +234,7 @@ def test_one_after_the_other_many_writers_leave_one_whole_folder(tmp_path: Path)
         thread.start()
     for thread in threads:
         thread.join()
-    artifacts.verified(tmp_path / "out", "decision")
+    artifacts.read_verified(tmp_path / "out", "decision")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
@@ -284,7 +284,7 @@ def check_a_kill(tmp_path: Path, line: int) -> bool:
     make(out, "old")
     killed = write_until(out, line) < 0
     artifacts.read_manifest(out, "decision")
-    artifacts.verified(out, "decision")
+    artifacts.read_verified(out, "decision")
     assert (out / "decision.md").read_text() in ("old", "new")
     make(out, "newest")
     assert (out / "decision.md").read_text() == "newest"

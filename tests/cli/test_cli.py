@@ -7,8 +7,8 @@ import pytest
 
 from calrec import artifacts
 from calrec.cli.__main__ import _configuration, main, parser
-from calrec.cli.commands import named_source
-from calrec.config.runs import named
+from calrec.cli.commands import parse_source
+from calrec.config.runs import get_run
 from tests.conftest import write_sequences
 
 SET = ["--run", "tiny", "--set", "data.min_user=3", "--set", "data.min_item=1", "--set", "stage1.valid_users=8"]
@@ -87,8 +87,8 @@ def test_a_file_of_settings_lies_over_the_run_and_below_the_command_line(tmp_pat
     settings = ["--settings", str(tmp_path / "settings.json"), "--set", "stage1.lr=0.25"]
     config = _configuration(parser().parse_args(["finetune", *arguments, *settings]))
     assert (config.stage1.steps, config.stage1.lr, config.stage1.domains) == (7, 0.25, ("books",))
-    assert config.data.columns.user == "u" and config.data.columns.item == named("tiny").data.columns.item
-    assert config.stage1.batch_size == named("tiny").stage1.batch_size and config.stage2 == named("tiny").stage2
+    assert config.data.columns.user == "u" and config.data.columns.item == get_run("tiny").data.columns.item
+    assert config.stage1.batch_size == get_run("tiny").stage1.batch_size and config.stage2 == get_run("tiny").stage2
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_a_wrong_file_of_settings_is_the_users_mistake(
      ("sample:DELI", "deli"), ("logs/day-*.jsonl", "day-*"), ("./", "log")],
 )  # fmt: skip
 def test_a_category_is_named_after_its_source(source: str, name: str):
-    assert named_source(source) == (name, source)
+    assert parse_source(source) == (name, source)
 
 
 def test_help_names_every_step(capsys: pytest.CaptureFixture[str]):

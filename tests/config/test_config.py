@@ -23,7 +23,7 @@ from calrec.config.overrides import from_dict, override, to_dict
 
 def test_named_runs_build_and_have_every_section():
     for name in runs.RUNS:
-        run = runs.named(name)
+        run = runs.get_run(name)
         assert {section for section in SECTIONS if getattr(run, section) is not None} == set(SECTIONS)
 
 
@@ -187,4 +187,4 @@ def test_sections_refuse_values_out_of_range():
 
 def test_an_unknown_run_lists_the_known():
     with pytest.raises(ValueError, match="unknown run 'smple'; did you mean sample"):
-        runs.named("smple")
+        runs.get_run("smple")

@@ -16,7 +16,7 @@ import pyarrow as pa
 from calrec.config import DataConfig, RetrieveConfig, TextConfig
 from calrec.evaluate.baselines.named import baselines
 from calrec.evaluate.metrics import Scores, recall
-from calrec.evaluate.users import judged
+from calrec.evaluate.users import load_judged
 from calrec.ingest.step import ingest
 from calrec.model.loading import load_users
 from calrec.retrieve.catalogue import load_catalogue
@@ -114,7 +114,7 @@ def recalls(source: Path, out: Path) -> list[float]:
     textify([out / "log"], out / "texts", TextConfig())
     catalogue, users = load_catalogue(out / "texts", "shop"), load_users(out / "texts", ["shop"])
     tested = [user for user, at in zip(users.user_id, users.test_at.tolist(), strict=True) if at >= 1]
-    its = judged(users, pa.array(tested), catalogue, "test", out)
+    its = load_judged(users, pa.array(tested), catalogue, "test", out)
     ends = users.counted_until("test").tolist()
     counted = [items[:end].astype(np.int64) for items, end in zip(users.items, ends, strict=True)]
     rank = baselines(["bm25_history"], counted, catalogue, RetrieveConfig(k=max(DEPTHS)), seed=0)["bm25_history"]

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from calrec.evaluate.report.charts import Bar, Line, bars, curves, log_ticks, pair, standalone, thinned, ticks
+from calrec.evaluate.report.charts import Bar, Line, bars, curves, downsample, log_ticks, pair, standalone, ticks
 from calrec.evaluate.results import Figure
 
 
@@ -137,11 +137,11 @@ def test_nothing_to_show_is_said():
 
 def test_many_points_become_means_of_neighbours():
     line = [(float(step), float(step % 2)) for step in range(1000)]
-    found = thinned(line)
+    found = downsample(line)
     assert len(found) == 200
     assert found[0] == (2.0, pytest.approx(2 / 5)) and found[1] == (7.0, pytest.approx(3 / 5))
     assert sum(y for _, y in found) / 200 == pytest.approx(0.5)
-    assert thinned(line[:200]) == line[:200]
+    assert downsample(line[:200]) == line[:200]
 
 
 @pytest.mark.parametrize(

@@ -151,12 +151,12 @@ def test_the_verdict_says_what_is_shown_and_what_is_not():
 
 
 def test_a_real_difference_is_found_among_many_users():
-    from calrec.evaluate.figures import corrected, differences
+    from calrec.evaluate.figures import correct_holm, differences
 
     rng = np.random.default_rng(0)
     theirs = rng.integers(0, 4, 4000).astype(np.int32)
     ours = np.where(rng.random(4000) < 0.1, 1, theirs).astype(np.int32)
-    found = corrected([differences(ours, theirs, CONFIG)])[0]
+    found = correct_holm([differences(ours, theirs, CONFIG)])[0]
     assert all(one.p_holm < 0.001 and one.low > 0 for one in found.values())
 
 

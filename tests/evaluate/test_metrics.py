@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from calrec.config import EvaluateConfig, metric_names
 from calrec.evaluate import metrics
-from calrec.evaluate.figures import corrected, differences, figures, means
+from calrec.evaluate.figures import correct_holm, differences, figures, means
 from calrec.evaluate.lists import Lists
 from calrec.evaluate.metrics import Scores, Target
 from calrec.retrieve.catalogue import Catalogue
@@ -149,7 +149,7 @@ def test_holm_goes_over_all_tables_together():
     rng = np.random.default_rng(0)
     ours = rng.integers(0, 3, 300).astype(np.int32)
     others = [np.where(rng.random(300) < 0.2, 0, ours).astype(np.int32), ours]
-    tables = corrected([differences(ours, other, CONFIG) for other in others])
+    tables = correct_holm([differences(ours, other, CONFIG) for other in others])
     found = [one for table in tables for one in table.values()]
     assert len(found) == 2 * len(metric_names(CONFIG))
     smallest = min(found, key=lambda one: one.p)

@@ -217,8 +217,8 @@ def test_marks_follow_the_corrected_p_value_and_the_direction(mean: float, p_hol
 
 
 def test_differences_have_a_sign_unless_they_are_shown_as_zero():
-    assert [words.signed(x, 2) for x in (0.126, -0.126, 0.0, 0.004)] == ["+0.13", "−0.13", "0.00", "0.00"]
-    assert words.signed(-0.00004) == "0.0000"
+    assert [words.format_signed(x, 2) for x in (0.126, -0.126, 0.0, 0.004)] == ["+0.13", "−0.13", "0.00", "0.00"]
+    assert words.format_signed(-0.00004) == "0.0000"
 
 
 def test_the_verdict_claims_what_holm_leaves_and_no_more():

@@ -68,7 +68,7 @@ def scores_of(ranks: list[int]) -> Scores:
 def test_figures_of_a_slice_are_those_of_its_users(users: list[tuple[int, int, int]]):
     of, ours, theirs = (list(column) for column in zip(*users, strict=True))
     methods = {"calrec": scores_of(ours), "markov": scores_of(theirs)}
-    found = slices.sliced([Division("kind", ("x", "y", "z"), np.array(of))], methods, CONFIG)
+    found = slices.slice_figures([Division("kind", ("x", "y", "z"), np.array(of))], methods, CONFIG)
     assert sum(one.users for one in found) == len(users)
     assert [one.value for one in found] == ["xyz"[at] for at in sorted(set(of))]
     for one in found:

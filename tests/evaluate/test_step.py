@@ -15,7 +15,7 @@ import pytest
 from calrec import artifacts
 from calrec.cli.__main__ import main
 from calrec.config import EvaluateConfig, GenerateConfig, RetrieveConfig, StageConfig, metric_names
-from calrec.evaluate.examples import chosen, table
+from calrec.evaluate.examples import choose_users, table
 from calrec.evaluate.report.drift import NOTHING
 from calrec.evaluate.results import Evaluation, Figure, Method, means
 from calrec.evaluate.step import evaluate, headline
@@ -196,10 +196,10 @@ def test_examples_are_hits_and_misses_in_turns(judged: SimpleNamespace):
 def test_examples_do_not_depend_on_the_order_of_users():
     users = [f"user{i}" for i in range(300)]
     ranks = np.array([i % 7 == 0 for i in range(300)]).astype(np.int32)
-    found = [users[at] for at in chosen(users, ranks)]
+    found = [users[at] for at in choose_users(users, ranks)]
     order = np.random.default_rng(0).permutation(300)
     shuffled = [users[at] for at in order]
-    assert [shuffled[at] for at in chosen(shuffled, ranks[order])] == found
+    assert [shuffled[at] for at in choose_users(shuffled, ranks[order])] == found
     assert sum(int(user[4:]) % 7 == 0 for user in found) == 5 and len(set(found)) == 10
     assert max(int(user[4:]) for user in found) > 100  # not the first ones
 
@@ -209,7 +209,7 @@ def test_examples_do_not_depend_on_the_order_of_users():
 )
 def test_examples_where_one_kind_is_rare(hits: int, misses: int, shown: tuple[int, int]):
     ranks = np.array([1] * hits + [0] * misses, np.int32)
-    found = chosen([str(i) for i in range(len(ranks))], ranks)
+    found = choose_users([str(i) for i in range(len(ranks))], ranks)
     assert (sum(at < hits for at in found), sum(at >= hits for at in found)) == shown
 
 

@@ -15,10 +15,10 @@ from safetensors.torch import load_file
 
 from calrec import artifacts
 from calrec.config import LaunchConfig, ModelConfig, StageConfig, TextConfig
-from calrec.finetune.adapters import joined, read, taken
+from calrec.finetune.adapters import combine_adapters, extract_adapter, read_adapter
 from calrec.finetune.step import finetune
-from calrec.finetune.tuning import adapted, merged
-from calrec.launch.exchange import Exchange
+from calrec.finetune.tuning import add_adapters, merge_adapters
+from calrec.launch.exchange import SharedFolder
 from calrec.launch.launch import finetune as launched
 from calrec.model import checkpoint
 from calrec.model.origin import base_of
@@ -57,7 +57,7 @@ def run(world: SimpleNamespace, start: Path, out: Path, steps: int = 6, **option
 
 
 def notes(folder: Path) -> tuple[str, ...]:
-    return artifacts.verified(folder, "model").notes
+    return artifacts.read_verified(folder, "model").notes
 
 
 def loaded(folder: Path, base: Path) -> Any:
@@ -95,7 +95,7 @@ def test_the_adapter_of_two_stages_on_the_base_is_the_merged_model(
     two = run(world, one, tmp_path / "two")
     assert change(one, world.base) > 0.01 and change(two, one) > 0.01
     for folder, rank in ((one, 4), (two, 8)):
-        kept = read(folder)
+        kept = read_adapter(folder)
         assert kept is not None and {len(w) for name, w in kept.weights.items() if "lora_A" in name} == {rank}
         assert (kept.config["r"], kept.config["lora_alpha"], kept.config["rank_pattern"]) == (rank, 2.0 * rank, {})
         assert kept.config["target_modules"] == sorted(kept.config["target_modules"])  # a set of PEFT's, in any order
@@ -123,7 +123,7 @@ def test_what_two_processes_share_out_is_kept_whole(world: SimpleNamespace, tmp_
 def test_stages_with_other_ranks_scales_and_layers_add_up(world: SimpleNamespace, tmp_path: Path):
     one = run(world, world.base, tmp_path / "one", lora_targets=("q_proj", "1.mlp.down_proj"))
     two = run(world, one, tmp_path / "two", lora_targets=("q_proj", "v_proj"), lora_rank=2, lora_alpha=1.0)
-    kept = read(two)
+    kept = read_adapter(two)
     assert kept is not None and kept.config["target_modules"] == ["1.mlp.down_proj", "q_proj", "v_proj"]
     ranks = {name.split(".")[-3]: len(w) for name, w in kept.weights.items() if "lora_A" in name}
     assert ranks == {"q_proj": 6, "v_proj": 2, "down_proj": 4}
@@ -136,10 +136,10 @@ def test_joined_adapters_change_the_weights_as_both_do(make: Any, alpha: float):
     """GPT-2 stores its matrices transposed; with a scale of 0 the second adds nothing."""
     network, parts = make(), []
     for tuning in (LORA, replace(LORA, lora_rank=3, lora_alpha=alpha)):
-        network = moved(adapted(network, tuning).eval())
-        parts.append(taken(network))
-        network = merged(network)
-    both = joined(*parts)
+        network = moved(add_adapters(network, tuning).eval())
+        parts.append(extract_adapter(network))
+        network = merge_adapters(network)
+    both = combine_adapters(*parts)
     own = get_peft_model(make(), LoraConfig(**dict(both.config)))
     set_peft_model_state_dict(own, dict(both.weights))
     assert torch.allclose(own.eval()(IDS).logits, network(IDS).logits, atol=1e-5)
@@ -156,7 +156,7 @@ def test_a_stage_of_0_steps_passes_the_adapter_on(world: SimpleNamespace, tmp_pa
     assert not (none / "adapter").exists() and base_of(none)["tuning"] == "none"
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         assert (again / "adapter" / name).read_bytes() == (one / "adapter" / name).read_bytes()
-    manifests = [artifacts.verified(folder, "model") for folder in (none, one, again)]
+    manifests = [artifacts.read_verified(folder, "model") for folder in (none, one, again)]
     assert manifests[1].digest == manifests[2].digest and not any(manifest.notes for manifest in manifests)
     assert_same_network(loaded(again, world.base), checkpoint.load(again)[0])
 
@@ -216,7 +216,7 @@ def test_the_same_stages_keep_the_same_bytes_wherever_they_run(world: SimpleName
     digests = set()
     for place in ("here", "there"):
         one = run(world, world.base, tmp_path / place / "one")
-        digests.add(artifacts.verified(run(world, one, tmp_path / place / "two"), "model").digest)
+        digests.add(artifacts.read_verified(run(world, one, tmp_path / place / "two"), "model").digest)
     assert len(digests) == 1
 
 
@@ -226,7 +226,7 @@ def test_a_model_is_loaded_from_its_merged_weights_alone(world: SimpleNamespace,
     (one / "adapter/adapter_model.safetensors").write_bytes(b"damaged")
     assert all(torch.equal(weight, whole[name]) for name, weight in checkpoint.load(one)[0].state_dict().items())
     with pytest.raises(ValueError, match=r"adapter/adapter_model.safetensors changed after it was written"):
-        artifacts.verified(one, "model")
+        artifacts.read_verified(one, "model")
 
 
 def test_an_adapter_finds_a_base_that_has_a_name(toy: SimpleNamespace, tmp_path: Path):
@@ -248,8 +248,8 @@ def test_an_adapter_tells_which_scratch_model_it_is_of(
 
 def test_an_adapter_travels_with_its_model(world: SimpleNamespace, tmp_path: Path):
     one = run(world, world.base, tmp_path / "one")
-    shared_folder = Exchange(str(tmp_path / "exchange"))
+    shared_folder = SharedFolder(str(tmp_path / "exchange"))
     shared_folder.upload(one, "result")
     shared_folder.download("result", tmp_path / "copy")
-    assert artifacts.verified(tmp_path / "copy", "model") == artifacts.verified(one, "model")
+    assert artifacts.read_verified(tmp_path / "copy", "model") == artifacts.read_verified(one, "model")
     assert (tmp_path / "copy/adapter/adapter_config.json").is_file()

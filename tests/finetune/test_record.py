@@ -69,7 +69,7 @@ def test_a_stage_writes_its_record_beside_the_model_and_no_manifest_knows_it(sma
     assert 0 < cost["peak_memory_bytes"] < 2**37
     # The clock is in the record, and nowhere else.
     assert recorded(tmp_path / "b")["cost"] != cost and recorded(tmp_path / "b")["curves"] == curves
-    assert one == other == artifacts.verified(tmp_path / "a", "model") and artifacts.RECORD not in one.files
+    assert one == other == artifacts.read_verified(tmp_path / "a", "model") and artifacts.RECORD not in one.files
 
 
 def test_zero_steps_leave_an_empty_record(small: SimpleNamespace, tmp_path: Path):

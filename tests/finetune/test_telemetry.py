@@ -16,7 +16,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from calrec.config import ModelConfig, StageConfig
 from calrec.finetune import telemetry
 from calrec.finetune.telemetry import Report, activation_bytes, expected_memory, flops, peak_by_name, peak_flops
-from calrec.finetune.tuning import adapted
+from calrec.finetune.tuning import add_adapters
 
 ROWS, LENGTH, PREDICTED = 3, 24, 7
 
@@ -59,7 +59,7 @@ def test_flops_are_those_of_a_real_step(network: Any):
 @pytest.mark.parametrize("make", [llama, gpt2])
 def test_frozen_matrices_cost_no_gradient_of_their_own(make: Any):
     tuning = ModelConfig(tuning="lora", lora_rank=4)
-    network = adapted(make(), tuning)
+    network = add_adapters(make(), tuning)
     # Below the first layer nothing is trained, so its first matrices have no gradient of their input.
     core = network.get_base_model().base_model
     core.get_input_embeddings().register_forward_hook(lambda module, args, out: out.requires_grad_())

@@ -9,7 +9,7 @@ from calrec.finetune.attention import Packing, packed_attention
 from calrec.finetune.gradients import backward
 from calrec.finetune.ranks import Ranks
 from calrec.finetune.towers import Towers, drop, recompute, suits
-from calrec.finetune.tuning import adapted
+from calrec.finetune.tuning import add_adapters
 from tests.finetune.networks import PACKED, UNPACKED, batches, made
 
 FP32 = torch.float32
@@ -46,7 +46,7 @@ def test_packed_equals_padded_in_loss_and_each_gradient(family: str, train_on: s
 @pytest.mark.parametrize("dora", [False, True])
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_packed_equals_padded_with_adapters(family: str, dora: bool):
-    network = adapted(made(family), ModelConfig(tuning="lora", lora_rank=4, dora=dora))
+    network = add_adapters(made(family), ModelConfig(tuning="lora", lora_rank=4, dora=dora))
     with torch.no_grad():
         for name, p in network.named_parameters():
             if "lora_B" in name:

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from calrec.config import ModelConfig
-from calrec.finetune.tuning import adapted, merged
+from calrec.finetune.tuning import add_adapters, merge_adapters
 
 LORA = ModelConfig(tuning="lora", lora_rank=4, lora_alpha=8.0)
 IDS = torch.arange(3, 23)[None]
@@ -47,10 +47,10 @@ def test_merging_keeps_the_logits_and_the_names(make: Any, dora: bool, dtype: to
     make().save_pretrained(tmp_path / "base")
     network = make().to(dtype)
     plain = network(IDS).logits.clone()
-    network = moved(adapted(network, replace(LORA, dora=dora)).eval())
+    network = moved(add_adapters(network, replace(LORA, dora=dora)).eval())
     before = network(IDS).logits
     assert not torch.allclose(before, plain, atol=0.05)
-    out = merged(network)
+    out = merge_adapters(network)
     assert torch.allclose(out(IDS).logits, before, atol=1e-5 if dtype == torch.float32 else 0.02)
     assert out.get_output_embeddings().weight is out.get_input_embeddings().weight
     out.save_pretrained(tmp_path / "out")
@@ -61,7 +61,7 @@ def test_merging_keeps_the_logits_and_the_names(make: Any, dora: bool, dtype: to
 @pytest.mark.parametrize("make", [llama, gpt2])
 @pytest.mark.parametrize("dora", [False, True])
 def test_only_adapters_are_trained(make: Any, dora: bool):
-    network = adapted(make(), replace(LORA, dora=dora))
+    network = add_adapters(make(), replace(LORA, dora=dora))
     names = {name for name, p in network.named_parameters() if p.requires_grad}
     kinds = {"lora_A", "lora_B"} | ({"lora_magnitude_vector"} if dora else set())
     assert {kind for name in names for kind in kinds if f".{kind}." in name} == kinds
@@ -69,11 +69,11 @@ def test_only_adapters_are_trained(make: Any, dora: bool):
 
 
 def test_an_untouched_adapter_changes_nothing():
-    assert torch.allclose(adapted(llama(), LORA).eval()(IDS).logits, llama()(IDS).logits, atol=1e-6)
+    assert torch.allclose(add_adapters(llama(), LORA).eval()(IDS).logits, llama()(IDS).logits, atol=1e-6)
 
 
 def test_the_settings_reach_the_adapters():
-    network = adapted(llama(), replace(LORA, lora_targets=("q_proj", "1.mlp.down_proj"), lora_dropout=0.25))
+    network = add_adapters(llama(), replace(LORA, lora_targets=("q_proj", "1.mlp.down_proj"), lora_dropout=0.25))
     wrapped = {name: m for name, m in network.named_modules() if hasattr(m, "lora_A")}
     names = {name.removeprefix("base_model.model.model.layers.") for name in wrapped}
     assert names == {"0.self_attn.q_proj", "1.self_attn.q_proj", "1.mlp.down_proj"}
@@ -83,7 +83,7 @@ def test_the_settings_reach_the_adapters():
 
 def test_the_seed_decides_the_adapters():
     def first(seed: int) -> torch.Tensor:
-        network = adapted(llama(), replace(LORA, seed=seed))
+        network = add_adapters(llama(), replace(LORA, seed=seed))
         return next(p.detach() for name, p in network.named_parameters() if "lora_A" in name)
 
     assert torch.equal(first(0), first(0)) and not torch.equal(first(0), first(1))
@@ -92,14 +92,14 @@ def test_the_seed_decides_the_adapters():
 def test_full_trains_every_weight_and_merges_into_itself():
     network = llama()
     network.requires_grad_(False)
-    assert adapted(network, ModelConfig()) is network and merged(network) is network
+    assert add_adapters(network, ModelConfig()) is network and merge_adapters(network) is network
     assert all(p.requires_grad for p in network.parameters())
 
 
 def test_an_output_layer_of_its_own_can_be_a_target():
-    network = moved(adapted(llama(tied=False), replace(LORA, lora_targets=("lm_head",))).eval())
+    network = moved(add_adapters(llama(tied=False), replace(LORA, lora_targets=("lm_head",))).eval())
     before = network(IDS).logits
-    out = merged(network)
+    out = merge_adapters(network)
     assert torch.allclose(out(IDS).logits, before, atol=1e-5)
     assert torch.equal(out.get_input_embeddings().weight, llama(tied=False).get_input_embeddings().weight)
 
@@ -117,12 +117,12 @@ def test_an_output_layer_of_its_own_can_be_a_target():
 def test_a_target_that_is_none_is_refused(make: Any, target: str, message: str):
     known = "c_attn" if make is gpt2 else "v_proj"
     with pytest.raises(ValueError, match=message):
-        adapted(make(), replace(LORA, lora_targets=(known, target)))
+        add_adapters(make(), replace(LORA, lora_targets=(known, target)))
 
 
 def test_a_merged_weight_that_is_not_finite_is_refused():
-    network = adapted(llama(), LORA)
+    network = add_adapters(llama(), LORA)
     with torch.no_grad():
         next(p for name, p in network.named_parameters() if "lora_B" in name).fill_(float("nan"))
     with pytest.raises(ValueError, match="NaN"):
-        merged(network)
+        merge_adapters(network)

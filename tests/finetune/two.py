@@ -29,12 +29,12 @@ TUNING = ModelConfig(size="tiny", vocab_size=400)
 def gradients(out: Path, sharding: str) -> None:
     """Relative errors of loss and gradient against one process with the same four packed rows."""
     seen = {}
-    with ranks.joined() as (among, _):
+    with ranks.process_group() as (among, _):
         for family in ("llama", "gpt2"):
             for negatives in ("batch", "ranks", "micro"):
                 stage, rows = replace(LOSS, negatives=negatives), batches([3, 3, 3, 3])
                 alone, network = made(family), made(family)
-                spread = ranks.spread(network, towers.layers(network), among, sharding, torch.float32)
+                spread = ranks.distribute(network, towers.layers(network), among, sharding, torch.float32)
                 reader = Towers(network, spread)
                 ours = backward(reader, rows[among.rank * 2 : among.rank * 2 + 2], stage, among)
                 reader.close()

@@ -11,7 +11,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from calrec.config import ModelConfig
-from calrec.finetune.tuning import adapted
+from calrec.finetune.tuning import add_adapters
 from calrec.generate.samples import Prompt, Sample
 from tests.finetune.networks import VOCABULARY, made
 
@@ -41,7 +41,7 @@ def few_tokens(vocabulary: int, seed: int = 0) -> Any:
 
 def with_adapters(family: str, dora: bool = False) -> Any:
     """A network under LoRA as after training, with dropout; not merged."""
-    network = adapted(lively(family), ModelConfig(tuning="lora", lora_rank=4, lora_dropout=0.5, dora=dora))
+    network = add_adapters(lively(family), ModelConfig(tuning="lora", lora_rank=4, lora_dropout=0.5, dora=dora))
     with torch.no_grad():
         for name, weight in network.named_parameters():
             if "lora_B" in name:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from calrec.config import GenerateConfig
-from calrec.finetune.tuning import merged
+from calrec.finetune.tuning import merge_adapters
 from calrec.generate.attention import NAME, Branches
 from calrec.generate.decoder import Decoder, bytes_per_token, suits
 from calrec.generate.shared_prefix import sample
@@ -48,7 +48,7 @@ def test_vectors_of_a_network_in_bf16_are_fp32_means():
 def test_adapters_that_are_not_merged_decode_as_the_merged_network(family: str, dora: bool):
     network = with_adapters(family, dora)
     network.train()
-    whole = merged(copy.deepcopy(network)).eval()
+    whole = merge_adapters(copy.deepcopy(network)).eval()
     before = state(network)
     ours, theirs = (list(sample(each, asked(), END, CONFIG)) for each in (network, whole))
     assert same(ours, theirs) and state(network) == before

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from calrec.config import GenerateConfig
-from calrec.generate.samples import Prompt, Sample, merged
+from calrec.generate.samples import Prompt, Sample, merge_samples
 from calrec.generate.shared_prefix import sample
 from tests.finetune.networks import PACKED
 from tests.generate.exact import (
@@ -110,7 +110,7 @@ def test_more_samples_begin_with_those_of_fewer_steps():
     short = sampled(network, config=replace(CONFIG, max_new_tokens=1, merge=False))
     long = sampled(network, config=replace(CONFIG, max_new_tokens=5))
     for a, b in zip(short, long, strict=True):
-        begun = merged([replace(one, tokens=one.tokens[:1], finished=not one.tokens, logprob=0.0) for one in b])
+        begun = merge_samples([replace(one, tokens=one.tokens[:1], finished=not one.tokens, logprob=0.0) for one in b])
         assert same([[replace(one, logprob=0.0) for one in a]], [begun])
 
 
@@ -203,4 +203,4 @@ def test_logits_that_are_not_finite_later_name_the_user_and_the_place():
 
 def test_equal_samples_are_merged_in_the_order_of_their_first_occurrence():
     one, cut, other = Sample((1,), -1.0, True), Sample((1,), -0.5, False), Sample((2,), -2.0, True, 3)
-    assert merged([other, one, cut, one, other]) == [replace(other, count=6), replace(one, count=2), cut]
+    assert merge_samples([other, one, cut, one, other]) == [replace(other, count=6), replace(one, count=2), cut]

@@ -15,7 +15,7 @@ import pytest
 
 from calrec.config import IMAGE
 from calrec.promote.version import example
-from calrec.recommend.champion import opened
+from calrec.recommend.champion import open_version
 from calrec.recommend.recommender import Recommender
 from calrec.recommend.rows import History
 from calrec.recommend.step import recommend_one
@@ -267,8 +267,8 @@ def test_it_serves_a_registered_version_without_a_network(
     store.mkdir()
     mlflow.MlflowClient().create_experiment("calrec", (store / "files").as_uri())
     with runs.step("promote", "home"):
-        promotion.settle(version, example(made.index), "s", None, True)
-    champion = opened(version)
+        promotion.register_version(version, example(made.index), "s", None, True)
+    champion = open_version(version)
     known = Recommender(champion.model, champion.index, champion.generate, champion.retrieve)
     expected = recommend_one(known, History("1", ("i0", "i1")))[0]
     mounted = ("--volume", f"{store}:{store}", "--env", "MLFLOW_TRACKING_URI", "--user", f"{os.getuid()}:0")

@@ -16,7 +16,7 @@ from calrec.artifacts import read_manifest
 from calrec.config import LaunchConfig, StageConfig
 from calrec.finetune.step import finetune
 from calrec.launch import launch
-from calrec.launch.exchange import JOB, Exchange
+from calrec.launch.exchange import JOB, SharedFolder
 from calrec.storage import uris
 from calrec.tracking import runs
 
@@ -116,14 +116,14 @@ def test_a_trainjob_needs_a_place_that_all_machines_reach(small: SimpleNamespace
 
 
 @pytest.fixture(params=["folder", "bucket"])
-def exchange(request: pytest.FixtureRequest, tmp_path: Path) -> Exchange:
+def exchange(request: pytest.FixtureRequest, tmp_path: Path) -> SharedFolder:
     if request.param == "bucket":
         request.getfixturevalue("bucket")
-        return Exchange("gs://shop/jobs/one/")
-    return Exchange(str(tmp_path / "jobs/one"))
+        return SharedFolder("gs://shop/jobs/one/")
+    return SharedFolder(str(tmp_path / "jobs/one"))
 
 
-def test_texts_and_folders_go_through_it(small: SimpleNamespace, exchange: Exchange, tmp_path: Path):
+def test_texts_and_folders_go_through_it(small: SimpleNamespace, exchange: SharedFolder, tmp_path: Path):
     assert exchange.read(JOB) == "" and not exchange.has(JOB)
     exchange.write(JOB, "{}")
     exchange.upload(small.base, "model")
@@ -136,7 +136,7 @@ def test_texts_and_folders_go_through_it(small: SimpleNamespace, exchange: Excha
     assert not exchange.has(JOB)
 
 
-def test_a_half_uploaded_folder_is_none(small: SimpleNamespace, exchange: Exchange):
+def test_a_half_uploaded_folder_is_none(small: SimpleNamespace, exchange: SharedFolder):
     exchange.write("model/config.json", "{}")
     assert not exchange.has("model")
     exchange.upload(small.base, "model")
@@ -144,7 +144,7 @@ def test_a_half_uploaded_folder_is_none(small: SimpleNamespace, exchange: Exchan
 
 
 def test_a_machines_first_process_fetches_for_all(
-    small: SimpleNamespace, exchange: Exchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: SimpleNamespace, exchange: SharedFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     exchange.upload(small.base, "model")
@@ -155,7 +155,7 @@ def test_a_machines_first_process_fetches_for_all(
 
 @pytest.mark.parametrize("name", ["../evil", "/etc/evil", "a/../../evil", "a\\evil"])
 def test_a_name_that_leads_out_is_not_fetched(
-    small: SimpleNamespace, exchange: Exchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    small: SimpleNamespace, exchange: SharedFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ):
     exchange.upload(small.base, "model")
     there = [*exchange._files.names(), f"model/{name}"]  # neither a disk nor the emulator keeps such a name

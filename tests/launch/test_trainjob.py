@@ -19,7 +19,7 @@ from calrec.artifacts import read_manifest
 from calrec.config import LaunchConfig, StageConfig, runs
 from calrec.finetune.saved import STATE
 from calrec.launch import trainjob
-from calrec.launch.exchange import RESULT, STOPPED, Exchange
+from calrec.launch.exchange import RESULT, STOPPED, SharedFolder
 from calrec.launch.kubernetes import Cluster
 from calrec.storage import uris
 from tests.launch.test_launch import train
@@ -179,7 +179,7 @@ def test_a_password_in_an_address_is_refused_before_anything_is_sent(
 
 def test_a_training_that_cannot_be_seen_any_more_is_left_to_the_next_attempt(api: Api, tmp_path: Path):
     """The API refuses for good what it had allowed: the job may well be training."""
-    exchange = Exchange(str(tmp_path / "one"))
+    exchange = SharedFolder(str(tmp_path / "one"))
     body = trainjob.resource("one", exchange.uri, "stage1", LaunchConfig(launcher="trainjob"))
 
     def sleep(_: float) -> None:
@@ -241,7 +241,7 @@ def test_a_step_that_was_killed_after_the_training_only_takes_the_model(
     """The job of the attempt before is deleted by the one that gets the model."""
     api.ends = "run"
     with monkeypatch.context() as patch:
-        patch.setattr(Exchange, "download", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(SharedFolder, "download", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             start(small, tmp_path)
     assert not any(request.startswith("delete") for request in api.requests)
@@ -253,7 +253,7 @@ def test_a_step_that_was_killed_after_the_training_only_takes_the_model(
 
 def test_processes_that_stopped_after_a_checkpoint_are_no_failure(api: Api, tmp_path: Path):
     api.ends = "Failed"
-    exchange = Exchange(str(tmp_path / "one"))
+    exchange = SharedFolder(str(tmp_path / "one"))
     exchange.write(STOPPED, "")
     body = trainjob.resource("one", exchange.uri, "stage1", LaunchConfig(launcher="trainjob"))
     with pytest.raises(SystemExit) as stop:

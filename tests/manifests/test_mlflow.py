@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from calrec.artifacts import read_manifest, verified
+from calrec.artifacts import read_manifest, read_verified
 from calrec.promote.version import example
 from tests.database import POSTGRES, free_port, postgres
 from tests.manifests.rendering import Object, render
@@ -220,18 +220,18 @@ def test_a_step_logs_a_run_and_a_champion_that_comes_back_whole(
         run.headline("home", {"recall_at_10": 0.25}, "| target |\n| --- |\n| home |", {"home": "0123"})
         own = runs.active()
         first = made.version(tmp_path / "first" / "version")
-        said = promotion.settle(first, request, "s", None, True)
+        said = promotion.register_version(first, request, "s", None, True)
         assert said == "calrec-home version 1 is the champion, the first one"
         rival = registry.champion("home").uri
         second = made.version(tmp_path / "second" / "version", retrieve=replace(RETRIEVE, k=4))
-        assert promotion.settle(second, request, "s", rival, True).endswith("in the place of version 1")
-        assert promotion.roll_back("home", "a try").startswith("calrec-home version 1 is the champion again")
+        assert promotion.register_version(second, request, "s", rival, True).endswith("in the place of version 1")
+        assert promotion.rollback("home", "a try").startswith("calrec-home version 1 is the champion again")
     champion = registry.champion("home")
     assert champion.number == 1 and champion.tags["calrec.pipeline_run"] == "0b1c2d3e"
     assert {one.number: one.aliases for one in registry.versions("home")} == {1: ("champion",), 2: ("challenger",)}
     assert registry.metrics(champion).items() >= {"mrr": read_manifest(made.evaluation).counts["mrr"]}.items()
-    there = registry.fetched(champion.uri)
-    assert verified(there, "version") == read_manifest(first)
+    there = registry.download_version(champion.uri)
+    assert read_verified(there, "version") == read_manifest(first)
     client = runs.client()
     step = client.get_run(own)
     assert step.data.metrics["recall_at_10"] == 0.25

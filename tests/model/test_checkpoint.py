@@ -12,7 +12,7 @@ from peft import IA3Config, LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from calrec.config import ModelConfig
-from calrec.finetune.tuning import adapted
+from calrec.finetune.tuning import add_adapters
 from calrec.model import checkpoint
 from calrec.model.step import base_model
 
@@ -66,7 +66,7 @@ def test_an_adapter_is_merged_into_its_base(base: Path, options: dict[str, Any])
 
 
 def test_our_own_adapters_can_be_a_base_model(small: SimpleNamespace, base: Path):
-    adapted(checkpoint.load(base)[0], ModelConfig(tuning="lora", dora=True)).save_pretrained(base.parent / "a")
+    add_adapters(checkpoint.load(base)[0], ModelConfig(tuning="lora", dora=True)).save_pretrained(base.parent / "a")
     made, _ = base_model(small.texts, base.parent / "m", base.parent / "t", ModelConfig(name=str(base.parent / "a")))
     assert made.counts["vocabulary"] == len(checkpoint.load(base)[1])
     ours, theirs = (checkpoint.load(f)[0](IDS).logits for f in (base.parent / "m", base))

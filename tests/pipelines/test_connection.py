@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from pipelines.kubeflow import connection
-from pipelines.kubeflow.auth import Auth, guessed
-from pipelines.kubeflow.connection import Kubeflow, RefusedError, Settings, UnreachableError, connect, named
+from pipelines.kubeflow.auth import Auth, guess_method
+from pipelines.kubeflow.connection import Kubeflow, RefusedError, Settings, UnreachableError, connect, name_filter
 from tests.pipelines.kfp_api import faults
 from tests.pipelines.kfp_api.server import KfpApi, State, serving
 
@@ -50,7 +50,7 @@ def make(kubeflow: Kubeflow, name: str) -> Any:
     body = kfp_server_api.V2beta1Experiment(display_name=name)
 
     def find() -> Any:
-        listed = kubeflow.experiments.experiment_service_list_experiments(filter=named(name))
+        listed = kubeflow.experiments.experiment_service_list_experiments(filter=name_filter(name))
         return listed.experiments[0] if listed.experiments else None
 
     return kubeflow.ask(lambda: kubeflow.experiments.experiment_service_create_experiment(body), f"make {name}", find)
@@ -130,9 +130,9 @@ def test_a_token_that_was_rotated_is_read_again(api: KfpApi, tmp_path: Path, pau
 
 def test_the_projected_token_is_renewed_without_a_refusal(api: KfpApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(tmp_path / "token"))
-    assert guessed("", "") == "none"
+    assert guess_method("", "") == "none"
     (tmp_path / "token").write_text("first")
-    assert guessed("", "") == "service-account"
+    assert guess_method("", "") == "service-account"
     api.tokens = {"first"}
     kubeflow = connect(Settings(host=api.url, auth=Auth("service-account")))
     api.tokens = {"second"}
@@ -146,15 +146,15 @@ def test_a_cookie_passes_the_proxy(api: KfpApi, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(RefusedError, match="401.*give --auth token"):
         connect(Settings(host=api.url))
     monkeypatch.setenv("KFP_COOKIE", "authservice_session=abc")
-    assert guessed("", "") == "cookie"
+    assert guess_method("", "") == "cookie"
     assert connect(Settings(host=api.url, auth=Auth("cookie"))).namespace == ""
 
 
 def test_what_is_set_decides_the_method(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("KFP_COOKIE", "a=b")
-    assert guessed("", "client") == "iap"
+    assert guess_method("", "client") == "iap"
     monkeypatch.setenv("KFP_TOKEN", "t")
-    assert guessed("", "client") == guessed("file", "") == "token"
+    assert guess_method("", "client") == guess_method("file", "") == "token"
 
 
 def test_iap_hands_the_client_ids_to_kfp(monkeypatch: pytest.MonkeyPatch):

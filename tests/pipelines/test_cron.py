@@ -5,13 +5,13 @@ from huey import crontab
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.kubeflow.cron import read
+from pipelines.kubeflow.cron import parse_cron
 
 NOW = datetime(2026, 11, 28, 13, 18, 27, tzinfo=UTC)  # a Saturday
 
 
 def times(text: str, count: int = 3) -> list[str]:
-    return [one.strftime("%Y-%m-%d %H:%M:%S") for one in read(text).next(NOW, count)]
+    return [one.strftime("%Y-%m-%d %H:%M:%S") for one in parse_cron(text).next(NOW, count)]
 
 
 @pytest.mark.parametrize(
@@ -26,8 +26,8 @@ def times(text: str, count: int = 3) -> list[str]:
     ],
 )
 def test_what_is_sent(text: str, sent: str) -> None:
-    assert read(text).text == sent
-    assert read(sent) == read(text)
+    assert parse_cron(text).text == sent
+    assert parse_cron(sent) == parse_cron(text)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_next_times(text: str, expected: list[str]) -> None:
 )
 def test_days_of_month_and_week(day: tuple[int, int, int], text: str, fires: bool) -> None:
     midnight = datetime(*day, tzinfo=UTC)
-    assert (read(text).next(midnight - timedelta(seconds=1), 1) == [midnight]) is fires
+    assert (parse_cron(text).next(midnight - timedelta(seconds=1), 1) == [midnight]) is fires
 
 
 def _numbers(low: int, high: int, steps: bool = True) -> st.SearchStrategy[str]:
@@ -83,7 +83,7 @@ def test_agrees_with_another_reader(
 ) -> None:
     """huey, which wants both day fields to fit: as here when one of them is a star."""
     day, week = ("*", week) if which else (day, "*")
-    found = read(f"{minute} {hour} {day} {month} {week}").next(start.replace(tzinfo=UTC), 3)
+    found = parse_cron(f"{minute} {hour} {day} {month} {week}").next(start.replace(tzinfo=UTC), 3)
     fits = crontab(minute, hour, day, month, week, strict=True)
     assert found and all(fits(one) for one in found)
     assert found == sorted(set(found))
@@ -131,7 +131,7 @@ def test_agrees_with_another_reader(
 )
 def test_refuses_with_the_remedy(text: str, said: str) -> None:
     with pytest.raises(ValueError) as error:
-        read(text)
+        parse_cron(text)
     assert said in str(error.value)
     assert repr(text) in str(error.value)
 

@@ -19,7 +19,9 @@ from tests.pipelines.firings import DAILY, LATER, MONTHLY, NOW, fire_next
 
 def wish(name: str = "nightly", when: str = DAILY, **changed: Any) -> Wanted:
     version = Version("pipeline", "version", "calrec-training-0", True)
-    return Wanted(name, cron.read(when), **({"version": version, "experiment_id": "e", "parameters": {}} | changed))
+    return Wanted(
+        name, cron.parse_cron(when), **({"version": version, "experiment_id": "e", "parameters": {}} | changed)
+    )
 
 
 @dataclass
@@ -116,7 +118,7 @@ def test_applies_at_the_same_time_end_with_one(
 
 
 def test_the_successor_waits_until_the_old_one_would_fire() -> None:
-    old = Recurring("old", "nightly", 1, cron=cron.read(DAILY).text, experiment_id="e", version_id="version")
+    old = Recurring("old", "nightly", 1, cron=cron.parse_cron(DAILY).text, experiment_id="e", version_id="version")
     due = old.firings(NOW)[0]
     changed = wish(parameters={"a": 1})
     assert next_step([old], changed, NOW) == Create(2, True, due, ("old",))

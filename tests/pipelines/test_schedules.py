@@ -19,7 +19,7 @@ import pytest
 from kfp import compiler, dsl
 
 from calrec.config import Source
-from calrec.config.runs import named
+from calrec.config.runs import get_run
 from pipelines.__main__ import main
 from pipelines.kubeflow import changes, cron, recurring, submission
 from pipelines.kubeflow.changes import Create, next_step
@@ -70,7 +70,7 @@ def connected(api: KfpApi) -> Kubeflow:
 def asked(kubeflow: Kubeflow, compiled: Path, when: str = DAILY, name: str = "nightly", **parameters: Any) -> Wanted:
     """A wish that the server knows the parts of."""
     version = submission.pipeline_version(kubeflow, "calrec-training", compiled)
-    return Wanted(name, cron.read(when), version, submission.experiment(kubeflow, "calrec"), parameters)
+    return Wanted(name, cron.parse_cron(when), version, submission.experiment(kubeflow, "calrec"), parameters)
 
 
 def apply(kubeflow: Kubeflow, wanted: Wanted) -> tuple[Recurring, list[str]]:
@@ -91,7 +91,7 @@ def test_what_is_made(api: KfpApi, compiled: Path) -> None:
         "nothing to do"
     ]
     assert one["display_name"] == "nightly"
-    assert one["trigger"] == {"cron_schedule": {"cron": cron.read(DAILY).text}}
+    assert one["trigger"] == {"cron_schedule": {"cron": cron.parse_cron(DAILY).text}}
     assert (one["mode"], one["max_concurrency"], one["no_catchup"]) == ("ENABLE", "1", True)
     assert one["runtime_config"] == {"parameters": {"n": 2, "data": {"a": [1]}}}
     assert one["service_account"] == "trainer"
@@ -112,7 +112,7 @@ def test_ten_times_is_once(api: KfpApi, compiled: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"cron": cron.read(LATER)}, "cron"),
+        ({"cron": cron.parse_cron(LATER)}, "cron"),
         ({"parameters": {"n": 3, "data": {"a": 1}}}, "data null → "),
         ({"service_account": "trainer"}, "service account default → trainer"),
         ({"experiment_id": "other"}, "experiment"),
@@ -151,7 +151,7 @@ def test_a_change_waits_for_a_firing_that_is_near(api: KfpApi, compiled: Path) -
         == f"waiting until {soon + changes.AFTER:%H:%M:%S} UTC: a firing is near, and must be neither lost nor doubled"
     )
     assert len(slept) == 1 and slept[0] > changes.AFTER.seconds
-    assert len(states(api)) == 1 and states(api)[0].cron == cron.read(DAILY).text
+    assert len(states(api)) == 1 and states(api)[0].cron == cron.parse_cron(DAILY).text
 
 
 def test_paused_stays_paused(api: KfpApi, compiled: Path) -> None:
@@ -363,7 +363,7 @@ def parameters(api: KfpApi) -> dict[str, Any]:
 def test_apply_compiles_uploads_and_schedules(api: KfpApi, command: Command) -> None:
     code, shown, said = command("apply", "nightly", "--cron", DAILY, "--set", "stage1.steps=7")
     assert code == 0 and "not named by a digest: what later runs do may change" in said
-    first = cron.read(DAILY).next(datetime.now(UTC))
+    first = cron.parse_cron(DAILY).next(datetime.now(UTC))
     assert [f"{one:%Y-%m-%d %H:%M:%S} UTC" in shown for one in first] == [True] * 3
     given = parameters(api)
     assert given["only_new"] is True
@@ -413,8 +413,8 @@ def test_its_life(api: KfpApi, compiled: Path, command: Command, monkeypatch: py
     code, shown, _ = command("list")
     head, nightly, other = shown.splitlines()
     assert code == 0 and head.split()[:3] == ["NAME", "CRON", "NEXT"]
-    assert cron.read(LATER).text in nightly and " on " in nightly and "calrec-training-" in nightly
-    assert f"{cron.read(LATER).next(datetime.now(UTC))[0]:%Y-%m-%d %H:%M:%S}" in nightly
+    assert cron.parse_cron(LATER).text in nightly and " on " in nightly and "calrec-training-" in nightly
+    assert f"{cron.parse_cron(LATER).next(datetime.now(UTC))[0]:%Y-%m-%d %H:%M:%S}" in nightly
     assert "failed, " in nightly  # of its predecessor
     assert "none yet" in other
 
@@ -481,7 +481,7 @@ def test_mistakes_are_found_before_anything_is_sent(api: KfpApi, command: Comman
 def test_a_frozen_snapshot_is_refused(api: KfpApi, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     frozen = (Source("books", "gs://shop/books", snapshot="2026-11-01"),)
     monkeypatch.setattr(
-        "pipelines.__main__.named", lambda name: replace(named(name), sources=frozen, targets=("books",))
+        "pipelines.__main__.named", lambda name: replace(get_run(name), sources=frozen, targets=("books",))
     )
     code, _, error = command("apply", "nightly", "--cron", DAILY)
     assert code == 2 and "source 'books' has snapshot '2026-11-01'" in error and "leave it empty" in error

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from calrec.evaluate.results import Evaluation
-from calrec.promote.evaluation import opened, results
+from calrec.promote.evaluation import parse_evaluation, results
 from tests.evaluate import world
 from tests.promote.shops import evaluated
 
@@ -89,6 +89,6 @@ def test_the_hash_of_the_data_is_of_what_was_asked(
 
 
 def test_an_evaluation_is_opened_as_it_was_written(judged: SimpleNamespace):
-    found = opened(judged.document)
+    found = parse_evaluation(judged.document)
     assert isinstance(found, Evaluation)
     assert json.loads(json.dumps(asdict(found))) == {**judged.document, "slices": [], "examples": []}

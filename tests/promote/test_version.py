@@ -7,11 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from calrec.artifacts import read_manifest, verified
+from calrec.artifacts import read_manifest, read_verified
 from calrec.config import ModelConfig, StageConfig
 from calrec.finetune.step import finetune
-from calrec.promote.version import example, tried
-from calrec.recommend.champion import opened
+from calrec.promote.version import check_answers, example
+from calrec.recommend.champion import open_version
 from tests.versions import GENERATE, RETRIEVE, Judged, judged
 
 
@@ -29,7 +29,7 @@ def test_a_model_tuned_by_adapters_is_whole_and_has_its_adapter_with_the_bases_n
     adapted: Judged, small: SimpleNamespace, tmp_path: Path
 ):
     version = adapted.version(tmp_path / "version")
-    manifest = verified(version, "version")
+    manifest = read_verified(version, "version")
     base = read_manifest(small.base).digest
     named = {"base_model": "scratch", "base_digest": base, "tuning": "lora", "adapter": "True"}
     assert named.items() <= manifest.config.items()
@@ -39,14 +39,14 @@ def test_a_model_tuned_by_adapters_is_whole_and_has_its_adapter_with_the_bases_n
         "adapter_model.safetensors",
         "model.safetensors",
     ]
-    tried(version, example(adapted.index))
+    check_answers(version, example(adapted.index))
     card = (version / "card.md").read_text()
     assert card.startswith("# Model card: home") and "LoRA adapters of rank 4" in card and len(card) <= 5000
 
 
 def test_what_was_judged_is_what_is_in_it(adapted: Judged, tmp_path: Path):
     version = adapted.version(tmp_path / "version")
-    manifest, champion = read_manifest(version, "version"), opened(version)
+    manifest, champion = read_manifest(version, "version"), open_version(version)
     assert (champion.generate, champion.retrieve) == (GENERATE, RETRIEVE)
     parts = {name: read_manifest(getattr(adapted, name)).digest for name in ("model", "index", "evaluation")}
     assert manifest.inputs == parts
@@ -74,9 +74,9 @@ def test_a_version_that_cannot_answer_is_told_before_it_is_registered(adapted: J
     (version / "settings.json").unlink()
     (version / "settings.json").write_text(json.dumps(settings))
     with pytest.raises(ValueError, match=r"settings.json changed after it was written"):
-        tried(version, example(adapted.index))
+        check_answers(version, example(adapted.index))
     with pytest.raises(ValueError, match=r"retrieve.k1=9.0, but the index was built with 1.5"):
-        tried(
+        check_answers(
             adapted.version(tmp_path / "other" / "version", retrieve=dataclasses.replace(RETRIEVE, k1=9.0)),
             example(adapted.index),
         )

@@ -185,4 +185,4 @@ def test_an_open_document_that_repeats_a_cell(tmp_path: Path):
     with zipfile.ZipFile(stream, "w") as archive:
         archive.writestr("content.xml", f"<office:document-content>{row}</office:document-content>")
     with pytest.raises(ValueError, match=r"x.ods: a sheet spans 16,000,000,000 cells"):
-        archives.unpacked([raw.file("x.ods", stream.getvalue())])
+        archives.unpack([raw.file("x.ods", stream.getvalue())])

@@ -180,9 +180,9 @@ def test_a_file_of_another_encoding_than_named_is_refused_or_counted(tmp_path: P
 
 def test_a_few_broken_letters_in_utf_8_are_no_other_encoding():
     text = "Éléphant à roulettes\n".encode() * 20
-    assert encodings.recognised(text + b"Caf\xe9\n") == "utf-8"
-    assert encodings.recognised(text[:-3]) == "utf-8"
-    assert encodings.recognised(text[: text.index(b"\xc3") + 1]) == "utf-8"
+    assert encodings.detect_encoding(text + b"Caf\xe9\n") == "utf-8"
+    assert encodings.detect_encoding(text[:-3]) == "utf-8"
+    assert encodings.detect_encoding(text[: text.index(b"\xc3") + 1]) == "utf-8"
 
 
 def test_a_file_without_a_header_is_said_and_named(tmp_path: Path):

@@ -12,7 +12,7 @@ from scipy.spatial import distance
 from calrec import artifacts
 from calrec.config import ModelConfig, RetrieveConfig
 from calrec.model.step import base_model
-from calrec.recommend.drift import PROFILE, drift, furthest, median, moved, profile, variation
+from calrec.recommend.drift import PROFILE, drift, furthest, median, most_changed, profile, variation
 from calrec.retrieve import stored
 from tests.evaluate import world
 
@@ -117,6 +117,6 @@ def test_mixes_are_compared_by_half_of_their_city_block_distance():
 def test_what_moved_most_comes_first_and_what_stayed_is_not_named():
     before = {"a": 0.3, "b": 0.2, "c": 0.1, "d": 0.1, "e": 0.1, "f": 0.2}
     after = {**before, "a": 0.1, "b": 0.26, "c": 0.2, "z": 0.05, "d": 0.08, "e": 0.11}
-    assert [name for name, *_ in moved(before, after)] == ["a", "c", "b", "z", "d"]
-    assert moved(before, after)[3] == ("z", 0.0, 0.05)
-    assert moved(before, before) == []
+    assert [name for name, *_ in most_changed(before, after)] == ["a", "c", "b", "z", "d"]
+    assert most_changed(before, after)[3] == ("z", 0.0, 0.05)
+    assert most_changed(before, before) == []

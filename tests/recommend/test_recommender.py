@@ -22,7 +22,7 @@ from calrec.recommend import step
 from calrec.recommend.items import read_items
 from calrec.recommend.recommender import Filters, Recommender
 from calrec.recommend.rows import Described, History
-from calrec.recommend.step import recommend_all, recommend_one, shown
+from calrec.recommend.step import format_list, recommend_all, recommend_one
 from calrec.retrieve import stored
 from calrec.retrieve.bm25 import Index
 from calrec.retrieve.candidates import Asked, Ranked, Reason
@@ -272,7 +272,7 @@ def test_the_commands(small: SimpleNamespace, tmp_path: Path, capsys: pytest.Cap
 
 def test_a_table_for_a_person_says_why(small: SimpleNamespace, index: Path):
     known = recommender(small, index, generate=GenerateConfig(samples=4, trie="beam", threads=1))
-    header, *_ = rows = shown(known, recommend_one(known, History("1", ("i0", "i1")))).splitlines()
+    header, *_ = rows = format_list(known, recommend_one(known, History("1", ("i0", "i1")))).splitlines()
     first = next(row for row in rows if row.split()[:1] == ["1"])
     assert header.split() == ["item", "title", "score", "why"]
     assert 'wrote "Title: ' in first and "log p -" in first and "fits by 1.00" in first

@@ -15,9 +15,9 @@ from calrec.generate.texts import Generator
 from calrec.model.loading import Users, load_model, load_users
 from calrec.retrieve.bm25 import Index
 from calrec.retrieve.catalogue import load_catalogue
-from calrec.retrieve.evidence import FEATURES, Evidence, Fusion, places, smoothed
+from calrec.retrieve.evidence import FEATURES, Evidence, Fusion, places, smooth
 from calrec.retrieve.following import countable
-from calrec.retrieve.learning import learned
+from calrec.retrieve.learning import learn_fusion
 from calrec.retrieve.reader import Reader
 from calrec.retrieve.search import Search
 from tests.retrieve.test_ranking import catalogue
@@ -55,10 +55,10 @@ def test_places_of_equal_scores_are_by_group():
 
 
 def test_a_text_that_the_model_cannot_spell_is_as_good_as_unlikely():
-    found = smoothed(np.array([-1.0, -2.0, -900.0]))
+    found = smooth(np.array([-1.0, -2.0, -900.0]))
     likely = 1 / (1 + math.exp(-1))
     assert found == pytest.approx([math.log(0.99 * p + 0.01 / 3) for p in (likely, 1 - likely, 0)])
-    assert not len(smoothed(np.empty(0)))
+    assert not len(smooth(np.empty(0)))
 
 
 def test_features_of_nobody():
@@ -150,7 +150,7 @@ def world(small: SimpleNamespace) -> SimpleNamespace:
 
 def learn(world: SimpleNamespace, users: Users, number: int = 100, asked: frozenset[str] = frozenset()) -> Fusion:
     config = RetrieveConfig(rerank=20, fusion_users=number, threads=1)
-    return learned(users, world.items, world.search, config, world.reader, world.cache, world.write, asked)
+    return learn_fusion(users, world.items, world.search, config, world.reader, world.cache, world.write, asked)
 
 
 def test_test_items_teach_nothing(world: SimpleNamespace):
@@ -185,7 +185,7 @@ def test_the_item_that_is_learned_from_is_not_counted(world: SimpleNamespace):
         texts = [[Generation(world.items.text(int(rows[0][2])), 0.0, 1, True)] if p.user == "u0" else [] for p in asked]
         return iter(texts)
 
-    fusion = learned(users, world.items, world.search, config, world.reader, world.cache, told)
+    fusion = learn_fusion(users, world.items, world.search, config, world.reader, world.cache, told)
     assert (fusion.users, fusion.without) == (1, len(rows) - 1)
     assert [p.ids.tolist() for p in prompts] == [world.cache.history(row[:2])[0].tolist() for row in rows]
 
@@ -211,7 +211,7 @@ def test_what_the_model_writes_is_among_the_candidates(world: SimpleNamespace):
         return ([] for _ in prompts)
 
     given = (users, world.items, world.search, config, world.reader, world.cache)
-    assert learned(*given, told).without == 0 < learned(*given, silent).without
+    assert learn_fusion(*given, told).without == 0 < learn_fusion(*given, silent).without
 
 
 def test_a_sample_of_users(world: SimpleNamespace):

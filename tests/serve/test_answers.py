@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from calrec.recommend.champion import opened
+from calrec.recommend.champion import open_version
 from calrec.recommend.recommender import Recommender
 from calrec.recommend.rows import History
 from calrec.serve.answers import Answers
@@ -32,7 +32,7 @@ class Poisoned(Recommender):
 @pytest.fixture(scope="module")
 def answers(small: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> Answers:
     root = tmp_path_factory.mktemp("answers")
-    champion = opened(judged(root, small).version(root / "version"))
+    champion = open_version(judged(root, small).version(root / "version"))
     recommender = Poisoned(champion.model, champion.index, champion.generate, champion.retrieve)
     recommender.sizes = []
     return Answers(recommender)

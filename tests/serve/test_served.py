@@ -26,7 +26,7 @@ import pytest
 
 from calrec.cli.__main__ import main
 from calrec.promote.version import example
-from calrec.recommend.champion import opened
+from calrec.recommend.champion import open_version
 from calrec.recommend.recommender import Recommender
 from calrec.recommend.rows import History
 from calrec.recommend.step import recommend_one
@@ -55,7 +55,7 @@ def model(folder: Path, mlflow_server: str, tmp_path_factory: pytest.TempPathFac
         here.delenv("MLFLOW_EXPERIMENT_ID", raising=False)  # MLflow sets it, perhaps for another test's server
         mlflow.set_tracking_uri(mlflow_server)
         with runs.step("promote", "served"):
-            promotion.settle(folder, example(folder / "index"), "s", None, True)
+            promotion.register_version(folder, example(folder / "index"), "s", None, True)
         return Path(mlflow.artifacts.download_artifacts("models:/calrec-served@champion", dst_path=str(out)))
 
 
@@ -133,7 +133,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def test_a_history_is_answered_as_the_command_does(served: Served, folder: Path):
-    champion = opened(folder)
+    champion = open_version(folder)
     recommender = Recommender(champion.model, champion.index, champion.generate, champion.retrieve)
     history = ("i0", "i1", "i2")
     expected = recommend_one(recommender, History("1", history))

@@ -227,7 +227,7 @@ def test_a_disabled_key_is_said():
     from google.auth.exceptions import RefreshError
 
     said = "the key or its account is expired, disabled or deleted: make a new one"
-    with pytest.raises(PermissionError, match=said), google.told("gs://shop/logs"):
+    with pytest.raises(PermissionError, match=said), google.translate_errors("gs://shop/logs"):
         raise RefreshError("invalid_grant: Invalid JWT Signature.")
 
 
@@ -482,6 +482,6 @@ def test_a_bucket_that_is_not_there_or_refuses_is_said(bucket: Any, fake_bucket:
 def test_an_upload_that_is_damaged_on_its_way_is_told():
     with (
         pytest.raises(ConnectionError, match="gs://shop/x: damaged on its way .*; run again"),
-        google.told("gs://shop/x"),
+        google.translate_errors("gs://shop/x"),
     ):
         raise DataCorruption(None, "another checksum")

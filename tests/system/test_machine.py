@@ -54,7 +54,9 @@ def test_the_quota_of_a_container(tmp_path: Path, groups: str, files: dict[str, 
 
 
 def test_a_machine_that_shows_no_groups_has_no_quota(tmp_path: Path):
-    assert machine.quota(tmp_path) is None and machine.cores(tmp_path) == CPUS and machine.said(tmp_path) == ""
+    assert (
+        machine.quota(tmp_path) is None and machine.cores(tmp_path) == CPUS and machine.describe_limit(tmp_path) == ""
+    )
 
 
 @pytest.mark.parametrize(
@@ -65,7 +67,7 @@ def test_cores_are_whole_and_at_least_one(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(os, "cpu_count", lambda: MANY)
     root = tree(tmp_path, "0::/\n", **{"cpu.max": f"{limit} 100000"})
     assert machine.cores(root) == cores
-    assert machine.said(root) == (
+    assert machine.describe_limit(root) == (
         "" if cores == MANY else f"{cores} threads (the container's CPU limit; the machine has 64)"
     )
 
@@ -73,7 +75,7 @@ def test_cores_are_whole_and_at_least_one(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_mask_that_is_smaller_than_the_quota_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {5, 9})
     root = tree(tmp_path, "0::/\n", **{"cpu.max": "400000 100000"})
-    assert machine.cores(root) == 2 and machine.said(root) == ""
+    assert machine.cores(root) == 2 and machine.describe_limit(root) == ""
 
 
 def test_variables_for_other_processes_are_shared_out_and_never_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

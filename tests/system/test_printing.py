@@ -1,7 +1,7 @@
 import pytest
 
 from calrec.config import checks
-from calrec.system.printing import markdown, safe, shown
+from calrec.system.printing import markdown, redact, safe
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ from calrec.system.printing import markdown, safe, shown
     ],
 )
 def test_secrets_of_addresses_are_not_shown(text, said):
-    assert shown(text) == said
+    assert redact(text) == said
 
 
 def test_what_is_printed_moves_no_cursor_and_keeps_letters():

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from calrec import artifacts
 from calrec.artifacts import Manifest
 from calrec.config import GenerateConfig, SplitConfig, StageConfig, TextConfig
-from calrec.evaluate.users import judged
+from calrec.evaluate.users import load_judged
 from calrec.finetune import order, validation
 from calrec.generate.step import held_out
 from calrec.model.loading import load_users
@@ -334,7 +334,7 @@ def test_training_draws_only_from_before_the_first_cut(timed: SimpleNamespace):
     drawn = order.order(timed.users, StageConfig(steps=20, batch_size=4))
     assert {timed.users.user_id[u] for u in drawn.user} == {"all", "no test", "no valid", "train only"}
     assert (drawn.cut < timed.users.train_end[drawn.user]).all() and (drawn.cut >= 1).all()
-    rows = validation.held_out(timed.users, StageConfig())
+    rows = validation.sample_validation_rows(timed.users, StageConfig())
     assert sorted((len(row.history), row.target) for row in rows) == [(1, 1), (2, 2), (2, 2)]
 
 
@@ -363,4 +363,4 @@ def test_floors_of_leave_last_out_count_what_precedes_the_held_out_item(tmp_path
 def test_a_user_without_a_target_cannot_be_judged(timed: SimpleNamespace, tmp_path: Path):
     catalogue = load_catalogue(timed.texts, "x")
     with pytest.raises(ValueError, match="user no test is without a test item"):
-        judged(timed.users, pa.array(["no test"]), catalogue, "test", tmp_path)
+        load_judged(timed.users, pa.array(["no test"]), catalogue, "test", tmp_path)

@@ -18,13 +18,13 @@ def finish(me: int, tries: int, uri: str, versions: Versions, barrier: Any, said
 
     os.environ |= {"MLFLOW_TRACKING_URI": uri, "MLFLOW_EXPERIMENT_NAME": "registry", "CALREC_TRACKING": "required"}
     mlflow.set_tracking_uri(uri)
-    crown = promotion._crown
+    crown = promotion._promote
 
     def together(*given: Any) -> tuple[bool, str]:
         barrier.wait(120)
         return crown(*given)
 
-    promotion._crown = together
+    promotion._promote = together
     for at in range(tries):
         rival = registry.champion(versions.target).uri
         barrier.wait(120)

@@ -30,13 +30,13 @@ def test_every_name_works_from_the_first_version_to_a_rollback(versions: Version
         first = registry.champion(target)
         assert first and first.uri == f"models:/calrec-{target}/1"
         if at == 1:  # files are the same whatever the name
-            assert registry.fetched(first.uri) is not None
+            assert registry.download_version(first.uri) is not None
         registered(target, first, 2)
-        promotion.appoint(target, 2, 'it\'s "better"')
-        assert registry.resolved(f"models:/calrec-{target}@champion").number == 2
+        promotion.set_champion(target, 2, 'it\'s "better"')
+        assert registry.resolve_version(f"models:/calrec-{target}@champion").number == 2
         assert [each.number for each in registry.versions(target)] == [2, 1]
         assert 'by hand, in the place of version 1: it\'s "better"' in registry.table(target)
-        promotion.roll_back(target, "no")
+        promotion.rollback(target, "no")
         assert numbers(target) == (1, 2)
     assert set(NAMES) <= set(registry.targets())
 

@@ -68,12 +68,12 @@ def test_what_was_taken_back_is_not_promoted_again_by_itself(versions: Versions,
     versions.settle()
     first = registry.champion(target).uri
     versions.settle(4, rival=first)
-    promotion.roll_back(target, "too many rugs")
+    promotion.rollback(target, "too many rugs")
     assert versions.settle(4, rival=first).endswith(" stays the challenger: it was taken back, too many rugs")
     assert numbers(target) == (1, 2)
-    promotion.appoint(target, 2, "rugs are in fashion")
+    promotion.set_champion(target, 2, "rugs are in fashion")
     assert numbers(target) == (2, 2)
-    promotion.roll_back(target, "no more")
+    promotion.rollback(target, "no more")
     assert numbers(target) == (1, 2)
 
 
@@ -172,12 +172,12 @@ def test_a_promotion_that_is_killed_at_any_change_leaves_one_champion(
     versions.settle(4, promote=False, rival=first.uri)  # what is slow to write is there
 
     def again() -> None:
-        promotion.settle(versions.folder(4), [], "s", first.uri, True)
+        promotion.register_version(versions.folder(4), [], "s", first.uri, True)
 
     assert killed(proxy, again) == 0
     assert numbers(target) == (2, 2)
     for at, done in changes(proxy):
-        promotion.appoint(target, 1, "from the beginning")
+        promotion.set_champion(target, 1, "from the beginning")
         runs.client().delete_model_version_tag(f"calrec-{target}", "2", registry.STATE)
         assert killed(proxy, again, at, done) == -9
         champion = registry.champion(target)
@@ -186,7 +186,7 @@ def test_a_promotion_that_is_killed_at_any_change_leaves_one_champion(
         assert list(entry.aliases) == ["challenger", "champion"]
         if registry.STATE in registry.newest(target).tags:
             assert champion.number == 2  # what counts as done is done
-        promotion.settle(versions.folder(4), [], "s", champion.uri, True)  # KFP's retry
+        promotion.register_version(versions.folder(4), [], "s", champion.uri, True)  # KFP's retry
         assert numbers(target) == (2, 2)
         assert registry.newest(target).tags[registry.STATE] == "s"
 
@@ -198,15 +198,15 @@ def test_a_rollback_that_is_killed_at_any_change_leaves_one_champion(
     versions.settle(4, rival=registry.champion(target).uri)
 
     def back() -> None:
-        promotion.roll_back(target, "a try")
+        promotion.rollback(target, "a try")
 
     assert killed(proxy, back) == 0
     for at, done in changes(proxy):
-        promotion.appoint(target, 2, "from the beginning")
+        promotion.set_champion(target, 2, "from the beginning")
         assert killed(proxy, back, at, done) == -9
         assert registry.champion(target).number in (1, 2)
         if registry.champion(target).number == 2:
-            promotion.roll_back(target, "again")
+            promotion.rollback(target, "again")
         assert numbers(target) == (1, 2)
 
 
@@ -238,5 +238,5 @@ class Again:
 
 def test_without_a_server_nothing_happens(versions: Versions, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert promotion.settle(versions.folder(), [], "s", None, True) == ""
-    assert not registry.available() and registry.fetched("") is None
+    assert promotion.register_version(versions.folder(), [], "s", None, True) == ""
+    assert not registry.available() and registry.download_version("") is None

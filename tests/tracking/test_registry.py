@@ -11,7 +11,7 @@ from calrec.artifacts import NOT_KNOWN, read_manifest
 from calrec.cli.__main__ import main
 from calrec.config import Source
 from calrec.promote.version import example
-from calrec.recommend.champion import opened
+from calrec.recommend.champion import open_version
 from calrec.tracking import mlflow_client, promotion, registry, runs
 from calrec.watch import current
 from tests.conftest import write_sequences
@@ -27,9 +27,9 @@ def test_a_version_is_whole_and_opens_on_another_machine(versions: Versions, tar
     assert versions.settle() == f"calrec-{target} version 1 is the champion, the first one"
     version = registry.champion(target)
     assert version and version.number == 1 and version.aliases == ("challenger", "champion")
-    folder = registry.fetched(version.uri)
+    folder = registry.download_version(version.uri)
     assert folder and read_manifest(folder) == read_manifest(versions.folder())
-    champion = opened(folder)
+    champion = open_version(folder)
     assert (champion.generate, champion.retrieve) == (GENERATE, RETRIEVE)
     for part in ("model", "index"):
         assert read_manifest(folder / part) == read_manifest(getattr(versions.made, part))
@@ -42,7 +42,7 @@ def test_a_version_says_what_it_was_made_from_and_judged_by(
     monkeypatch.setenv("KFP_RUN_ID", f"run-of-{target}")
     with runs.step("promote", target) as run:
         run.metrics(0, {"promoted": 1.0})
-        promotion.settle(versions.folder(), example(versions.made.index), "s", None, True)
+        promotion.register_version(versions.folder(), example(versions.made.index), "s", None, True)
     version = registry.champion(target)
     assert version
     judged = read_manifest(versions.made.evaluation)
@@ -110,7 +110,7 @@ def test_a_changed_file_is_refused(versions: Versions, target: str, tmp_path: Pa
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"changed|digest|does not fit|not JSON|Expecting|control character|delimiter"):
-        opened(tmp_path / "changed")
+        open_version(tmp_path / "changed")
 
 
 def test_files_and_manifest_that_were_changed_together_are_refused(versions: Versions, target: str):
@@ -120,7 +120,7 @@ def test_files_and_manifest_that_were_changed_together_are_refused(versions: Ver
         other = promotion._log(versions.folder(4), f"calrec-{target}", request, tags, {})
     runs.client().create_model_version(f"calrec-{target}", other.model_uri, model_id=other.model_id)
     with pytest.raises(ValueError, match=rf"calrec-{target}/2 holds \w+, but x was registered: its files were changed"):
-        registry.fetched(f"models:/calrec-{target}/2")
+        registry.download_version(f"models:/calrec-{target}/2")
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_files_and_manifest_that_were_changed_together_are_refused(versions: Ver
 )
 def test_what_names_no_version_is_refused(uri: str):
     with pytest.raises(ValueError, match="names no version of a model; give models:/calrec-TARGET@champion"):
-        registry.resolved(uri)
+        registry.resolve_version(uri)
 
 
 @pytest.mark.parametrize("name", ["a/b", "a:b"])
@@ -142,15 +142,15 @@ def test_look_sees_new_data_and_champions(
 ):
     raw = write_sequences(tmp_path / "raw")
     sources = [{"domain": target, "uri": str(raw), "snapshot": ""}]
-    first = current.look(sources, [target], {}, only_new=True)
+    first = current.look_up(sources, [target], {}, only_new=True)
     assert first.decision.decision == "train" and first.champions == {}
     versions.settle(state=first.decision.state)
-    again = current.look(sources, [target], {}, only_new=True)
+    again = current.look_up(sources, [target], {}, only_new=True)
     assert again.decision.decision == "no new data" and again.sources == first.sources
     assert "watch: no new data" in capsys.readouterr().out
-    assert again.champions == {target: registry.champion(target).uri} == current.find(sources).champions
+    assert again.champions == {target: registry.champion(target).uri} == current.find_champions(sources).champions
     write_sequences(tmp_path / "raw", users=50)
-    later = current.look(sources, [target], {}, only_new=True)
+    later = current.look_up(sources, [target], {}, only_new=True)
     assert later.decision.decision == "train" and later.sources != first.sources
 
 
@@ -160,19 +160,19 @@ def test_look_sees_that_the_code_is_another_one(
     """The version string never changes; the commit does."""
     sources = [{"domain": target, "uri": str(write_sequences(tmp_path / "raw")), "snapshot": ""}]
     monkeypatch.setenv("CALREC_COMMIT", "0123abc")
-    versions.settle(state=current.look(sources, [target], {}, only_new=True).decision.state)
-    same = current.look(sources, [target], {}, only_new=True).decision
+    versions.settle(state=current.look_up(sources, [target], {}, only_new=True).decision.state)
+    same = current.look_up(sources, [target], {}, only_new=True).decision
     assert same.decision == "no new data"
     assert any(reason.startswith("code: commit 0123abc, files ") for reason in same.reasons)
     monkeypatch.setenv("CALREC_COMMIT", "4567def")
-    other = current.look(sources, [target], {}, only_new=True).decision
+    other = current.look_up(sources, [target], {}, only_new=True).decision
     assert (other.decision, other.reasons[0]) == ("train", f"{target}: data, settings or code have changed")
 
 
 def test_a_batch_needs_champions(target: str, tmp_path: Path):
     source = {"domain": target, "uri": str(write_sequences(tmp_path / "raw")), "snapshot": ""}
     with pytest.raises(ValueError, match=rf"no champion of {target}: train them first"):
-        current.find([source])
+        current.find_champions([source])
 
 
 def test_a_server_that_does_not_answer_is_said_and_then_nothing_is_known(
@@ -186,9 +186,9 @@ def test_a_server_that_does_not_answer_is_said_and_then_nothing_is_known(
     monkeypatch.setattr(mlflow_client, "PAUSES", (0.01,))
     mlflow.set_tracking_uri("http://127.0.0.1:9")
     source = Source("home", str(write_sequences(tmp_path / "raw")))
-    seen = current.look([vars(source)], ["home"], {}, only_new=True)
+    seen = current.look_up([vars(source)], ["home"], {}, only_new=True)
     assert seen.decision.decision == "train" and seen.champions == {"home": NOT_KNOWN}
     assert "tracking: MLflow at http://127.0.0.1:9 failed" in capsys.readouterr().err
     monkeypatch.setenv("CALREC_TRACKING", "required")
     with pytest.raises(mlflow.MlflowException):
-        current.look([vars(source)], ["home"], {}, only_new=True)
+        current.look_up([vars(source)], ["home"], {}, only_new=True)

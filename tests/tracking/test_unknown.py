@@ -41,7 +41,7 @@ def test_one_target_that_is_not_known_hides_no_other(
     versions.settle()
     proxy.refused = lambda path: "calrec-ill" in path
     there = sources(target, tmp_path / "raw")
-    seen = current.look(there, [target, "ill", "new"], {}, only_new=True)
+    seen = current.look_up(there, [target, "ill", "new"], {}, only_new=True)
     assert seen.champions == {target: registry.champion(target).uri, "ill": NOT_KNOWN}
     assert seen.decision.reasons[:3] == (
         f"{target}: data, settings or code have changed",
@@ -50,7 +50,7 @@ def test_one_target_that_is_not_known_hides_no_other(
     )
     assert "503" in capsys.readouterr().err
     with pytest.raises(ConnectionError, match="which model of ill is in use is not known: .*503"):
-        current.find([*there, {**there[0], "domain": "ill"}])
+        current.find_champions([*there, {**there[0], "domain": "ill"}])
 
 
 def test_a_hiccup_while_the_run_began_is_made_good(versions: Versions, target: str, proxy: killing.Proxy):
@@ -62,11 +62,11 @@ def test_a_hiccup_while_the_run_began_is_made_good(versions: Versions, target: s
         return "registered-models/get" in path and left[0] >= 0
 
     proxy.refused = twice
-    assert current.rival(target, {target: NOT_KNOWN}) == registry.champion(target).uri
+    assert current.champion_of(target, {target: NOT_KNOWN}) == registry.champion(target).uri
     proxy.refused = lambda path: True
-    assert current.rival(target, {target: NOT_KNOWN}) == NOT_KNOWN
-    assert current.rival(target, {}) == ""
-    assert current.rival(target, {target: "models:/calrec-x/3"}) == "models:/calrec-x/3"
+    assert current.champion_of(target, {target: NOT_KNOWN}) == NOT_KNOWN
+    assert current.champion_of(target, {}) == ""
+    assert current.champion_of(target, {target: "models:/calrec-x/3"}) == "models:/calrec-x/3"
 
 
 def test_a_hiccup_while_it_is_promoted_is_borne(versions: Versions, target: str, proxy: killing.Proxy):
@@ -131,7 +131,7 @@ def test_an_alias_on_a_deleted_version_is_no_champion_and_hides_no_other(
     runs.client().delete_model_version(f"calrec-{target}", "1")
     leave_an_alias(f"calrec-{target}", tmp_path_factory)
     assert runs.client().get_registered_model(f"calrec-{target}").aliases["champion"] == "1"
-    assert current.look([], [target, other], {}, only_new=True).champions == {other: f"models:/calrec-{other}/1"}
+    assert current.look_up([], [target, other], {}, only_new=True).champions == {other: f"models:/calrec-{other}/1"}
     said = "was version 1, which was deleted; there is none until"
     assert said in capsys.readouterr().err
     assert numbers(target) == (None, 2)

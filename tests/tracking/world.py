@@ -24,7 +24,7 @@ class Versions:
 
     def settle(self, k: int = RETRIEVE.k, promote: bool = True, rival: str | None = None, state: str = "s") -> str:
         with runs.step("promote", self.target):
-            return promotion.settle(self.folder(k), example(self.made.index), state, rival, promote)
+            return promotion.register_version(self.folder(k), example(self.made.index), state, rival, promote)
 
 
 def numbers(target: str) -> tuple[int | None, int | None]:

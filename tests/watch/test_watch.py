@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from calrec.config import Source, runs
-from calrec.watch.step import NOTHING_NEW, SHAPING, TRAIN, Decision, decide, report, resolved
+from calrec.watch.step import NOTHING_NEW, SHAPING, TRAIN, Decision, decide, fill_snapshots, report
 
 SECTIONS = {name: getattr(runs.sample(), name) for name in SHAPING}
 SOURCES = [Source("books", "gs://shop/books", "a1"), Source("toys", "gs://shop/toys", "b1")]
@@ -49,7 +49,7 @@ def test_each_thing_that_shapes_a_model_changes_the_state():
 
 def test_a_snapshot_that_is_given_stays():
     sources = [Source("books", "x"), Source("toys", "y", "frozen")]
-    assert [one.snapshot for one in resolved(sources, ["now", "now"])] == ["now", "frozen"]
+    assert [one.snapshot for one in fill_snapshots(sources, ["now", "now"])] == ["now", "frozen"]
 
 
 def test_the_report_is_markdown():

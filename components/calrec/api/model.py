@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Union
 from calrec.config import Config, Source
 from calrec.config.checks import check
 from calrec.config.overrides import override
-from calrec.config.runs import ablated, named
+from calrec.config.runs import apply_ablations, get_run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,7 +47,7 @@ class CALRec:
         ablations: Sequence[str] = (),
         root: str | os.PathLike[str] = "build",
     ):
-        self.config: Config = override(ablated(named(run), ablations), settings)
+        self.config: Config = override(apply_ablations(get_run(run), ablations), settings)
         self.root = Path(root).absolute()
         self._training: Training | None = None
         self._made: Target | None = None
@@ -78,7 +78,7 @@ class CALRec:
         sources = [{"domain": name, "uri": self._uri(log), "snapshot": ""} for name, log in logs.items()]
         config = dataclasses.replace(self.config, sources=tuple(Source(**one) for one in sources), targets=(target,))
         config.whole()
-        self.config = dataclasses.replace(config, sources=tuple(current.now(sources)))
+        self.config = dataclasses.replace(config, sources=tuple(current.snapshots(sources)))
         self._training = Training(self.config, Folders(self.root / "artifacts"))
         models = self._training.models(target)
         index = self._training.index(target, models)
@@ -147,17 +147,17 @@ class CALRec:
         Raises:
             FileNotFoundError, ValueError: it is not there, or not whole; no registry (MLFLOW_TRACKING_URI) is set.
         """
-        from calrec.recommend.champion import opened
+        from calrec.recommend.champion import open_version
 
         folder = Path(source)
         if str(source).startswith("models:"):
             from calrec.tracking import registry
 
-            found = registry.fetched(registry.resolved(str(source)).uri)
+            found = registry.download_version(registry.resolve_version(str(source)).uri)
             assert found is not None, "a version has a folder"
             folder = found
         model = cls()
-        model._used = opened(folder)
+        model._used = open_version(folder)
         return model
 
     # --- inside -----------------------------------------------------------------------------------------------------

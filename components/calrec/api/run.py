@@ -21,7 +21,7 @@ from calrec.config import ClusterConfig, Config, Source
 from calrec.config.checks import check
 from calrec.launch.folders import Folders
 from calrec.storage.files import new_folder
-from calrec.system.signals import ENDING, held
+from calrec.system.signals import ENDING, hold_signals
 from calrec.tracking import runs
 from calrec.watch import current
 from calrec.watch.step import SHAPING, report
@@ -144,23 +144,23 @@ def here(config: Config) -> None:
 
 def _run(config: Config, root: Path, fresh: bool) -> Result:
     started = time.perf_counter()
-    config = dataclasses.replace(config, sources=tuple(current.now([vars(one) for one in config.sources])))
+    config = dataclasses.replace(config, sources=tuple(current.snapshots([vars(one) for one in config.sources])))
     uri, files = _use_tracking(root)
     shaping = {name: getattr(config, name) for name in SHAPING}
-    seen = current.look([dataclasses.asdict(one) for one in config.sources], config.targets, shaping, only_new=False)
+    seen = current.look_up([dataclasses.asdict(one) for one in config.sources], config.targets, shaping, only_new=False)
     config = dataclasses.replace(config, sources=tuple(Source(**one) for one in seen.sources))
     folder = new_folder(root / "runs" / time.strftime("%Y%m%d-%H%M%S"))
     print(f"calrec: {len(config.sources)} categories, targets {', '.join(config.targets)}; into {folder}", flush=True)
     parent, experiment = _tracked(lambda: runs.start_parent(" + ".join(config.targets), files)) or ("", "")
     words = report(seen.decision)
-    _tracked(lambda: runs.joined(parent).asked(config.targets, seen.sources, shaping, words))
+    _tracked(lambda: runs.join_run(parent).asked(config.targets, seen.sources, shaping, words))
     os.environ.update({"CALREC_PARENT_RUN": parent, "MLFLOW_EXPERIMENT_ID": experiment} if parent else {})
     training = Training(config, Folders(root / "artifacts", fresh))
     made: dict[str, Target] = {}
     try:
         for target in config.targets:
             of = training.ranked(target)
-            rival = training.champion(target, of, current.rival(target, seen.champions))
+            rival = training.champion(target, of, current.champion_of(target, seen.champions))
             judged = training.evaluation(target, of, rival)
             of = dataclasses.replace(of, evaluation=judged, index=training.index(target, of.models))
             training.promoted(target, of, seen.decision.state)
@@ -217,7 +217,7 @@ def _use_tracking(root: Path) -> tuple[str, Path | None]:
 def _tracked(call: Callable[[], T]) -> T | None:
     """Tracking at the parent must not fail a run any more than in a step."""
     try:
-        with held():
+        with hold_signals():
             return call()
     except Exception as error:
         runs.warn(error)

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from calrec.evaluate.report.words import NAMES
 from calrec.evaluate.results import METHOD, means
-from calrec.system.printing import safe, shown
+from calrec.system.printing import redact, safe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,7 @@ def summary(result: Result) -> str:
     lines += [*_try_it(first, documents[first]["examples"][0], result.targets[first]), ""]
     lines += [f"report:     {folders['evaluation'] / 'report.html'}" for folders in result.targets.values()]
     local = result.tracking_uri.startswith("sqlite")
-    server = "http://127.0.0.1:5000" if local else shown(result.tracking_uri).rstrip("/")
+    server = "http://127.0.0.1:5000" if local else redact(result.tracking_uri).rstrip("/")
     start = f"make ui STORE={shlex.quote(result.tracking_uri)}, then open " if local else ""
     lines += [f"MLflow UI:  {start}{server}{result.page}"]
     lines += [f"by HTTP:    {_serve(first, result.tracking_uri, local)}"]
@@ -80,7 +80,7 @@ def _try_it(target: str, example: Mapping[str, Any], folders: Mapping[str, Path]
 
 def _serve(target: str, tracking_uri: str, local: bool) -> str:
     """A command that serves the champion."""
-    store = shlex.quote(shown(tracking_uri))
+    store = shlex.quote(redact(tracking_uri))
     if local:
         return f"make serve TARGET={shlex.quote(target)} STORE={store}"
     return f"MLFLOW_TRACKING_URI={store} .venv/bin/calrec serve {shlex.quote(f'models:/calrec-{target}@champion')}"

@@ -7,9 +7,9 @@ from calrec.artifacts.manifest import (
     read_manifest,
     read_record,
     read_table,
+    read_verified,
     short_hash,
     table_writer,
-    verified,
     write_record,
     write_table,
 )
@@ -35,6 +35,6 @@ from calrec.artifacts.schemas import (
 __all__ = [
     "GENERATIONS", "INDEX_ITEMS", "INTERACTIONS", "ITEMS", "ITEM_TEXTS", "KINDS", "LISTS", "MANIFEST",
     "NOT_KNOWN", "RANKINGS", "RANKS", "RECOMMENDATIONS", "RECORD", "REJECTS", "SEQUENCES", "USERS", "Manifest",
-    "file_hash", "finish", "making", "read_manifest", "read_record", "read_table", "short_hash", "table_writer",
-    "verified", "write_record", "write_table", "writing",
+    "file_hash", "finish", "making", "read_manifest", "read_record", "read_table", "read_verified", "short_hash",
+    "table_writer", "write_record", "write_table", "writing",
 ]  # fmt: skip

@@ -114,7 +114,7 @@ def read_manifest(folder: Path, kind: str | None = None) -> Manifest:
     return manifest
 
 
-def verified(folder: Path, kind: str) -> Manifest:
+def read_verified(folder: Path, kind: str) -> Manifest:
     """The manifest of a folder whose every file has the hash that stands there.
 
     Raises:

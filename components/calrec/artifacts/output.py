@@ -45,7 +45,7 @@ def making(kind: str, *inputs: str, out: str = "out") -> Callable[[Callable[P, T
         @functools.wraps(function)
         def alone(*args: P.args, **kwargs: P.kwargs) -> T:
             given = signature.bind(*args, **kwargs).arguments
-            with claimed(given[out], kind, [given.get(name) for name in inputs]):
+            with claim(given[out], kind, [given.get(name) for name in inputs]):
                 return function(*args, **kwargs)
 
         return alone
@@ -60,7 +60,7 @@ def writing(out: Path, kind: str = "", inputs: Iterable[Any] = ()) -> Iterator[P
     The block must call :func:`calrec.artifacts.finish` last. The arguments are those of :func:`check_out`; inside of
     :func:`making`, which has asked them, only `out` is given.
     """
-    with claimed(out, kind, inputs) as place:
+    with claim(out, kind, inputs) as place:
         part = place.with_name(f".{place.name}.calrec-new-{uuid.uuid4().hex[:8]}")
         try:
             part.mkdir()
@@ -76,7 +76,7 @@ def writing(out: Path, kind: str = "", inputs: Iterable[Any] = ()) -> Iterator[P
 
 
 @contextmanager
-def claimed(out: Path, kind: str = "", inputs: Iterable[Any] = ()) -> Iterator[Path]:
+def claim(out: Path, kind: str = "", inputs: Iterable[Any] = ()) -> Iterator[Path]:
     """The absolute path of `out`, which no other process and no other thread writes to before the block ends.
 
     Raises:
@@ -88,7 +88,7 @@ def claimed(out: Path, kind: str = "", inputs: Iterable[Any] = ()) -> Iterator[P
         return
     check_out(out, kind, inputs)
     place.parent.mkdir(parents=True, exist_ok=True)
-    with locked(_beside(place, "lock"), Path(out)) as alone:
+    with lock(_beside(place, "lock"), Path(out)) as alone:
         _restore(place)
         if alone:
             for rest in (_beside(place, "old"), *place.parent.glob(f".{glob.escape(place.name)}.calrec-new-*")):
@@ -102,7 +102,7 @@ def claimed(out: Path, kind: str = "", inputs: Iterable[Any] = ()) -> Iterator[P
 
 
 @contextmanager
-def locked(path: Path, out: Path) -> Iterator[bool]:
+def lock(path: Path, out: Path) -> Iterator[bool]:
     """Keep other processes out by a lock on the file `path` until the block or the process ends.
 
     Yields:
@@ -142,7 +142,7 @@ def restore(out: Path) -> None:
     """Bring back a folder whose replacement was killed between its two renames; else nothing is done."""
     place = absolute(Path(out))
     if _beside(place, "old").is_dir():
-        with locked(_beside(place, "lock"), out):
+        with lock(_beside(place, "lock"), out):
             _restore(place)
 
 

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 from calrec.cli import arguments as verbs
 from calrec.config import Config
-from calrec.config.runs import ablated, named
+from calrec.config.runs import apply_ablations, get_run
 from calrec.system import machine
-from calrec.system.printing import guarded, shown
+from calrec.system.printing import guard_output, redact
 
 INTERRUPTED = os.EX_TEMPFAIL
 """Exit code of a training that wrote a checkpoint and stopped: the same command goes on from there."""
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     130 is Ctrl-C, 129 a closed terminal, 143 SIGTERM; verbs for a cluster have more, see their help.
     """
     machine.prepare()
-    with guarded():
+    with guard_output():
         return _main(arguments)
 
 
@@ -38,7 +38,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         commands = importlib.import_module("calrec.cli.commands")
         getattr(commands, options.command)(options, _configuration(options))
     except (ValueError, FileNotFoundError, PermissionError) as error:
-        print(f"calrec: error: {shown(str(error))}", file=sys.stderr)
+        print(f"calrec: error: {redact(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         print("calrec: interrupted; finished steps are kept, run the same command again to go on", file=sys.stderr)
@@ -53,7 +53,7 @@ def _main(arguments: Sequence[str] | None) -> int:
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (FloatingPointError, OSError) as error:  # training, the disk, the network
-        print(f"calrec: failed: {shown(str(error))}", file=sys.stderr)
+        print(f"calrec: failed: {redact(str(error))}", file=sys.stderr)
         return 1
     except Exception as error:  # a fault of ours or of a server: its traceback is of use, and holds no secret
         from calrec.tracking.mlflow_client import clean
@@ -68,7 +68,7 @@ def _plugged(options: argparse.Namespace) -> int:
     try:
         return int(options.command(options))
     except RuntimeError as error:
-        print(f"calrec: failed: {shown(str(error))}", file=sys.stderr)
+        print(f"calrec: failed: {redact(str(error))}", file=sys.stderr)
         return 1
 
 
@@ -93,7 +93,7 @@ def _configuration(options: argparse.Namespace) -> Config:
     """What a verb for a whole run is asked for, or the settings for one step."""
     if getattr(options, "whole", False):
         return verbs.configuration(options)
-    return verbs.settled(ablated(named(options.run), options.ablation), options)
+    return verbs.with_settings(apply_ablations(get_run(options.run), options.ablation), options)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Any
 
 from calrec.config import Columns, Config, DataConfig, Source
 from calrec.config.overrides import merge, override
-from calrec.config.runs import ABLATIONS, RUNS, ablated, named
+from calrec.config.runs import ABLATIONS, RUNS, apply_ablations, get_run
 
 _LEARNER = "model before its refit, whose validation items retrieve.fusion_users learns from (default: the model)"
 
@@ -281,7 +281,7 @@ def run(steps: Any) -> None:
         description="Train, judge and register a model for every target on this machine, with MLflow. What has not "
         "changed since an earlier run is not made again; a run that was stopped goes on with the same command.",
     )
-    configured(parser)
+    add_run_options(parser)
     parser.add_argument(
         "--root", type=Path, default=Path("build"), metavar="DIR", help="outputs and MLflow store (default: build)"
     )
@@ -295,7 +295,7 @@ VERBS = (
 )  # fmt: skip
 
 
-def configured(parser: argparse.ArgumentParser) -> None:
+def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Give a verb that works on a whole run the options that describe one."""
     parser.add_argument("--run", default="sample", choices=list(RUNS), help="named run to start from (default: sample)")
     parser.add_argument(
@@ -318,10 +318,10 @@ def configuration(options: argparse.Namespace) -> Config:
     Raises:
         ValueError: they do not fit together.
     """
-    config = ablated(named(options.run), options.ablation)
+    config = apply_ablations(get_run(options.run), options.ablation)
     sources = tuple(source(text) for text in options.source) or config.sources
     targets = tuple(options.target) or (config.targets if not options.source else tuple(s.domain for s in sources))
-    return settled(replace(config, sources=sources, targets=targets), options).whole()
+    return with_settings(replace(config, sources=sources, targets=targets), options).whole()
 
 
 def source(text: str) -> Source:
@@ -372,7 +372,7 @@ def _input(parser: argparse.ArgumentParser, name: str, what: str, **options: Any
     parser.add_argument(f"--{name}", help=what, **{"metavar": "DIR", "type": Path, "required": True, **options})
 
 
-def settled(config: Config, options: argparse.Namespace) -> Config:
+def with_settings(config: Config, options: argparse.Namespace) -> Config:
     """A configuration with the settings of the file and of the command line."""
     if options.settings:
         try:

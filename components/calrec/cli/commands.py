@@ -34,12 +34,12 @@ def run_all(options: argparse.Namespace, config: Config) -> None:
 
 def ingest(options: argparse.Namespace, config: Config) -> None:
     """Raw log → interactions, items, rejects."""
-    name, source = named_source(options.source)
+    name, source = parse_source(options.source)
     made = _run("ingest", options, config, {}, domain=options.domain or name, source=source, cache=options.cache)
     print(manifests.text(made, notes=False))
 
 
-def named_source(text: str) -> tuple[str, str]:
+def parse_source(text: str) -> tuple[str, str]:
     """A category's name and its URI, from NAME=URI or from a URI alone, whose last part without endings is the name."""
     name, equals, uri = text.partition("=")
     if equals and not re.search(r"[/\\:*?#]", name):
@@ -73,12 +73,12 @@ def work(options: argparse.Namespace, config: Config) -> None:
 
 def generate(options: argparse.Namespace, config: Config) -> None:
     """Model and histories → sampled texts."""
-    _run("generate", options, config, _given(options, "texts", "tokens", "model"), domain=options.target)
+    _run("generate", options, config, _inputs(options, "texts", "tokens", "model"), domain=options.target)
 
 
 def retrieve(options: argparse.Namespace, config: Config) -> None:
     """Sampled texts → ranked items."""
-    given = _given(options, "texts", "generations", "model", "tokens", "learner")
+    given = _inputs(options, "texts", "generations", "model", "tokens", "learner")
     _run("retrieve", options, config, given, domain=_domain(options.generations))
 
 
@@ -87,7 +87,7 @@ def index(options: argparse.Namespace, config: Config) -> None:
     from calrec.recommend.items import read_items
 
     new = read_items(options.items, config.data.category) if options.items else None
-    given = _given(options, "texts", "tokens", "model", "learner")
+    given = _inputs(options, "texts", "tokens", "model", "learner")
     _run("index", options, config, given, domain=options.target, new_items=new)
 
 
@@ -117,12 +117,12 @@ def recommend(options: argparse.Namespace, config: Config) -> None:
     for title in titles:
         if recommender.new_title(title):
             print(f"{title!r} is no item's title or id; it is read as text", file=sys.stderr)
-    print(step.shown(recommender, step.recommend_one(recommender, History("1", titles=titles))))
+    print(step.format_list(recommender, step.recommend_one(recommender, History("1", titles=titles))))
 
 
 def _model(options: argparse.Namespace, config: Config) -> tuple["Champion", str]:
     """What recommends, and its name: folders with the command line's settings, or a registered model with its own."""
-    from calrec.recommend.champion import Champion, opened
+    from calrec.recommend.champion import Champion, open_version
 
     if not options.model.startswith("models:"):
         check(options.index is not None, "a model's folder needs --index DIR, the folder of calrec index")
@@ -133,16 +133,16 @@ def _model(options: argparse.Namespace, config: Config) -> tuple["Champion", str
         f"{options.model} recommends with its own index and settings; leave out "
         f"{', '.join(f'--{name}' for name in given)}",
     )
-    version = registry.resolved(options.model)
-    folder = registry.fetched(version.uri)
+    version = registry.resolve_version(options.model)
+    folder = registry.download_version(version.uri)
     assert folder is not None, "a version has a folder"
-    return opened(folder), version.uri
+    return open_version(folder), version.uri
 
 
 def champion(options: argparse.Namespace, config: Config) -> None:
     """The model in use → its lists for the users that a new one is judged by, and how far the data have moved."""
-    uri, domain = registry.resolved(options.model).uri, _domain(options.generations)
-    _run("champion", options, config, _given(options, "texts", "generations"), domain=domain, champion=uri)
+    uri, domain = registry.resolve_version(options.model).uri, _domain(options.generations)
+    _run("champion", options, config, _inputs(options, "texts", "generations"), domain=domain, champion=uri)
 
 
 def evaluate(options: argparse.Namespace, config: Config) -> None:
@@ -153,7 +153,7 @@ def evaluate(options: argparse.Namespace, config: Config) -> None:
         checks.name("--rankings", name)
     named = [name for name, _, _ in pairs]
     check(len(set(named)) == len(named), f"--rankings gives two files one name: {', '.join(named)}")
-    given = _given(options, "texts", "generations", "recommendations", "models", "champion")
+    given = _inputs(options, "texts", "generations", "recommendations", "models", "champion")
     given["rankings"] = {name: Path(file) for name, _, file in pairs}
     _run("evaluate", options, config, given, domain=_domain(options.generations))
     print((options.out / "report.md").read_text())
@@ -180,7 +180,7 @@ def promote(options: argparse.Namespace, config: Config) -> None:
 
     _check_given(options, "--evaluation", "version", "rollback", "reason")
     check(options.out is not None, "--evaluation needs --out DIR, the folder to make")
-    given = _given(options, "evaluation", "champion")
+    given = _inputs(options, "evaluation", "champion")
     _run("promote", options, config, given, domain=_domain(options.evaluation))
     print((options.out / "decision.md").read_text())
 
@@ -202,9 +202,9 @@ def _choose(options: argparse.Namespace) -> None:
     check(bool(options.reason), "changing the champion needs --reason TEXT, which stands in the registry from then on")
     with runs.step("promote", target) as run:
         if options.rollback:
-            said = promotion.roll_back(target, options.reason)
+            said = promotion.rollback(target, options.reason)
         else:
-            said = promotion.appoint(target, options.version, options.reason)
+            said = promotion.set_champion(target, options.version, options.reason)
         run.note(f"**{markdown(target)}**, by hand: {markdown(said)}")
         run.text("decision.md", f"# Decision on {markdown(target)}, by hand\n\n{markdown(said)}\n")
     print(safe(said))
@@ -212,7 +212,7 @@ def _choose(options: argparse.Namespace) -> None:
 
 def serve(options: argparse.Namespace, config: Config) -> None:
     """Serve a registered model by HTTP, in the place of this process."""
-    version = registry.resolved(options.model)
+    version = registry.resolve_version(options.model)
     address = f"http://{options.host}:{options.port}/invocations"
     print(f"{version.uri}, of {version.created:%Y-%m-%d}; once it says that it runs, ask it:\n")
     print(f"  curl {address} -H 'Content-Type: application/json' -d '{registry.request(version)}'\n", flush=True)
@@ -231,7 +231,7 @@ def _run(
     return steps.run(name, out or options.out, inputs, sections, **values)
 
 
-def _given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+def _inputs(options: argparse.Namespace, *names: str) -> dict[str, Any]:
     return {name: getattr(options, name) for name in names}
 
 

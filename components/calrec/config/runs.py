@@ -142,7 +142,7 @@ RUNS: Mapping[str, Callable[[], Config]] = types.MappingProxyType(
 )
 
 
-def named(name: str) -> Config:
+def get_run(name: str) -> Config:
     """The named run; a ValueError lists the names when there is none."""
     if name not in RUNS:
         raise unknown("run", name, list(RUNS))
@@ -177,7 +177,7 @@ ABLATIONS: Mapping[str, tuple[str, ...]] = types.MappingProxyType(
 """What is changed of a run, by name; each leaves what comes before it in the pipeline to the cache."""
 
 
-def ablated(config: Config, names: Sequence[str]) -> Config:
+def apply_ablations(config: Config, names: Sequence[str]) -> Config:
     """The configuration with the settings of these ablations, one after the other."""
     for name in names:
         if name not in ABLATIONS:

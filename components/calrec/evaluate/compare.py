@@ -16,7 +16,7 @@ from calrec import artifacts
 from calrec.artifacts import places
 from calrec.config import EvaluateConfig
 from calrec.config.checks import check
-from calrec.evaluate.figures import corrected, differences, figures
+from calrec.evaluate.figures import correct_holm, differences, figures
 from calrec.evaluate.results import METHOD, Difference, Figure
 from calrec.report import pages
 from calrec.system import printing
@@ -108,7 +108,7 @@ def compare(
         Side(str(folder), method, figures(np.bincount(ranks, minlength=k + 1), metrics), len(ids) - len(shared))
         for folder, method, ranks, ids in ((a, method_a, theirs, ids_a), (b, method_b, ours, ids_b))
     )
-    found = corrected([differences(ours, theirs, metrics)])[0]
+    found = correct_holm([differences(ours, theirs, metrics)])[0]
     meaning = dict.fromkeys(one["meaning"] for one in (first, second) if one.get("meaning"))
     return Comparison(first["domain"], first["split"], len(shared), k, side_a, side_b, found, list(meaning))
 

@@ -22,7 +22,7 @@ EXAMPLES = 10
 _HISTORY, _ITEMS, _TEXTS = 8, 10, 5  # shown of each
 
 
-def chosen(user_id: Sequence[str], ranks: Ranks, many: int = EXAMPLES) -> list[int]:
+def choose_users(user_id: Sequence[str], ranks: Ranks, many: int = EXAMPLES) -> list[int]:
     """Users of both kinds in turns, half of each where there are so many; by a hash of the id, so spread over all.
 
     The choice depends on who is hit and on nothing else: neither on the order of the users nor on chance.
@@ -60,7 +60,7 @@ def examples(
     judged: Judged, ranks: NDArray[np.int32], catalogue: Catalogue, generations: Path, recommendations: Path
 ) -> list[Example]:
     """The chosen users with their newest items, their target, what was generated, and what is recommended."""
-    users = chosen(judged.user_id.to_pylist(), ranks)
+    users = choose_users(judged.user_id.to_pylist(), ranks)
     ids = [judged.user_id[user].as_py() for user in users]
     texts = most_frequent(generations, ids, _TEXTS)
     path = Path(recommendations) / "recommendations.parquet"

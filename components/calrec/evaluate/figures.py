@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from calrec.config import EvaluateConfig, metric_names
 from calrec.evaluate import statistics
-from calrec.evaluate.metrics import counted_pairs, worth
+from calrec.evaluate.metrics import count_rank_pairs, worth
 from calrec.evaluate.results import Difference, Figure
 
 Ints = NDArray[np.int64]
@@ -31,7 +31,7 @@ def figures(counts: Ints, config: EvaluateConfig) -> dict[str, Figure]:
 
 def differences(ours: Ranks, theirs: Ranks, config: EvaluateConfig) -> dict[str, Difference]:
     """Each metric of one method less the other's over the same users; Holm's correction is still to be made."""
-    our_rank, their_rank, users = counted_pairs(ours, theirs)
+    our_rank, their_rank, users = count_rank_pairs(ours, theirs)
     table = worth(our_rank, config) - worth(their_rank, config)
     mean, effect = statistics.mean_of(table, users), statistics.effect_size(table, users)
     resampled = statistics.bootstrap(table, users, max(config.bootstrap, statistics.TEST_RESAMPLES), config.seed)
@@ -47,7 +47,7 @@ def differences(ours: Ranks, theirs: Ranks, config: EvaluateConfig) -> dict[str,
     return found
 
 
-def corrected(tables: Sequence[Mapping[str, Difference]]) -> list[dict[str, Difference]]:
+def correct_holm(tables: Sequence[Mapping[str, Difference]]) -> list[dict[str, Difference]]:
     """The same differences with Holm's correction over all of them together."""
     p = iter(statistics.holm([one.p for table in tables for one in table.values()]))
     return [{name: replace(one, p_holm=next(p)) for name, one in table.items()} for table in tables]

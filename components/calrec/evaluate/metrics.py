@@ -81,7 +81,7 @@ class Scores:
         hit = lists.items == self._target.item[users, None]
         self.rank[users] = first_place(hit)
         self.rank_text[users] = first_place(self._group_of[lists.items] == self._target.group[users, None])
-        self.best[users], self.worst[users] = tied_places(hit, lists)
+        self.best[users], self.worst[users] = tie_range(hit, lists)
         codes = lists.items[lists.items >= 0]
         self._listed += np.bincount(codes, minlength=len(self._group_of) - 1)[self._catalogue.items]
 
@@ -105,7 +105,7 @@ class Scores:
         """Means of each metric when ties are ordered for, by chance and against the target; names in their order."""
         table = worth(np.arange(self.k + 1), config)
         sums = np.cumsum(table, axis=0)
-        best, worst, users = counted_pairs(self.best, self.worst)
+        best, worst, users = count_rank_pairs(self.best, self.worst)
         before = np.where(best[:, None] > 0, sums[np.maximum(best, 1) - 1], 0.0)
         average = (sums[worst] - before) / (worst - best + 1)[:, None]
         means = [mean_of(values, users) for values in (table[best], average, table[worst])]
@@ -115,7 +115,7 @@ class Scores:
         }
 
 
-def counted_pairs(first: Ranks, second: Ranks) -> tuple[Ints, Ints, Ints]:
+def count_rank_pairs(first: Ranks, second: Ranks) -> tuple[Ints, Ints, Ints]:
     """The distinct pairs of two ranks of each user, (first, second), and how many users have each."""
     width = int(second.max()) + 1
     codes, users = np.unique(first.astype(np.int64) * width + second, return_counts=True)
@@ -127,7 +127,7 @@ def first_place(found: NDArray[np.bool_]) -> Ranks:
     return np.where(found.any(axis=1), found.argmax(axis=1) + 1, 0).astype(np.int32)
 
 
-def tied_places(hit: NDArray[np.bool_], lists: Lists) -> tuple[Ranks, Ranks]:
+def tie_range(hit: NDArray[np.bool_], lists: Lists) -> tuple[Ranks, Ranks]:
     """First and last place of the tie that each user's hit is in; 0 without a hit."""
     best, worst = np.zeros(len(hit), np.int32), np.zeros(len(hit), np.int32)
     rows = np.flatnonzero(hit.any(axis=1))

@@ -63,7 +63,7 @@ def _best(others: Mapping[str, float]) -> str:
     return f"{others[best]:.4f} {words.name(best)}"
 
 
-def say(done: Manifest, call: Any, run: Any) -> None:
+def publish(done: Manifest, call: Any, run: Any) -> None:
     """Tell what came out at the step's run, at its parent, and in KFP's run view; see calrec.launch.steps.Step.after.
 
     Args:

@@ -80,7 +80,7 @@ def price(target: Ints, prices: Floats) -> list[Division]:
     return [Division("price", values, band[target])]
 
 
-def sliced(divisions: Sequence[Division], methods: Mapping[str, Scores], config: EvaluateConfig) -> list[Slice]:
+def slice_figures(divisions: Sequence[Division], methods: Mapping[str, Scores], config: EvaluateConfig) -> list[Slice]:
     """The figures of every method in every slice that has users."""
     found = []
     for division in divisions:

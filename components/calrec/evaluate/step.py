@@ -19,7 +19,7 @@ from calrec.config.overrides import from_dict, to_dict
 from calrec.evaluate.baselines.named import baselines
 from calrec.evaluate.examples import examples
 from calrec.evaluate.facts import Facts, prices
-from calrec.evaluate.figures import corrected, differences, figures, means
+from calrec.evaluate.figures import correct_holm, differences, figures, means
 from calrec.evaluate.generated import load_generated
 from calrec.evaluate.inputs import Inputs, load_inputs
 from calrec.evaluate.metrics import Scores
@@ -28,9 +28,9 @@ from calrec.evaluate.report.charts import standalone
 from calrec.evaluate.report.drift import warnings
 from calrec.evaluate.report.page import drawings, markdown, page
 from calrec.evaluate.results import METHOD, Evaluation, Method
-from calrec.evaluate.slices import sliced
+from calrec.evaluate.slices import slice_figures
 from calrec.evaluate.training import curves_and_cost
-from calrec.evaluate.users import Judged, judged
+from calrec.evaluate.users import Judged, load_judged
 from calrec.model.loading import Users, load_users
 from calrec.recommend.drift import PROFILE, profile
 from calrec.report import manifests
@@ -77,7 +77,7 @@ def evaluate(
     _check(config, inputs.retrieve, recommendations, rankings)
     catalogue, users = load_catalogue(texts, inputs.domain), load_users(texts, [inputs.domain])
     generated = load_generated(generations, catalogue)
-    its = judged(users, generated.user_id, catalogue, inputs.split, generations)
+    its = load_judged(users, generated.user_id, catalogue, inputs.split, generations)
     methods, match = _methods(its, catalogue, inputs, recommendations, rankings)
     methods |= _baselines(its, users, catalogue, inputs, config)
     facts = Facts(its, generated, catalogue, prices(catalogue), match)
@@ -92,7 +92,7 @@ def evaluate(
         k=inputs.retrieve.k,
         exclude_seen=inputs.retrieve.exclude_seen,
         methods=_judgements(methods, config),
-        slices=sliced(facts.divisions(), methods, config),
+        slices=slice_figures(facts.divisions(), methods, config),
         explanations=explanations,
         examples=examples(its, methods[METHOD].rank, catalogue, generations, recommendations),
         curves=curves,
@@ -185,7 +185,7 @@ def _judgements(methods: Mapping[str, Scores], config: EvaluateConfig) -> dict[s
     """Every method with its figures; the model against each of the others."""
     others = [name for name in methods if name != METHOD]
     tables = [differences(methods[METHOD].rank, methods[name].rank, config) for name in others]
-    against = dict(zip(others, corrected(tables), strict=True))
+    against = dict(zip(others, correct_holm(tables), strict=True))
     return {
         name: Method(
             figures=figures(scores.counted(), config),

@@ -46,7 +46,7 @@ class Judged:
         return np.diff(found) > 0
 
 
-def judged(users: Users, chosen: pa.Array, catalogue: Catalogue, split: str, source: Path) -> Judged:
+def load_judged(users: Users, chosen: pa.Array, catalogue: Catalogue, split: str, source: Path) -> Judged:
     """Targets and histories of the chosen users.
 
     Args:

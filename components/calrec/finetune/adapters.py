@@ -45,7 +45,7 @@ class Adapter:
         return {name.removesuffix(_A) for name in self.weights if name.endswith(_A)}
 
 
-def taken(network: Any) -> Adapter | None:
+def extract_adapter(network: Any) -> Adapter | None:
     """The adapters of a network that is not merged yet; None of a plain one."""
     if not hasattr(network, "peft_config"):
         return None
@@ -67,19 +67,19 @@ def keep(folder: Path, start: Path, before: Origin, now: Origin, own: Adapter | 
         now: origin of the new one.
         own: what the stage has trained as adapters, if anything.
     """
-    first = read(start)
+    first = read_adapter(start)
     if before.tuning != "none" and first is None:
         return f"no adapter of the base model is kept: {_LOST[before.tuning]}"
     if now.tuning == "full":
         return ""
     if first and own and (first.config["use_dora"] or own.config["use_dora"]):
         return "no adapter of the base model is kept: DoRA's adapters of two stages cannot be one"
-    if adapter := joined(first, own) if first and own else first or own:
+    if adapter := combine_adapters(first, own) if first and own else first or own:
         write(adapter, folder, before.address)
     return ""
 
 
-def joined(first: Adapter, second: Adapter) -> Adapter:
+def combine_adapters(first: Adapter, second: Adapter) -> Adapter:
     """One adapter that changes the base as both do, one after the other; a layer of one alone keeps its rank."""
     scale = second.scale or 1.0
     weights: dict[str, Tensor] = {}
@@ -101,7 +101,7 @@ def joined(first: Adapter, second: Adapter) -> Adapter:
     return Adapter(config, weights)
 
 
-def read(folder: Path) -> Adapter | None:
+def read_adapter(folder: Path) -> Adapter | None:
     """The adapter that a model folder keeps."""
     path = Path(folder) / ADAPTER
     if not path.is_dir():

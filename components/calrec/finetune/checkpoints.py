@@ -102,7 +102,7 @@ class Checkpoints:
             ValueError: they are missing or damaged, and so is their remote copy.
         """
         try:
-            return saved.read(self.folder / _best(step), self._whole(_best(step)))["weights"]
+            return saved.load_tensors(self.folder / _best(step), self._whole(_best(step)))["weights"]
         except DamagedError as error:
             raise ValueError(f"the best weights are lost: {error}; remove {self.folder} and train anew") from error
 
@@ -196,7 +196,7 @@ class Checkpoints:
         said["best_score"] = math.inf if said["best_score"] is None else said["best_score"]
         said["record"] = Record(**said.get("record", {}))  # checkpoints of before had none
         progress = Progress(**said)
-        return saved.read(self.folder / name, state), progress
+        return saved.load_tensors(self.folder / name, state), progress
 
     def _whole(self, name: str) -> dict[str, Any]:
         """The state of an item whose files are as they were written; a local one that is not is downloaded."""

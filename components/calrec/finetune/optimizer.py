@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
 from calrec.config import StageConfig
-from calrec.finetune.ranks import trained
+from calrec.finetune.ranks import trainable_parameters
 
 
 def adamw(network: Any, stage: StageConfig) -> torch.optim.AdamW:
     """AdamW of the trainable weights; vectors (norms, biases) are not decayed."""
-    parameters = list(trained(network).values())
+    parameters = list(trainable_parameters(network).values())
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": stage.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
@@ -46,7 +46,9 @@ class Average:
         """fp32 averages by name: the state for a checkpoint."""
         if decay:
             # A step's change times 1 - decay is below the resolution of bf16.
-            self.tensors = {n: p.detach().to(torch.float32, copy=True) for n, p in trained(network).items()}
+            self.tensors = {
+                n: p.detach().to(torch.float32, copy=True) for n, p in trainable_parameters(network).items()
+            }
 
     @torch.no_grad()
     def update(self, network: Any, step: int) -> None:
@@ -55,7 +57,7 @@ class Average:
         The decay begins low, so that the first weights are soon forgotten.
         """
         if self.tensors:
-            weights = trained(network)
+            weights = trainable_parameters(network)
             present = [weights[name].detach().float() for name in self.tensors]
             torch._foreach_lerp_(list(self.tensors.values()), present, 1 - min(self.decay, (1 + step) / (10 + step)))
 
@@ -66,7 +68,7 @@ class Average:
         Values are copied, not exchanged: sharded weights are views that others hold too.
         """
         _reshard(network)
-        weights = {name: p for name, p in trained(network).items() if name in self.tensors}
+        weights = {name: p for name, p in trainable_parameters(network).items() if name in self.tensors}
         kept = {name: p.detach().clone() for name, p in weights.items()}
         _copy(self.tensors, weights)
         try:

@@ -63,7 +63,7 @@ class Ranks:
 
 
 @contextmanager
-def joined() -> Iterator[tuple[Ranks, torch.device]]:
+def process_group() -> Iterator[tuple[Ranks, torch.device]]:
     """The process group that torchrun asks for by WORLD_SIZE, and this process's device."""
     size, gpu = int(os.environ.get("WORLD_SIZE", "1")), torch.cuda.is_available()
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if gpu else torch.device("cpu")
@@ -79,7 +79,7 @@ def joined() -> Iterator[tuple[Ranks, torch.device]]:
         dist.destroy_process_group()
 
 
-def spread(network: Any, layers: Any, ranks: Ranks, sharding: str, dtype: torch.dtype) -> Any:
+def distribute(network: Any, layers: Any, ranks: Ranks, sharding: str, dtype: torch.dtype) -> Any:
     """The network as all ranks train it: itself, replicated (DDP), or sharded layer by layer (FSDP2).
 
     Both average gradients over ranks.
@@ -129,7 +129,7 @@ def device_of(network: Any) -> torch.device:
     return next(network.parameters()).device  # type: ignore[no-any-return]
 
 
-def trained(network: Any) -> dict[str, Tensor]:
+def trainable_parameters(network: Any) -> dict[str, Tensor]:
     """The parameters that training changes by name, each once when tied."""
     return {name: p for name, p in network.named_parameters() if p.requires_grad}
 
@@ -140,7 +140,7 @@ def fill(network: Any, weights: Mapping[str, Tensor]) -> None:
     Raises:
         ValueError: other names or shapes than the network has.
     """
-    own = trained(network)
+    own = trainable_parameters(network)
     if wrong := [name for name in own.keys() | weights.keys() if _shape(own, name) != _shape(weights, name)]:
         name = min(wrong)
         raise ValueError(
@@ -157,13 +157,13 @@ def _shape(weights: Mapping[str, Tensor], name: str) -> list[int] | None:
 
 def optimizer_state(network: Any, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimizer's tensors by parameter and kind."""
-    own = trained(network).items()
+    own = trainable_parameters(network).items()
     return {f"{n}:{kind}": whole(value) for n, p in own for kind, value in optimizer.state.get(p, {}).items()}
 
 
 def fill_optimizer(network: Any, optimizer: torch.optim.Optimizer, state: Mapping[str, Tensor]) -> None:
     """Put a saved state back."""
-    own = trained(network)
+    own = trainable_parameters(network)
     for key, value in state.items():
         name, _, kind = key.rpartition(":")
         parameter = own[name]

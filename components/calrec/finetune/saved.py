@@ -83,7 +83,7 @@ def verify(folder: Path, state: dict[str, Any]) -> None:
             raise DamagedError(f"{path} cannot be read ({error.strerror or error})") from error
 
 
-def read(folder: Path, state: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
+def load_tensors(folder: Path, state: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
     """The tensors of a verified folder, on the CPU and apart from the files, which may be deleted then."""
     try:
         return {Path(name).stem: load_file(folder / name, backend="pread") for name in state["files"]}

@@ -20,7 +20,7 @@ from calrec.finetune.ranks import Ranks
 from calrec.finetune.telemetry import Log, Report
 from calrec.finetune.towers import Towers
 from calrec.finetune.trainer import PRECISIONS, Data, Trainer
-from calrec.finetune.tuning import adapted, merged
+from calrec.finetune.tuning import add_adapters, merge_adapters
 from calrec.model import checkpoint
 from calrec.model.device import fast_bf16, settle, use_threads
 from calrec.model.loading import load_model, load_users, saw_validation
@@ -92,21 +92,21 @@ def finetune(
         remote,
     )
     base, own = origin_of(of_model), None
-    with ranks.joined() as (among, device), _alone(among, out, texts, tokens, model):
+    with ranks.process_group() as (among, device), _alone(among, out, texts, tokens, model):
         report = Report(label, stage, log, 0, quiet=not among.main)
         if stage.steps:
             _check(data, stage, among, network)
-            network = adapted(network.to(device), tuning)
+            network = add_adapters(network.to(device), tuning)
             weights, trained = _train(
                 network, data, stage, checkpoints if among.main else None, report, among, sharding
             )
             counts |= trained
             if among.main:
                 if among.size > 1 and sharding == "fsdp":  # what is spread over ranks cannot be saved as a model
-                    network = adapted(checkpoint.load(model)[0], tuning)
+                    network = add_adapters(checkpoint.load(model)[0], tuning)
                 ranks.fill(network, weights)
-                own = adapters.taken(network)
-                network = merged(network).to("cpu")
+                own = adapters.extract_adapter(network)
+                network = merge_adapters(network).to("cpu")
         else:
             report.line("0 steps, the model passes through")
         if not among.main:
@@ -126,7 +126,7 @@ def finetune(
 
 def _alone(among: Ranks, out: Path, *inputs: Path) -> AbstractContextManager[Any]:
     """The model's folder, and the checkpoints beside it, are for one process at a time: for the first rank."""
-    return output.claimed(out, "model", inputs) if among.main else nullcontext()
+    return output.claim(out, "model", inputs) if among.main else nullcontext()
 
 
 def _train(
@@ -149,7 +149,7 @@ def _train(
     if stage.compile:
         for layer in towers.layers(network):
             layer.compile(dynamic=True)
-    spread = ranks.spread(towers.core(network), towers.layers(network), among, sharding, dtype)
+    spread = ranks.distribute(towers.core(network), towers.layers(network), among, sharding, dtype)
     reader = Towers(network, spread, kernel, dtype)
     report.peak = telemetry.peak_flops(reader.device, dtype) * among.size
     try:

@@ -71,7 +71,7 @@ class Towers:
             read = self._padded if self.kernel == "padded" else self._packed
             states_TD, logits_NV = read(batch, predict_N)
         labels_N, begin_M = (each if graph else each[:0] for each in (batch.label_N, batch.begin_M))
-        return Read(pooled(states_TD, batch), losses.token_nll(logits_NV, labels_N, begin_M, batch.barred))
+        return Read(pool(states_TD, batch), losses.token_nll(logits_NV, labels_N, begin_M, batch.barred))
 
     def _packed(self, batch: Batch, predict_N: Tensor) -> tuple[Tensor, Tensor]:
         """One row that holds all sequences; the head sees the predicted positions alone."""
@@ -166,7 +166,7 @@ def lengths(batch: Batch) -> list[int]:
     return [b - a for a, b in zip(batch.offsets[:-1], batch.offsets[1:], strict=True)]
 
 
-def pooled(states_TD: Tensor, batch: Batch) -> Tensor:
+def pool(states_TD: Tensor, batch: Batch) -> Tensor:
     """v_U, v_T|U, v_T as [3, B, D], fp32."""
     many, sizes = len(batch), torch.tensor(lengths(batch), device=states_TD.device)
     joint_B, alone_B, user_B = sizes[:many], sizes[many:], torch.arange(many, device=states_TD.device)

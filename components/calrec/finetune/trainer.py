@@ -71,7 +71,9 @@ class Trainer:
         self.network, self.towers, self.data, self.stage = network, towers, data, stage
         self.checkpoints, self.report, self.among = checkpoints, report, among
         self.order = order.order(data.users, stage)
-        self.held_out = validation.in_batches(validation.held_out(data.users, stage), data.cache, data.groups)
+        self.held_out = validation.in_batches(
+            validation.sample_validation_rows(data.users, stage), data.cache, data.groups
+        )
         self.optimizer = adamw(network, stage)
         self.average = Average(network, stage.ema)
         self.progress = self._resume(found)
@@ -215,7 +217,7 @@ class Trainer:
         return progress
 
     def _weights(self) -> dict[str, Tensor]:
-        return {name: ranks.whole(p) for name, p in ranks.trained(self.network).items()}
+        return {name: ranks.whole(p) for name, p in ranks.trainable_parameters(self.network).items()}
 
     # --- interruptions ------------------------------------------------------------------------------------------
 

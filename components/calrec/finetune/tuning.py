@@ -10,7 +10,7 @@ from calrec.config import ModelConfig
 from calrec.config.checks import check
 
 
-def adapted(network: Any, tuning: ModelConfig) -> Any:
+def add_adapters(network: Any, tuning: ModelConfig) -> Any:
     """The network with every weight trainable (full), or frozen below LoRA or DoRA adapters (lora).
 
     Raises:
@@ -35,7 +35,7 @@ def adapted(network: Any, tuning: ModelConfig) -> Any:
     return get_peft_model(network, config)
 
 
-def merged(network: Any) -> Any:
+def merge_adapters(network: Any) -> Any:
     """The plain network again, adapters added into its weights; a network without adapters as it is.
 
     Raises:

@@ -25,7 +25,7 @@ _TOKENS = 8192  # of one packed row: without a graph more of them would only cos
 _SAME = 1e-6  # cosines in fp32 that differ by less are ties
 
 
-def held_out(users: Users, stage: StageConfig) -> list[Row]:
+def sample_validation_rows(users: Users, stage: StageConfig) -> list[Row]:
     """A fixed random sample of users, each with the validation item as target."""
     able = np.flatnonzero(users.valid_at >= 1)
     chosen = np.random.default_rng(stage.seed).permutation(able)[: stage.valid_users]

@@ -10,7 +10,7 @@ from transformers import DynamicCache, GenerationConfig, LogitsProcessor, Logits
 
 from calrec.config import GenerateConfig
 from calrec.generate.draws import stream
-from calrec.generate.samples import Prompt, Sample, merged, not_finite
+from calrec.generate.samples import Prompt, Sample, merge_samples, not_finite
 
 
 class SequenceLogProb(LogitsProcessor):  # type: ignore[misc]
@@ -80,7 +80,7 @@ def sample(network: Any, prompts: Sequence[Prompt], end: int, config: GenerateCo
             )
         logprob.add(out[:, -1])
         assert logprob.total is not None
-        yield merged(_cut(out[:, ids.shape[1] :].tolist(), logprob.total.tolist(), end))
+        yield merge_samples(_cut(out[:, ids.shape[1] :].tolist(), logprob.total.tolist(), end))
 
 
 def _prefilled(network: Any, ids: Tensor, samples: int) -> Any:

@@ -52,7 +52,7 @@ def bar(logits_UV: Any, prompts: Sequence[Prompt]) -> None:
             logits_UV[row, prompt.barred] = float("-inf")
 
 
-def merged(samples: Sequence[Sample]) -> list[Sample]:
+def merge_samples(samples: Sequence[Sample]) -> list[Sample]:
     """Equal continuations as one with their count, in the order of their first occurrence."""
     found: dict[tuple[tuple[int, ...], bool], Sample] = {}
     for one in samples:

@@ -17,7 +17,7 @@ from calrec.config import GenerateConfig
 from calrec.generate.decoder import Decoder, bytes_per_token
 from calrec.generate.draws import Draws, uniforms
 from calrec.generate.rows import Flags, Rows
-from calrec.generate.samples import Prompt, Sample, merged
+from calrec.generate.samples import Prompt, Sample, merge_samples
 
 _MOST = 512  # users that are decoded together, however small the model
 
@@ -144,4 +144,4 @@ class Finished:
 
     def lists(self) -> list[list[Sample]]:
         """Distinct continuations of each user in their order."""
-        return [merged([one for _, one in sorted(found, key=lambda pair: pair[0])]) for found in self._found]
+        return [merge_samples([one for _, one in sorted(found, key=lambda pair: pair[0])]) for found in self._found]

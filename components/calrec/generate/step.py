@@ -15,7 +15,7 @@ from calrec.artifacts import Manifest
 from calrec.config import GenerateConfig
 from calrec.config.overrides import to_dict
 from calrec.generate.samples import Generation, Prompt
-from calrec.model.device import peak_memory, placed, settle, use_threads
+from calrec.model.device import peak_memory, place_network, settle, use_threads
 from calrec.model.loading import Users, load_model, load_users, saw_validation
 from calrec.report.progress import Progress
 
@@ -51,7 +51,7 @@ def generate(texts: Path, tokens: Path, model: Path, out: Path, domain: str, con
             f"{model} was trained on the validation items (until = test), so generate.split=valid would judge what it "
             "knows; take the model before its refit, or generate.split=test"
         )
-    generator = Generator(placed(network), tokenizer, cache.end, config, cache.targets(text_rows(texts, domain)))
+    generator = Generator(place_network(network), tokenizer, cache.end, config, cache.targets(text_rows(texts, domain)))
     _, lengths = cache.fit(Ragged.of([users.items[u][:at] for u, at in zip(chosen, cut_at, strict=True)]))
     print(
         f"generate {domain}: {len(chosen):,} of {len(users):,} users, {config.samples} samples each at temperature "

@@ -8,7 +8,7 @@ from typing import Any
 
 from calrec.config import GenerateConfig
 from calrec.generate.draws import stream
-from calrec.generate.samples import Prompt, Sample, merged
+from calrec.generate.samples import Prompt, Sample, merge_samples
 
 _CHUNK = 1024  # prompts that are handed over at once, so that results stream
 
@@ -59,7 +59,7 @@ def sample(network: Any, prompts: Sequence[Prompt], end: int, config: GenerateCo
         ]
         asked = [TokensPrompt(prompt_token_ids=prompt.ids.tolist()) for prompt in part]
         for answer in engine.generate(asked, options, use_tqdm=False):
-            yield merged([_sample(output, end) for output in answer.outputs])
+            yield merge_samples([_sample(output, end) for output in answer.outputs])
 
 
 @functools.cache

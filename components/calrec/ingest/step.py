@@ -27,7 +27,7 @@ from calrec.reading.items import Attributes, ItemCounts, identical_texts, missin
 from calrec.report import manifests
 from calrec.storage import files
 from calrec.storage.files import File
-from calrec.system.printing import safe, shown
+from calrec.system.printing import redact, safe
 
 _MEMORY_SHARE = 0.3
 _ROW_GROUP = 1 << 18
@@ -57,7 +57,7 @@ def ingest(
         FileNotFoundError, ValueError: see :func:`calrec.ingest.log.read`; metadata of other items; no user is left.
     """
     checks.name("the category (--domain)", domain)
-    given, source = source, shown(source)
+    given, source = source, redact(source)
     print(f"ingest {domain}: reading {source}", flush=True)
     if raw is None:
         raw = [] if given.startswith("sample:") else files.local(given)

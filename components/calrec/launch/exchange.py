@@ -36,7 +36,7 @@ class TrainingError(ChildProcessError):
         self.why = why
 
 
-class Exchange:
+class SharedFolder:
     """Texts, and whole folders of steps, by name in one shared folder."""
 
     def __init__(self, uri: str):
@@ -119,7 +119,7 @@ def publish(folder: Path, destination: str, target: str) -> None:
     """
     if not destination:
         return
-    shared, digest = Exchange(f"{destination.rstrip('/')}/target={target}"), artifacts.read_manifest(folder).digest
+    shared, digest = SharedFolder(f"{destination.rstrip('/')}/target={target}"), artifacts.read_manifest(folder).digest
     where = f"date={datetime.now(UTC):%Y-%m-%d}/content={digest}"
     shared.publish(folder, where)
     shared.write("_latest", where)

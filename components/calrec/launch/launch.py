@@ -21,7 +21,7 @@ from calrec.artifacts import Manifest, places
 from calrec.config import LaunchConfig, ModelConfig, StageConfig
 from calrec.config.overrides import from_dict
 from calrec.launch import trainjob
-from calrec.launch.exchange import ERROR, INTERRUPTED, JOB, RESULT, STOPPED, Exchange, TrainingError
+from calrec.launch.exchange import ERROR, INTERRUPTED, JOB, RESULT, STOPPED, SharedFolder, TrainingError
 from calrec.storage import uris
 from calrec.system import machine
 from calrec.tracking import runs
@@ -107,7 +107,7 @@ def finetune(
 
 def work(uri: str, train: Train) -> None:
     """What each process of torchrun does, on this machine or on one of a TrainJob: the job in the shared folder."""
-    shared = Exchange(uri)
+    shared = SharedFolder(uri)
     job = from_dict(Job, json.loads(shared.read(JOB)))
     try:
         if Path(job.paths.out).is_absolute():
@@ -247,9 +247,9 @@ def _trainjob(job: Job, launch: LaunchConfig) -> None:
     trainjob.run(asdict(there), inputs, Path(job.paths.out), launch)
 
 
-def _train_in_pod(train: Train, shared: Exchange, job: Job) -> None:
+def _train_in_pod(train: Train, shared: SharedFolder, job: Job) -> None:
     here = shared.fetch(_INPUTS, int(os.environ.get("LOCAL_RANK", "0")))
     paths = Paths(*(str(here / name) for name in astuple(job.paths)))
-    made = _train(train, replace(job, paths=paths), runs.joined(job.run).metrics)
+    made = _train(train, replace(job, paths=paths), runs.join_run(job.run).metrics)
     if made is not None:
         shared.upload(here / RESULT, RESULT)

@@ -112,7 +112,7 @@ STEPS: Mapping[str, Step] = {
     ),
     "champion": Step(
         "calrec.recommend.champion:rank", ("texts", "generations"), {"retrieve": "retrieve"}, ("champion",),
-        {"folder": lambda call, run: registry.fetched(call.values["champion"])},
+        {"folder": lambda call, run: registry.download_version(call.values["champion"])},
     ),
     "evaluate": Step(
         "calrec.evaluate.step:evaluate",

@@ -13,10 +13,10 @@ from typing import Any
 
 from calrec import artifacts
 from calrec.config import IMAGE, LaunchConfig
-from calrec.launch.exchange import ERROR, INTERRUPTED, JOB, RESULT, STOPPED, Exchange, TrainingError
+from calrec.launch.exchange import ERROR, INTERRUPTED, JOB, RESULT, STOPPED, SharedFolder, TrainingError
 from calrec.launch.kubernetes import GROUP, VERSION, Cluster, UnseenError
 from calrec.launch.pod_logs import PodLogs, selector
-from calrec.system.printing import shown
+from calrec.system.printing import redact
 
 _SECRET = "calrec"  # the Secret that the pipeline's pods read, too; a TrainJob must not show what is in it
 _SECRETS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
@@ -61,7 +61,7 @@ def run(
             "gs://BUCKET/FOLDER or a folder that is mounted in all pods (in the pipeline: CALREC_CHECKPOINTS)"
         )
     cluster, name = Cluster(sleep), _name(job, inputs, launch)
-    exchange = Exchange(f"{job['checkpoints'].rstrip('/')}/{name}")
+    exchange = SharedFolder(f"{job['checkpoints'].rstrip('/')}/{name}")
     body = resource(name, exchange.uri, job["name"], launch)
     if not exchange.has(RESULT):
         exchange.remove(ERROR, STOPPED)
@@ -146,15 +146,15 @@ def _environment() -> list[dict[str, Any]]:
 
 
 def _plain(name: str, value: str) -> None:
-    if shown(value) != value:
+    if redact(value) != value:
         raise ValueError(
-            f"{name}={shown(value)} has a user, a password or a query in it, which a TrainJob would show to all who "
+            f"{name}={redact(value)} has a user, a password or a query in it, which a TrainJob would show to all who "
             "may look at it; write the address without them. The user and password of MLflow belong into Secret "
             f"{_SECRET}, as MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         )
 
 
-def _train(cluster: Cluster, body: Mapping[str, Any], exchange: Exchange) -> None:
+def _train(cluster: Cluster, body: Mapping[str, Any], exchange: SharedFolder) -> None:
     """Make the job, show what its pods write, and wait for its end.
 
     The job is deleted when it is this waiting that ends, and when it failed and all of its output was shown. It is not

@@ -19,7 +19,7 @@ def device() -> Any:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def placed(network: Any) -> Any:
+def place_network(network: Any) -> Any:
     """The network where it is used: on the GPU in bf16, which its arithmetic is made for, else on the CPU as it is."""
     import torch
 

@@ -7,11 +7,11 @@ from typing import Any
 from calrec.evaluate.report import tables, words
 from calrec.evaluate.results import CHAMPION, METHOD, Evaluation, Figure
 from calrec.promote.blocks import cost, headline, reasons
-from calrec.promote.evaluation import opened
+from calrec.promote.evaluation import parse_evaluation
 from calrec.promote.gate import Decision
 from calrec.report import document as report
 from calrec.report.document import Section, Text
-from calrec.report.pages import shown
+from calrec.report.pages import format_cell
 from calrec.system.printing import safe
 from calrec.tracking import limits
 
@@ -41,7 +41,7 @@ def card(document: Mapping[str, Any], decision: Decision, facts: Mapping[str, ob
         decision: of the gate.
         facts: more about the version, such as its base model and commit.
     """
-    evaluation = opened(document)
+    evaluation = parse_evaluation(document)
     main, ours = words.main_metrics(evaluation), _model(evaluation.config)
     others = [name for name in evaluation.methods if name != METHOD]
     others.sort(key=lambda name: (name != CHAMPION, -evaluation.methods[name].figures[main[0]].mean))
@@ -74,7 +74,7 @@ def _model(config: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
 
 
 def _named(facts: Mapping[str, object]) -> dict[str, str]:
-    return {name.replace("_", " ").capitalize(): shown(value) for name, value in facts.items()}
+    return {name.replace("_", " ").capitalize(): format_cell(value) for name, value in facts.items()}
 
 
 def _base(model: Mapping[str, Any]) -> dict[str, str]:

@@ -62,13 +62,13 @@ def _kinds(users: pa.Table) -> dict[str, Flags]:
     return {f"{one.by} {value}": one.of == at for one in divisions for at, value in enumerate(one.values)}
 
 
-def compared(folder: Path) -> str | None:
+def champion_uri(folder: Path) -> str | None:
     """URI of the champion that a model was judged beside; None: there was none; NOT_KNOWN."""
     found = json.loads((folder / "metrics.json").read_text())["data"].get(CHAMPION)
     return None if found is None else str(found)
 
 
-def opened(document: Mapping[str, Any]) -> Evaluation:
+def parse_evaluation(document: Mapping[str, Any]) -> Evaluation:
     """An evaluation as metrics.json holds it, without its slices and examples."""
     methods = {name: _method(its) for name, its in document["methods"].items()}
     drift = Drift(**document["drift"]) if document.get("drift") else None

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from calrec.config import GateConfig
 from calrec.evaluate import statistics
-from calrec.evaluate.report.words import many, metric_title, name, signed
+from calrec.evaluate.report.words import format_signed, many, metric_title, name
 from calrec.evaluate.results import Figure
 
 Floats = NDArray[np.float64]
@@ -111,7 +111,7 @@ def _gain(whose: str, ours: Floats, theirs: Floats, rule: GateConfig) -> _Reason
     return _Reason(
         gain > rule.min_gain + _ALIKE,
         f"{metric_title(rule.metric)} {ours.mean():.4f} against {theirs.mean():.4f} of {whose}, "
-        f"{signed(gain)} over {many(len(ours), 'user')}; more than {rule.min_gain:g} is asked for",
+        f"{format_signed(gain)} over {many(len(ours), 'user')}; more than {rule.min_gain:g} is asked for",
     )
 
 
@@ -154,8 +154,9 @@ def _against_champion(champion: Results, challenger: Results, gain: Figure, rule
         reasons.append(
             _Reason(
                 above,
-                f"the 95 % interval of this gain, {signed(gain.low)} to {signed(gain.high)} (paired bootstrap over "
-                f"{many(len(challenger.users), 'user')}), {'lies' if above else 'does not lie'} above zero",
+                f"the 95 % interval of this gain, {format_signed(gain.low)} to {format_signed(gain.high)} "
+                f"(paired bootstrap over {many(len(challenger.users), 'user')}), "
+                f"{'lies' if above else 'does not lie'} above zero",
             )
         )
     return reasons
@@ -170,7 +171,7 @@ def _slices(differences: Floats, slices: Mapping[str, Flags], rule: GateConfig) 
     lower = [kind for kind in order if means[kind] < -rule.max_slice_loss - _ALIKE]
     worse = [kind for kind in lower if _figure(differences[slices[kind]]).high < 0]  # and not by chance
     shown = [
-        f"{kind} {signed(means[kind])} over {many(int(slices[kind].sum()), 'user')}"
+        f"{kind} {format_signed(means[kind])} over {many(int(slices[kind].sum()), 'user')}"
         for kind in (worse[:_NAMED] or order[:1])
     ]
     return _Reason(

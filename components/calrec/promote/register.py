@@ -7,8 +7,8 @@ from typing import Any
 from calrec.artifacts import Manifest
 from calrec.evaluate.outcome import outcome
 from calrec.evaluate.report.history import Version, history
-from calrec.promote.evaluation import compared
-from calrec.promote.version import example, pack, tried
+from calrec.promote.evaluation import champion_uri
+from calrec.promote.version import check_answers, example, pack
 from calrec.report import kfp_view
 from calrec.system.printing import markdown, safe
 from calrec.tracking import promotion, registry
@@ -51,5 +51,5 @@ def _entered(done: Manifest, call: Any, passed: bool) -> str:
         version, request = Path(scratch) / registry.FOLDER, example(index)
         settings = call.sections["generate"], call.sections["retrieve"]
         pack(version, Path(call.inputs["model"]), index, judged, call.out, *settings)
-        tried(version, request)
-        return promotion.settle(version, request, call.values["state"], compared(judged), passed)
+        check_answers(version, request)
+        return promotion.register_version(version, request, call.values["state"], champion_uri(judged), passed)

@@ -12,7 +12,7 @@ from calrec.config.overrides import to_dict
 from calrec.evaluate.report import tables, words
 from calrec.evaluate.results import CHAMPION, METHOD, Evaluation
 from calrec.promote.blocks import cost, headline, reasons
-from calrec.promote.evaluation import opened, results
+from calrec.promote.evaluation import parse_evaluation, results
 from calrec.promote.gate import Decision, decide
 from calrec.report import document as report
 from calrec.report.document import Section, Text
@@ -31,12 +31,12 @@ def promote(evaluation: Path, out: Path, rule: GateConfig, champion: Path | None
             beside the model, if any.
     """
     of, document = _read(evaluation)
-    inputs, shown = {"evaluation": of.digest}, opened(document)
+    inputs, shown = {"evaluation": of.digest}, parse_evaluation(document)
     rival = results(evaluation, document, CHAMPION) if CHAMPION in shown.methods else None
     if champion is not None:
         its, theirs = _read(champion)
         inputs["champion"], rival = its.digest, results(champion, theirs)
-        shown = replace(shown, methods={**shown.methods, CHAMPION: opened(theirs).methods[METHOD]})
+        shown = replace(shown, methods={**shown.methods, CHAMPION: parse_evaluation(theirs).methods[METHOD]})
     decision = decide(rival, results(evaluation, document, floors=rule.beat), rule)
     verdict = "passes the gate" if decision.promote else "does not pass the gate"
     print(f"promote {safe(shown.domain)}: {verdict}; {safe('; '.join(decision.reasons))}", flush=True)

@@ -17,7 +17,7 @@ from calrec.evaluate.results import METHOD
 from calrec.model.origin import base_of
 from calrec.promote.card import card
 from calrec.promote.gate import Decision
-from calrec.recommend.champion import opened
+from calrec.recommend.champion import open_version
 from calrec.recommend.recommender import Recommender
 
 _EXAMPLE = 3  # items of the input example
@@ -47,7 +47,7 @@ def pack(
     Returns:
         its manifest: `config` has what the registry's tags say, `counts` the model's metrics.
     """
-    of_model, of_index = artifacts.verified(model, "model"), artifacts.verified(index, "index")
+    of_model, of_index = artifacts.read_verified(model, "model"), artifacts.read_verified(index, "index")
     judged, gate = artifacts.read_manifest(evaluation, "evaluation"), artifacts.read_manifest(decision, "decision")
     document = json.loads((evaluation / "metrics.json").read_text())
     base = base_of(model)
@@ -55,7 +55,7 @@ def pack(
     verdict = Decision(bool(gate.counts["promote"]), gate.notes)
     with artifacts.writing(out) as folder:
         for part, source in (("model", model), ("index", index)):
-            shutil.copytree(source, folder / part, copy_function=_linked)
+            shutil.copytree(source, folder / part, copy_function=_link_or_copy)
         (folder / "settings.json").write_text(json.dumps(settings, indent=1, sort_keys=True) + "\n")
         (folder / "card.md").write_text(card(document, verdict, base))
         shutil.copyfile(evaluation / "profile.json", folder / "profile.json")
@@ -78,7 +78,7 @@ def example(index: Path) -> list[dict[str, Any]]:
     return [{"items": items["item_id"].take(order).to_pylist(), "k": 5}]
 
 
-def tried(folder: Path, request: Sequence[Mapping[str, Any]]) -> None:
+def check_answers(folder: Path, request: Sequence[Mapping[str, Any]]) -> None:
     """Let a version answer, since MLflow registers without a word what cannot.
 
     Raises:
@@ -87,12 +87,12 @@ def tried(folder: Path, request: Sequence[Mapping[str, Any]]) -> None:
     from calrec.serve.answers import Answers
     from calrec.serve.query import Query
 
-    champion = opened(folder)
+    champion = open_version(folder)
     recommender = Recommender(champion.model, champion.index, champion.generate, champion.retrieve)
     Answers(recommender)([Query(**one) for one in request])
 
 
-def _linked(source: str, target: str) -> None:
+def _link_or_copy(source: str, target: str) -> None:
     """A second name for a file that nobody writes to again; a copy where the file system has no such names."""
     try:
         os.link(source, target)

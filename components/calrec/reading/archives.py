@@ -32,7 +32,7 @@ _PIECE = 1 << 16
 _TOP = 40  # rows of a sheet among which its header is
 
 
-def unpacked(files: Sequence[File]) -> list[File]:
+def unpack(files: Sequence[File]) -> list[File]:
     """The files, with what archives, workbooks and JSON documents hold in their place.
 
     Raises:

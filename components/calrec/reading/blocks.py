@@ -174,7 +174,7 @@ class _Joined(io.RawIOBase):
 
 
 @contextmanager
-def opened_parquet(file: File) -> Iterator["Parquet"]:
+def open_parquet(file: File) -> Iterator["Parquet"]:
     """An open Parquet file; damage that shows while it is read is a ValueError that names it."""
     try:
         source = file.seekable()

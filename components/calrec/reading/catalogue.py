@@ -85,7 +85,7 @@ def _single() -> dict[str, Callable[[str], str]]:
     return _cleaners((), "last", comma=False)[0]
 
 
-def cleaned(item: Mapping[str, str]) -> dict[str, str]:
+def clean_item(item: Mapping[str, str]) -> dict[str, str]:
     """Clean attributes of one item, where no column tells more."""
     found = {name: _judged(name, item[name], _single()[name], Account()) for name in ATTRIBUTES}
     return found if clean_title(item["title"], found["category"]) else {**found, "title": ""}

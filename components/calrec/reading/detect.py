@@ -9,7 +9,7 @@ from typing import Any
 
 from calrec.config.overrides import unknown
 from calrec.reading import bombs, encodings, parsing, times
-from calrec.reading.blocks import head, opened_parquet
+from calrec.reading.blocks import head, open_parquet
 from calrec.reading.layouts import Layout
 from calrec.storage.files import File
 
@@ -97,7 +97,7 @@ def look(
         return _parquet(file)
     begin = head(file, _BYTES)
     _refuse_disguised(file.name, begin)
-    used = encodings.recognised(begin) if encoding == "auto" else codecs.lookup(encoding).name
+    used = encodings.detect_encoding(begin) if encoding == "auto" else codecs.lookup(encoding).name
     lines = _lines(file.name, begin, used)
     if not any(map(str.strip, lines)):
         return Look("csv", (), empty=True)
@@ -141,12 +141,12 @@ def _guessed(name: str, lines: Sequence[str], encoding: str) -> tuple[str, ...]:
 
 def _parquet(file: File) -> Look:
     def records() -> Sequence[Mapping[str, Any]]:
-        with opened_parquet(file) as stored:
+        with open_parquet(file) as stored:
             for batch in stored.batches(RECORDS):
                 return _as_rows(batch)
         return ()
 
-    with opened_parquet(file) as stored:
+    with open_parquet(file) as stored:
         return Look("parquet", tuple(stored.schema.names), records=records)
 
 

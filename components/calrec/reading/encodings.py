@@ -19,7 +19,7 @@ _ODD_SHARE = 0.1
 _GUESSED = 1 << 16  # bytes that are guessed from
 
 
-def recognised(head: bytes) -> str:
+def detect_encoding(head: bytes) -> str:
     """The encoding of a text by its first bytes: a byte order mark, zeros, valid UTF-8, or a guess.
 
     A text with a few bytes that are no UTF-8 among many letters that are is damaged UTF-8. What nothing fits is UTF-8

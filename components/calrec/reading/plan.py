@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from calrec.config.data import DataConfig
 from calrec.reading import columns, formats
-from calrec.reading.archives import SHEET, unpacked
+from calrec.reading.archives import SHEET, unpack
 from calrec.reading.detect import Look, look
 from calrec.reading.layouts import ATTRIBUTES, Layout
 from calrec.reading.readers import Reader
@@ -40,7 +40,7 @@ def plan(source: str, files: Sequence[File], data: DataConfig) -> Plan:
         FileNotFoundError: no file of events.
         ValueError: a column map that does not fit; a format that does not fit the files; an archive that is damaged.
     """
-    files = unpacked(files)
+    files = unpack(files)
     names = {file.name: formats.plain_name(file.name) for file in files}
     endings = (*formats.ENDINGS, *formats.WORKBOOKS, SHEET)
     known = [f for f in files if names[f.name].endswith(endings) or formats.matches(f.name, (data.events, data.items))]

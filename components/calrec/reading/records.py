@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from calrec import artifacts
 from calrec.reading import parsing, strings
-from calrec.reading.blocks import Block, blocks, opened_parquet
+from calrec.reading.blocks import Block, blocks, open_parquet
 from calrec.reading.layouts import Layout
 from calrec.reading.rows import DroppedError, Events
 from calrec.storage.files import File
@@ -230,7 +230,7 @@ def _of_batch(at: int, batch: pa.Table, events: Events, layout: Layout) -> _Pars
 def _parquet(file: File, wanted: list[str]) -> Iterator[tuple[int, pa.Table]]:
     """(number of the first row, from 1; table) of each batch; text that is no UTF-8 comes as bytes."""
     at = 1
-    with opened_parquet(file) as stored:
+    with open_parquet(file) as stored:
         for batch in stored.batches(1 << 16, wanted):
             table = pa.Table.from_batches([batch])
             yield at, table if _is_valid(table) else table.cast(_as_bytes(table.schema))

@@ -56,7 +56,7 @@ class Events:
         time = 0
         if self._time:
             cells = [record.get(name) for name in self._time]
-            time = _named(self._time[0], values.millis_of, values.joined_of(cells), self._layout.time_format)
+            time = _named(self._time[0], values.millis_of, values.join_cells(cells), self._layout.time_format)
         weight = 1.0
         if self._weight:
             value = record.get(self._weight)
@@ -82,7 +82,7 @@ class Events:
         columns = [
             values.ids(_column(table, self._user)),
             values.ids(_column(table, self._item)),
-            values.millis(values.joined([_column(table, name) for name in self._time]), self._layout.time_format)
+            values.millis(values.join_columns([_column(table, name) for name in self._time]), self._layout.time_format)
             if self._time
             else pa.nulls(n, pa.int64()).fill_null(0),
             self._weights(table),

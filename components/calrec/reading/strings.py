@@ -75,7 +75,7 @@ def loose(value: Any, listed: bool = False) -> str:
         return text_of(value)
     except ValueError:
         if isinstance(value, str | bytes):
-            return NOT_UTF8 + escaped(value)
+            return NOT_UTF8 + escape_bytes(value)
         return NOT_TEXT + str(value)[:_EXAMPLE].encode("utf-8", "backslashreplace").decode()
 
 
@@ -86,7 +86,7 @@ def entry(value: Any) -> Any:
     return [loose(one) for one in value] if isinstance(value, list | tuple) else loose(value)
 
 
-def escaped(value: str | bytes) -> str:
+def escape_bytes(value: str | bytes) -> str:
     """The beginning of a text that is no UTF-8, its other bytes in hexadecimal."""
     raw = value if isinstance(value, bytes) else value.encode("utf-8", "surrogatepass")
     if isinstance(value, str):

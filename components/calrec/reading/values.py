@@ -73,7 +73,7 @@ def number_of(value: Any) -> float:
     return float(value)
 
 
-def joined_of(cells: Sequence[Any]) -> Any:
+def join_cells(cells: Sequence[Any]) -> Any:
     """A single cell as it is; a day and an hour as one text, nothing when one of them is missing."""
     if len(cells) == 1:
         return cells[0]
@@ -196,7 +196,7 @@ def numbers(column: pa.Array) -> pa.Array | None:
     return column if pc.all(pc.is_finite(column), min_count=0).as_py() else None
 
 
-def joined(columns: Sequence[pa.Array]) -> pa.Array:
+def join_columns(columns: Sequence[pa.Array]) -> pa.Array:
     """A single column as it is; a day and an hour as one text."""
     if len(columns) == 1 or not all(is_text(column.type) for column in columns):
         return columns[0] if len(columns) == 1 else pa.nulls(len(columns[0]))

@@ -37,14 +37,14 @@ class Champion:
     retrieve: RetrieveConfig
 
 
-def opened(folder: Path) -> Champion:
+def open_version(folder: Path) -> Champion:
     """The folder of a version of the registry, every file as it was written.
 
     Raises:
         FileNotFoundError, ValueError: it is not complete, a file was changed, or settings in it are not known to this
             version of calrec.
     """
-    artifacts.verified(folder, "version")
+    artifacts.read_verified(folder, "version")
     settings = sections(**json.loads((Path(folder) / "settings.json").read_text()))
     return Champion(Path(folder) / "model", Path(folder) / "index", settings["generate"], settings["retrieve"])
 
@@ -63,7 +63,7 @@ def recommend(
         remote: a second place for finished parts; None: none.
     """
     assert folder is not None, "a batch begins with finding its champions"
-    champion = opened(folder)
+    champion = open_version(folder)
     retrieve = replace(champion.retrieve, k=batch.k or champion.retrieve.k)
     return recommend_all(
         champion.model, champion.index, histories, out, champion.generate, retrieve, Filters(),
@@ -95,7 +95,7 @@ def rank(
         users, note = 0, unknown if champion == NOT_KNOWN else "there is no champion yet"
         with artifacts.table_writer(part, "rankings.parquet", "rankings") as writer:
             try:
-                version = None if folder is None else opened(folder)
+                version = None if folder is None else open_version(folder)
                 if version and _same(version, of, retrieve):
                     note = "the model is the champion"
                 elif version:

@@ -34,7 +34,7 @@ def champion(
 
     pod.run(
         "champion", out=rankings, inputs={"texts": texts, "generations": generations}, sections={"retrieve": section},
-        domain=target, champion=current.rival(target, champions), metrics=metrics, summary=summary,
+        domain=target, champion=current.champion_of(target, champions), metrics=metrics, summary=summary,
     )  # fmt: skip
 
 
@@ -76,7 +76,12 @@ def recommend(
     with runs.step("recommend", target) as run:
         champion = champions[target]
         done = recommend(
-            registry.fetched(champion), Path(interactions.path), Path(recommendations.path), batch, champion, remote
+            registry.download_version(champion),
+            Path(interactions.path),
+            Path(recommendations.path),
+            batch,
+            champion,
+            remote,
         )
         recommendations.metadata.update(run.record(done, recommendations.path))
         kfp_view.fill(done, recommendations.path, metrics, summary)

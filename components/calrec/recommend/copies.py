@@ -8,7 +8,7 @@ from typing import Any
 from calrec import artifacts
 from calrec.recommend import disk
 from calrec.storage.files import Remote
-from calrec.system.printing import shown
+from calrec.system.printing import redact
 
 PROGRESS = "progress.json"
 """Says what is finished; the last file to be copied, and the first to be fetched."""
@@ -51,7 +51,7 @@ class Copies:
                 self._remote.put(self._due[name], f"{self._folder}/{name}")
                 del self._due[name]
         except Exception as error:  # whatever a client library raises: the batch must go on
-            print(f"warning: {name} was not copied ({shown(str(error))}); the next part tries again", flush=True)
+            print(f"warning: {name} was not copied ({redact(str(error))}); the next part tries again", flush=True)
 
     def remove(self) -> None:
         """Delete them; a failure is told."""
@@ -62,4 +62,4 @@ class Copies:
                 if name.startswith(f"{self._folder}/"):
                     self._remote.delete(name)
         except Exception as error:
-            print(f"warning: the copies in {self._folder} were not deleted ({shown(str(error))})", flush=True)
+            print(f"warning: the copies in {self._folder} were not deleted ({redact(str(error))})", flush=True)

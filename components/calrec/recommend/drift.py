@@ -120,7 +120,7 @@ def drift(champion: Path, texts: Path, domain: str, split: str) -> Drift:
     figures |= {"category_shift": variation(before, after), "length_shift": furthest(*lengths)}
     sizes = {name: (then[name], now[name]) for name in ("users", "events", "items")}
     medians = {"median_length": (median(lengths[0]), median(lengths[1]))}
-    return Drift(figures, of_index.inputs["texts"], sizes | medians, moved(before, after))
+    return Drift(figures, of_index.inputs["texts"], sizes | medians, most_changed(before, after))
 
 
 def _stored(path: Path) -> dict[str, Any] | None:
@@ -143,7 +143,7 @@ def variation(before: Mapping[str, float], after: Mapping[str, float]) -> float:
     return sum(abs(after.get(name, 0.0) - before.get(name, 0.0)) for name in before.keys() | after.keys()) / 2
 
 
-def moved(before: Mapping[str, float], after: Mapping[str, float]) -> list[tuple[str, float, float]]:
+def most_changed(before: Mapping[str, float], after: Mapping[str, float]) -> list[tuple[str, float, float]]:
     """(name, before, after) of the five whose share changed most, and of none that did not change."""
     changes = [(name, before.get(name, 0.0), after.get(name, 0.0)) for name in before.keys() | after.keys()]
     changes.sort(key=lambda change: (-abs(change[2] - change[1]), change[0]))

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from calrec import artifacts
 from calrec.config.checks import check
 from calrec.reading import parsing, records
-from calrec.reading.blocks import blocks, opened_parquet
+from calrec.reading.blocks import blocks, open_parquet
 from calrec.reading.detect import look
 from calrec.reading.layouts import Layout
 from calrec.recommend.rows import EVENTS, LISTS, Found, History, Reject, of_events, of_rows, parquet_rows
@@ -51,7 +51,7 @@ def count(path: Path, domain: str = "") -> int:
         return sum(pc.sum(of_domain).as_py() or 0 for _, of_domain in _sequences(path, domain, ["domain"]))
     file, name = _opened(path)
     if name.endswith(".parquet"):
-        with opened_parquet(file) as stored:
+        with open_parquet(file) as stored:
             return int(stored.stored.metadata.num_rows)
     if name.endswith(_CSV):
         return _count_runs(file, _csv_layout(file, name))
@@ -169,7 +169,7 @@ def _check_lines(file: File) -> None:
 
 
 def _list_columns(file: File) -> list[str]:
-    with opened_parquet(file) as stored:
+    with open_parquet(file) as stored:
         names = list(stored.schema.names)
     if "user_id" not in names or not any(name in names for name in LISTS):
         raise ValueError(f"{file.name}: no columns user_id and items or titles, but {', '.join(names)}; {ACCEPTED}")

@@ -68,7 +68,7 @@ class Parts:
         check(not self.out.exists() or self.out.is_dir(), f"{out} is no folder; give another --out")
         self.out.mkdir(parents=True, exist_ok=True)
         self._lock = ExitStack()
-        self._lock.enter_context(output.locked(self.out / LOCK, self.out))
+        self._lock.enter_context(output.lock(self.out / LOCK, self.out))
         try:
             self._copies.fetch(self.out)
             self._open()

@@ -14,12 +14,12 @@ from calrec.config import GenerateConfig, RetrieveConfig, TextConfig
 from calrec.config.overrides import from_dict
 from calrec.generate.samples import Generation, Prompt
 from calrec.model import checkpoint
-from calrec.model.device import placed, use_threads
-from calrec.reading.catalogue import cleaned
+from calrec.model.device import place_network, use_threads
+from calrec.reading.catalogue import clean_item
 from calrec.recommend.rows import Described, History, Reject
 from calrec.retrieve import stored
 from calrec.retrieve.candidates import Asked, Ranked
-from calrec.retrieve.catalogue import listed
+from calrec.retrieve.catalogue import allowed_items
 from calrec.retrieve.evidence import RECENT, Fusion
 from calrec.retrieve.ranking import Ranker
 from calrec.retrieve.reader import Reader
@@ -80,7 +80,7 @@ class Recommender:
         self.catalogue, self.cache, self._tokenizer = self.stored.catalogue, self.stored.cache, tokenizer
         self._text = from_dict(TextConfig, self.stored.manifest.config["text"])
         self._retrieve, self._fused = retrieve, self._fusion(retrieve)
-        network, targets = placed(network), self.cache.targets(self.catalogue.first)
+        network, targets = place_network(network), self.cache.targets(self.catalogue.first)
         self._generator = Generator(network, tokenizer, self.cache.end, generate, targets)
         self._reader: Reader | None = None
         if retrieve.reads_model:
@@ -131,7 +131,7 @@ class Recommender:
             self._reader,
             self.stored.evidence,
             self._fused,
-            listed(self.catalogue, filters.in_stock, filters.categories),
+            allowed_items(self.catalogue, filters.in_stock, filters.categories),
         )
 
     def unknown(self, items: Sequence[str]) -> list[str]:
@@ -185,7 +185,7 @@ class Recommender:
 
     def _described(self, item: Described) -> str:
         """The item's text, cleaned as a catalogue's."""
-        return item_text(cleaned(vars(item)), self._text.attributes)
+        return item_text(clean_item(vars(item)), self._text.attributes)
 
     def _with(self, texts: list[str]) -> TokenCache:
         """The token cache with further texts behind the catalogue's."""

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from calrec.reading import parsing, strings, values
-from calrec.reading.blocks import opened_parquet
+from calrec.reading.blocks import open_parquet
 from calrec.reading.layouts import Layout
 from calrec.storage.files import File
 
@@ -57,7 +57,7 @@ Found = Iterator[History | Reject]
 def parquet_rows(file: File, columns: list[str]) -> Iterator[parsing.Line]:
     """(number from 1, nothing, record) of each row."""
     number = 1
-    with opened_parquet(file) as stored:
+    with open_parquet(file) as stored:
         for batch in stored.batches(_ROWS, columns):
             yield from ((at, b"", record) for at, record in enumerate(_python(batch), number))
             number += len(batch)

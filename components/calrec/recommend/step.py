@@ -119,7 +119,7 @@ def recommend_one(recommender: Recommender, history: History) -> list[Ranked]:
     return ranked
 
 
-def shown(recommender: Recommender, ranked: Sequence[Ranked]) -> str:
+def format_list(recommender: Recommender, ranked: Sequence[Ranked]) -> str:
     """A list as a table for a terminal: place, id, title, score, and why the item is there."""
     catalogue = recommender.catalogue
     rows = []

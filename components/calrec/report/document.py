@@ -80,7 +80,7 @@ class Section:
     """On the page its blocks are shown on demand."""
 
 
-def shortened(text: str, longest: int = 160) -> str:
+def shorten(text: str, longest: int = 160) -> str:
     """A title in one line of bounded length."""
     line = " ".join(text.split())
     return line if len(line) <= longest else line[: longest - 1] + "…"

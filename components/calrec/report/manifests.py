@@ -8,7 +8,7 @@ from typing import Any
 from calrec import artifacts
 from calrec.artifacts import Manifest
 from calrec.report import pages
-from calrec.report.pages import shown
+from calrec.report.pages import format_cell
 from calrec.system import printing
 
 # kind → count → (when it is worth a warning, what it says)
@@ -106,7 +106,7 @@ def text(manifest: Manifest, notes: bool = True) -> str:
     lines += [f"  {printing.safe(note)}" for note in manifest.notes if notes]
     lines += rows("counts", single(manifest))
     lines += rows(
-        "rejects by reason", [(reason, shown(n)) for reason, n in manifest.counts.get("rejects_by_reason", ())]
+        "rejects by reason", [(reason, format_cell(n)) for reason, n in manifest.counts.get("rejects_by_reason", ())]
     )
     lines += rows(
         "rules (rows before → after)",
@@ -120,9 +120,11 @@ def single(manifest: Manifest) -> list[tuple[str, str]]:
     found, nested = [], []
     for name, value in manifest.counts.items():
         if isinstance(value, Mapping):
-            nested += [(f"{key}.{inner}", shown(count)) for key, of in value.items() for inner, count in of.items()]
+            nested += [
+                (f"{key}.{inner}", format_cell(count)) for key, of in value.items() for inner, count in of.items()
+            ]
         elif not isinstance(value, list | tuple):
-            found.append((name, shown(round(value, 4) if isinstance(value, float) else value)))
+            found.append((name, format_cell(round(value, 4) if isinstance(value, float) else value)))
     return [*found, *nested]
 
 
@@ -217,7 +219,7 @@ def _tables(manifest: Manifest) -> list[tuple[str, Sequence[str], list[tuple[str
         if isinstance(things, Mapping) and things:
             names = list(next(iter(things.values())))
             header = ("", *(inner.replace("_", " ") for inner in names))
-            cells = [(thing, *(shown(of.get(inner, 0)) for inner in names)) for thing, of in things.items()]
+            cells = [(thing, *(format_cell(of.get(inner, 0)) for inner in names)) for thing, of in things.items()]
             found.append((name.replace("_", " ").capitalize(), header, cells))
     return found
 

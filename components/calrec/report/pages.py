@@ -65,7 +65,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]], words: bool =
         words: whether all columns are text; else only the first is.
     """
     head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(shown(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(format_cell(cell))}</td>" for cell in row) + "</tr>" for row in rows
+    )
     kind = "scroll text" if words else "scroll"
     return f"<div class='{kind}'><table>{f'<tr>{head}</tr>' if head else ''}{body}</table></div>"
 
@@ -83,7 +85,7 @@ def section(heading: str, *parts: str) -> str:
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[object]], words: bool = False) -> str:
     """A Markdown table of plain texts: the first column is text, the others are numbers, or text too."""
-    head, *cells = ([printing.markdown(shown(cell)) for cell in row] for row in (header, *rows))
+    head, *cells = ([printing.markdown(format_cell(cell)) for cell in row] for row in (header, *rows))
     lines = [head, ["---", *["---" if words else "---:"] * (len(header) - 1)], *cells]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -96,7 +98,7 @@ def text(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def shown(cell: object) -> str:
+def format_cell(cell: object) -> str:
     """A cell's text: 1234567 is shown as 1,234,567."""
     return f"{cell:,}" if isinstance(cell, int) and not isinstance(cell, bool) else str(cell)
 

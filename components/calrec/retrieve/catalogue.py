@@ -97,7 +97,9 @@ def of_table(table: pa.Table, codes: Ints) -> Catalogue:
     )
 
 
-def listed(catalogue: Catalogue, items: Sequence[str] | None, categories: Sequence[str]) -> NDArray[np.bool_] | None:
+def allowed_items(
+    catalogue: Catalogue, items: Sequence[str] | None, categories: Sequence[str]
+) -> NDArray[np.bool_] | None:
     """Which items of the catalogue may be recommended, parallel to `catalogue.items`; None: all.
 
     Args:

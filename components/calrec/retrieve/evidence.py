@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from calrec.arrays.ragged import Ragged
 from calrec.retrieve.catalogue import Catalogue
 from calrec.retrieve.following import Following
-from calrec.retrieve.neighbours import decayed, similarities
+from calrec.retrieve.neighbours import decayed_counts, similarities
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -68,7 +68,7 @@ class Evidence:
 
     def near(self, histories: Sequence[Ints]) -> Any:
         """How similar every group is to each history of groups: a sparse matrix [users, groups]."""
-        return decayed(Ragged.of(histories), len(self.events)) @ self.similar
+        return decayed_counts(Ragged.of(histories), len(self.events)) @ self.similar
 
     def save(self, folder: Path) -> None:
         """Write it into a folder."""
@@ -106,7 +106,7 @@ class Evidence:
         times = np.bincount(history, minlength=size)[groups]
         newest = np.full(size, np.inf)
         newest[history] = np.arange(len(history), 0, -1)  # the last of several assignments counts: the newest event
-        columns = [smoothed(logprobs), near, np.log(near + 0.01), last_title, recent_titles]
+        columns = [smooth(logprobs), near, np.log(near + 0.01), last_title, recent_titles]
         columns += [np.log1p(followed), np.log1p(self.events[groups]), np.log1p(times), 1 / newest[groups]]
         columns += [places(groups, scores) for scores in (logprobs, near, last_title)]
         return np.stack(columns, axis=1)
@@ -119,7 +119,7 @@ def places(groups: Ints, scores: Floats) -> Floats:
     return found
 
 
-def smoothed(logprobs: Floats) -> Floats:
+def smooth(logprobs: Floats) -> Floats:
     """log(.99 p + .01 / n) of n candidates, p: the model's probability among them.
 
     A model knows nothing of a text that it was not trained on: where it is spelled out, it is a hundred nats below the

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from calrec.config import GenerateConfig, RetrieveConfig
 from calrec.generate.samples import Generation, Prompt
-from calrec.model.device import placed
+from calrec.model.device import place_network
 from calrec.model.loading import Users, load_model, saw_validation
 from calrec.report.progress import Progress
 from calrec.retrieve.candidates import Asked
@@ -27,7 +27,7 @@ Write = Callable[[Sequence[Prompt]], Iterator[Sequence[Generation]]]
 _USERS = 512  # whose candidates are looked at together
 
 
-def learned(
+def learn_fusion(
     users: Users,
     catalogue: Catalogue,
     search: Search,
@@ -80,7 +80,7 @@ def learned(
     return fusion
 
 
-def learned_by(
+def learn_with_model(
     model: Path,
     tokens: Path,
     texts: Path,
@@ -104,10 +104,10 @@ def learned_by(
             f"retrieve.fusion_users={config.fusion_users} learns from validation items, and {model} was trained on "
             "them (until = test); give the model before its refit as --learner, or set fusion_users to 0"
         )
-    network, targets = placed(network), cache.targets(catalogue.first)
+    network, targets = place_network(network), cache.targets(catalogue.first)
     reader = Reader(network, targets, config.memory_gb * 1e9)
     write = Generator(network, tokenizer, cache.end, sampling, targets).written
-    return learned(users, catalogue, search, config, reader, cache, write, asked)
+    return learn_fusion(users, catalogue, search, config, reader, cache, write, asked)
 
 
 def _with_texts(asked: Sequence[Asked], write: Write) -> list[Asked]:

@@ -40,7 +40,7 @@ def bought(histories: Ragged, size: int) -> Any:
     return matrix
 
 
-def decayed(histories: Ragged, size: int) -> Any:
+def decayed_counts(histories: Ragged, size: int) -> Any:
     """Users x items, the number of events, each weighed by its age."""
     return _matrix(histories, (DECAY ** ages(histories)).astype(np.float32), size)
 

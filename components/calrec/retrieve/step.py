@@ -13,7 +13,7 @@ from calrec.artifacts import Manifest
 from calrec.config import GenerateConfig, RetrieveConfig
 from calrec.config.overrides import from_dict, to_dict
 from calrec.generate.samples import Generation
-from calrec.model.device import placed, use_threads
+from calrec.model.device import place_network, use_threads
 from calrec.model.loading import Users, load_model, load_users
 from calrec.report import manifests
 from calrec.report.progress import Progress
@@ -22,7 +22,7 @@ from calrec.retrieve.candidates import FILL, Asked, Ranked
 from calrec.retrieve.catalogue import Catalogue, load_catalogue
 from calrec.retrieve.evidence import Evidence
 from calrec.retrieve.following import countable
-from calrec.retrieve.learning import learned_by, of_history
+from calrec.retrieve.learning import learn_with_model, of_history
 from calrec.retrieve.ranking import Ranker
 from calrec.retrieve.reader import Reader
 from calrec.retrieve.search import Search
@@ -74,10 +74,12 @@ def retrieve(
         network, _, cache, of_model = load_model(model, tokens, texts)
         if of_model.digest != of_generations.inputs["model"]:
             raise ValueError(f"the generations were made by another model than {model}; run generate again")
-        reader = Reader(placed(network), cache.targets(catalogue.first), config.memory_gb * 1e9)
+        reader = Reader(place_network(network), cache.targets(catalogue.first), config.memory_gb * 1e9)
         if config.fusion_users:
             judged = users_of(generations) if sampling.split == "valid" else ()
-            fusion = learned_by(learner or model, tokens, texts, users, catalogue, search, config, sampling, judged)
+            fusion = learn_with_model(
+                learner or model, tokens, texts, users, catalogue, search, config, sampling, judged
+            )
     if config.rerank:
         evidence = Evidence.of(countable(users, sampling.split), catalogue, config.fusion_users > 0)
     ranker = Ranker(catalogue, search, config, reader, evidence, fusion)

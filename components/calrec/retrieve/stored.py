@@ -22,7 +22,7 @@ from calrec.retrieve.bm25 import Index, same_words
 from calrec.retrieve.catalogue import Catalogue, load_catalogue, of_table
 from calrec.retrieve.evidence import Evidence, Fusion
 from calrec.retrieve.following import countable
-from calrec.retrieve.learning import learned_by
+from calrec.retrieve.learning import learn_with_model
 from calrec.retrieve.reader import Reader
 from calrec.retrieve.search import Search
 from calrec.textify.encoding import FORMS, TextPrompts, encode_items, encode_phrases
@@ -107,7 +107,7 @@ def build(
             known = load_catalogue(texts, domain)
             search = Search(Index.build(known.group_texts, config.k1, config.b), config.threads)
             sampling = sampling or GenerateConfig()
-            learned_by(learner or model, tokens, texts, users, known, search, config, sampling).save(folder)
+            learn_with_model(learner or model, tokens, texts, users, known, search, config, sampling).save(folder)
         counts = {
             "items": len(table),
             "text_groups": len(catalogue.members),
@@ -135,7 +135,7 @@ def load(folder: Path, tokenizer: Any, of_model: Manifest) -> Stored:
     Raises:
         ValueError: a file was changed, or the index was built for another tokenizer, or its vectors by another model.
     """
-    manifest = artifacts.verified(folder, "index")
+    manifest = artifacts.read_verified(folder, "index")
     config = manifest.config
     if config["tokenizer"] != of_model.files["tokenizer.json"]:
         raise ValueError(f"{folder} was built for another tokenizer than the model's; run calrec index with this model")
@@ -151,7 +151,7 @@ def load(folder: Path, tokenizer: Any, of_model: Manifest) -> Stored:
     return Stored(
         manifest=manifest,
         catalogue=catalogue,
-        index=searched(folder, manifest, catalogue.group_texts),
+        index=load_bm25(folder, manifest, catalogue.group_texts),
         cache=_cache(units, config, table, tokenizer),
         evidence=Evidence.load(folder),
         vectors=vectors,
@@ -159,7 +159,7 @@ def load(folder: Path, tokenizer: Any, of_model: Manifest) -> Stored:
     )
 
 
-def searched(folder: Path, manifest: Manifest, texts: Sequence[str]) -> Index:
+def load_bm25(folder: Path, manifest: Manifest, texts: Sequence[str]) -> Index:
     """The BM25 index in a folder; one of an earlier version's words is built again in memory from its own texts.
 
     Args:
@@ -209,9 +209,9 @@ def _with_new(table: pa.Table, new: pa.Table, text: TextConfig) -> pa.Table:
 
 
 def _reader(network: Any, targets: Ragged, config: RetrieveConfig) -> Reader:
-    from calrec.model.device import placed
+    from calrec.model.device import place_network
 
-    return Reader(placed(network), targets, config.memory_gb * 1e9)
+    return Reader(place_network(network), targets, config.memory_gb * 1e9)
 
 
 def _cache(units: Ragged, config: Mapping[str, Any], table: pa.Table, tokenizer: Any) -> TokenCache:

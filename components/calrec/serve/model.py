@@ -14,7 +14,7 @@ from mlflow.models import set_model
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
-from calrec.recommend.champion import opened
+from calrec.recommend.champion import open_version
 from calrec.recommend.recommender import Recommender
 from calrec.serve.answers import Answer, Answers, QueryError
 from calrec.serve.query import Query, Sent
@@ -38,7 +38,7 @@ class Model(PythonModel):
 
     def load_context(self, context: PythonModelContext) -> None:
         """Open the version, and answer once, since the first answer is slow."""
-        champion = opened(Path(context.artifacts["version"]))
+        champion = open_version(Path(context.artifacts["version"]))
         recommender = Recommender(champion.model, champion.index, champion.generate, champion.retrieve)
         self._answers = Answers(recommender)
         self._answers([Query(titles=["warm up"])])

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
-from calrec.system.printing import shown
+from calrec.system.printing import redact
 
 PATIENCE_S = 45.0  # how long one request is tried again; the client's own default is 120 s
 BILLING = "CALREC_BILLING_PROJECT"
@@ -72,7 +72,7 @@ def retry() -> Any:
 
 
 @contextmanager
-def told(uri: str, role: str = "storage.objectViewer") -> Iterator[None]:
+def translate_errors(uri: str, role: str = "storage.objectViewer") -> Iterator[None]:
     """Turns errors of Google's libraries into Python's, with the URI and the remedy."""
     import urllib3
     from google.api_core import exceptions as api
@@ -89,7 +89,7 @@ def told(uri: str, role: str = "storage.objectViewer") -> Iterator[None]:
         ValueError,
     ) as error:
         last = (error.cause or error) if isinstance(error, api.RetryError) else error  # what the last attempt met
-        said = shown(f"{uri}: {last}")
+        said = redact(f"{uri}: {last}")
         meaning = next((what for words, what in _MEANINGS if any(word in str(last).lower() for word in words)), "")
         if isinstance(last, api.NotFound):
             raise FileNotFoundError(f"{said}; check the names of bucket and object") from error
@@ -107,4 +107,4 @@ def told(uri: str, role: str = "storage.objectViewer") -> Iterator[None]:
             raise ValueError(f"{said}; {meaning or 'check the names of bucket and object'}") from error
         if isinstance(last, DataCorruption):
             raise ConnectionError(f"{uri}: damaged on its way ({last}); run again") from error
-        raise ConnectionError(f"{uri}: no answer ({shown(str(last))}); check the network and run again") from error
+        raise ConnectionError(f"{uri}: no answer ({redact(str(last))}); check the network and run again") from error

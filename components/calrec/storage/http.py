@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 from urllib.parse import quote, unquote, urldefrag, urlsplit, urlunsplit
 
 from calrec.storage.files import File
-from calrec.system.printing import shown
+from calrec.system.printing import redact
 
 TIMEOUT_S = 15.0  # to connect, and to wait for the next bytes
 TRIES = 6  # in a row without a new byte
@@ -51,7 +51,7 @@ def stream(uri: str, size: int, ask: Ask, expected: Expected | None = None) -> B
         ConnectionError: TRIES attempts in a row brought no byte.
         ValueError: another size or hash than expected; told before the last bytes are handed out.
     """
-    uri = shown(uri)
+    uri = redact(uri)
     return io.BufferedReader(_Stream(_verified(uri, _parts(uri, size, ask), expected)), _PART)
 
 
@@ -83,7 +83,7 @@ def _parts(uri: str, size: int, ask: Ask) -> Generator[bytes, None, None]:
         try:
             with ask(at) as (body, whole):
                 if whole >= 0 and whole != size >= 0:
-                    raise changed(uri, f"has {whole:,} bytes, not {size:,}")
+                    raise changed_error(uri, f"has {whole:,} bytes, not {size:,}")
                 size = max(size, whole)
                 while at != size and (data := body.read1(_PART)):
                     at += len(data)
@@ -115,10 +115,10 @@ def _verified(uri: str, parts: Iterator[bytes], expected: Expected | None) -> Ge
     yield held
 
 
-def changed(uri: str, what: str) -> ValueError:
+def changed_error(uri: str, what: str) -> ValueError:
     """The error for a file that is not the one that was listed."""
     return ValueError(
-        f"{shown(uri)}: the file changed since it was listed: it {what}; run again when nobody writes to it"
+        f"{redact(uri)}: the file changed since it was listed: it {what}; run again when nobody writes to it"
     )
 
 
@@ -150,11 +150,13 @@ def https(uri: str) -> File:
     expected = _pinned(uri, fragment)
     name = unquote(PurePosixPath(urlsplit(url).path).name)
     if not name or url.endswith("/"):
-        raise ValueError(f"{shown(uri)}: names no file; give the URL of one file")
+        raise ValueError(f"{redact(uri)}: names no file; give the URL of one file")
     headers = _headers(url)
     version = expected.hex if expected else headers.get("ETag") or headers.get("Last-Modified") or ""
     if not version:
-        warnings.warn(f"{shown(uri)}: without ETag, Last-Modified or #sha256=HEX a change goes unnoticed", stacklevel=2)
+        warnings.warn(
+            f"{redact(uri)}: without ETag, Last-Modified or #sha256=HEX a change goes unnoticed", stacklevel=2
+        )
     size = int(headers.get("Content-Length", -1))
 
     def opened() -> BinaryIO:
@@ -173,7 +175,7 @@ def https(uri: str) -> File:
 def _pinned(uri: str, fragment: str) -> Expected | None:
     found = re.fullmatch(r"sha256=([0-9a-fA-F]{64})", fragment)
     if fragment and not found:
-        raise ValueError(f"{shown(uri)}: the fragment must be #sha256= and 64 hexadecimal digits, got #{fragment}")
+        raise ValueError(f"{redact(uri)}: the fragment must be #sha256= and 64 hexadecimal digits, got #{fragment}")
     remedy = "the file is another one or damaged: compare it with its publisher's hash, and correct the URI"
     return Expected("sha256", found[1].lower(), hashlib.sha256, remedy) if found else None
 
@@ -210,13 +212,13 @@ def _ask(url: str, listed: Message, offset: int) -> Iterator[tuple[Any, int]]:
         headers["If-Range"] = listed["ETag"]
     with _request(url, "GET", headers) as response:
         if _differ(listed, response.headers):
-            raise changed(url, "has another ETag or Last-Modified")
+            raise changed_error(url, "has another ETag or Last-Modified")
         if response.status == http.client.PARTIAL_CONTENT:
             got = response.headers.get("Content-Range", "")
             found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", got)
             if not found or int(found[1]) != offset:
                 raise ValueError(
-                    f"{shown(url)}: asked for the bytes from {offset:,}, the server sent {got!r}; {_BY_HAND}"
+                    f"{redact(url)}: asked for the bytes from {offset:,}, the server sent {got!r}; {_BY_HAND}"
                 )
             yield response, -1 if found[2] == "*" else int(found[2])
         else:
@@ -262,13 +264,13 @@ def _request(url: str, method: str, headers: dict[str, str] | None = None) -> An
         with error:
             raise _refusal(url, error.code, error.reason) from None
     except ValueError as error:
-        raise ValueError(f"{shown(url)}: {error}") from None
+        raise ValueError(f"{redact(url)}: {error}") from None
     except (OSError, http.client.HTTPException) as error:
-        raise ConnectionError(f"{shown(url)}: no answer ({error}); check the address and the network") from None
+        raise ConnectionError(f"{redact(url)}: no answer ({error}); check the address and the network") from None
 
 
 def _refusal(url: str, code: int, reason: str) -> Exception:
-    said = shown(f"{url}: the server answered {code} {reason}")
+    said = redact(f"{url}: the server answered {code} {reason}")
     if code in (404, 410):
         return FileNotFoundError(f"{said}; check the address")
     if code in (401, 403):
@@ -276,5 +278,5 @@ def _refusal(url: str, code: int, reason: str) -> Exception:
     if code in (408, 429) or code >= 500:
         return ConnectionError(f"{said}; try again later")
     if code == 416:
-        return changed(url, "ends before its announced size")
+        return changed_error(url, "ends before its announced size")
     return ValueError(f"{said}; {_BY_HAND}")

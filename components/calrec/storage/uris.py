@@ -23,7 +23,7 @@ from calrec.config.checks import check
 from calrec.storage import google, http
 from calrec.storage.files import File, below, matches, split, split_glob
 from calrec.storage.files import local as local_files
-from calrec.system.printing import shown
+from calrec.system.printing import redact
 
 _PARTIAL = ".partial"  # ends the name of a file while it is written
 _CHUNK = 32 << 20  # bytes of one ranged request to a bucket
@@ -47,7 +47,7 @@ def files(uri: str) -> list[File]:
         return []
     groups = list(_groups(split(uri)))
     found = [file for group in groups for file in group]
-    uri = shown(uri)
+    uri = redact(uri)
     for file in found:
         _refuse_outside(uri, file.name)
     twice = [same[0] for same, count in Counter((f.name, f.size, f.version) for f in found).items() if count > 1]
@@ -68,7 +68,7 @@ def local(uri: str) -> str:
     if not (scheme := _scheme(uri)):
         return uri
     if scheme != "gs":
-        raise ValueError(f"{shown(uri)}: {scheme}:// is not supported; use a local folder or gs://BUCKET/FOLDER")
+        raise ValueError(f"{redact(uri)}: {scheme}:// is not supported; use a local folder or gs://BUCKET/FOLDER")
     folder = http.scratch()
     for file in files(uri):
         target = below(folder, file.name)
@@ -123,7 +123,7 @@ class BucketFolder:
 
     def names(self) -> list[str]:
         """Every object below it."""
-        with google.told(self._uri):
+        with google.translate_errors(self._uri):
             listed = google.bucket(self._bucket).list_blobs(
                 prefix=self._prefix, timeout=http.TIMEOUT_S, retry=google.retry()
             )
@@ -135,14 +135,14 @@ class BucketFolder:
     def get(self, name: str, path: Path) -> None:
         """Download one object to `path`, checked against its crc32c."""
         uri, blob = f"{self._uri}/{name}", self._blob(name)
-        with google.told(uri):
+        with google.translate_errors(uri):
             blob.reload(timeout=http.TIMEOUT_S, retry=google.retry())
         with _bucket_file(uri, name, blob).open() as source, path.open("wb") as copy:
             shutil.copyfileobj(source, copy, _CHUNK)
 
     def put(self, path: Path, name: str) -> None:
         """Upload `path` to one object, which appears when all of it is there and has the crc32c of the file."""
-        with google.told(f"{self._uri}/{name}", "storage.objectUser"):
+        with google.translate_errors(f"{self._uri}/{name}", "storage.objectUser"):
             self._blob(name).upload_from_filename(
                 str(path),
                 "application/octet-stream",
@@ -153,11 +153,11 @@ class BucketFolder:
 
     def delete(self, name: str) -> None:
         """Remove one object if it is there."""
-        with suppress(FileNotFoundError), google.told(f"{self._uri}/{name}", "storage.objectUser"):
+        with suppress(FileNotFoundError), google.translate_errors(f"{self._uri}/{name}", "storage.objectUser"):
             self._blob(name).delete(timeout=http.TIMEOUT_S, retry=google.retry())
 
     def _blob(self, name: str) -> Any:
-        with google.told(self._uri):
+        with google.translate_errors(self._uri):
             return google.bucket(self._bucket).blob(self._prefix + name, chunk_size=_CHUNK)
 
 
@@ -174,7 +174,8 @@ def folder(uri: str) -> LocalFolder | BucketFolder:
     """
     scheme = _scheme(uri)
     check(
-        bool(uri) and scheme in ("", "gs"), f"{shown(uri)!r} is not supported; use a local folder or gs://BUCKET/FOLDER"
+        bool(uri) and scheme in ("", "gs"),
+        f"{redact(uri)!r} is not supported; use a local folder or gs://BUCKET/FOLDER",
     )
     return BucketFolder(uri) if scheme else LocalFolder(Path(uri).expanduser())
 
@@ -194,7 +195,7 @@ def snapshot(uri: str) -> str:
 def cache(domain: str, uri: str) -> Path | None:
     """Folder that keeps what was read of a source's files, below CALREC_CACHE; None when that is not set."""
     root = os.environ.get("CALREC_CACHE")
-    name = hashlib.sha256(f"{domain} {shown(uri)}".encode()).hexdigest()[:12]
+    name = hashlib.sha256(f"{domain} {redact(uri)}".encode()).hexdigest()[:12]
     return Path(root) / "ingest" / f"{domain}-{name}" if root else None
 
 
@@ -227,7 +228,7 @@ def _files(uri: str) -> list[File]:
     if scheme == "gs":
         return _bucket_files(uri)
     if scheme:
-        raise ValueError(f"{shown(uri)}: {scheme}:// is not supported; use a local path, gs:// or https://")
+        raise ValueError(f"{redact(uri)}: {scheme}:// is not supported; use a local path, gs:// or https://")
     return local_files(uri)
 
 
@@ -238,7 +239,7 @@ def _bucket_files(uri: str) -> list[File]:
         raise ValueError(f"{uri}: names no bucket; use gs://BUCKET/FOLDER")
     parts, patterns = split_glob([part for part in path.split("/") if part])
     folder = "".join(f"{part}/" for part in parts)
-    with google.told(uri):
+    with google.translate_errors(uri):
         its = google.bucket(bucket)
         start = re.split(r"[*?[]", patterns[0])[0] if patterns else ""
         listed = its.list_blobs(prefix=folder + start, timeout=http.TIMEOUT_S, retry=google.retry())
@@ -289,10 +290,10 @@ def _ask(uri: str, blob: Callable[[], Any], size: int, offset: int) -> Iterator[
     chunk = io.BytesIO()
     options = {"raw_download": True, "checksum": None, "retry": None, "timeout": http.TIMEOUT_S}
     try:
-        with google.told(uri):
+        with google.translate_errors(uri):
             blob().download_to_file(chunk, start=offset, end=offset + _CHUNK - 1, **options)
     except FileNotFoundError as error:
-        raise http.changed(uri, "was deleted or replaced") from error
+        raise http.changed_error(uri, "was deleted or replaced") from error
     except ConnectionError:
         if not chunk.tell():
             raise
@@ -316,5 +317,5 @@ def _seekable(uri: str, generation: int) -> Any:
     system = fs.GcsFileSystem(retry_time_limit=timedelta(seconds=google.PATIENCE_S), **options)
     file = system.open_input_file(uri[len("gs://") :])
     if file.metadata()["generation"] != str(generation).encode():
-        raise http.changed(uri, "was replaced")
+        raise http.changed_error(uri, "was replaced")
     return file

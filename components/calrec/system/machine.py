@@ -41,7 +41,7 @@ def quota(root: Path = Path("/")) -> float | None:
     return min(limits, default=None)
 
 
-def said(root: Path = Path("/")) -> str:
+def describe_limit(root: Path = Path("/")) -> str:
     """How many CPUs and why, when a container may use fewer than the process sees; else empty."""
     count = cores(root)
     if count == _affinity():
@@ -72,7 +72,7 @@ def prepare(root: Path = Path("/")) -> str:
         as :func:`said`.
     """
     os.environ.update(environment(os.environ, root=root))
-    if text := said(root):
+    if text := describe_limit(root):
         count = cores(root)
         if pyarrow := sys.modules.get("pyarrow"):
             pyarrow.set_cpu_count(min(count, pyarrow.cpu_count()))

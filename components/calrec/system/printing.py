@@ -17,7 +17,7 @@ _ACTIVE_IN_LINES = re.compile(_ACTIVE.pattern.replace(r"\x00-\x1f", r"\x00-\x08\
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]|#~])")
 
 
-def shown(text: str) -> str:
+def redact(text: str) -> str:
     """A text without the secrets of the addresses in it: user, password and the values of a query become `…`.
 
     It may be one address, several, or an error message around them. What follows `#` stays: it is a hash.
@@ -48,7 +48,7 @@ def markdown(text: object) -> str:
 
 
 @contextlib.contextmanager
-def guarded() -> Iterator[None]:
+def guard_output() -> Iterator[None]:
     """What is printed meanwhile is :func:`safe` but for its line breaks and tabs, and fits the terminal's encoding."""
     old = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (_Guarded.around(stream) for stream in old)

@@ -11,7 +11,7 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
-def held() -> Iterator[None]:
+def hold_signals() -> Iterator[None]:
     """Let a signal that asks to end wait until the block is done; the handler that was there then gets it.
 
     A write to a database that is left in the middle keeps it locked for whatever this process still has to say.

@@ -87,7 +87,7 @@ def targets_first(histories: Histories, at: Iterable[Ints], item_id: pa.ChunkedA
     return codes
 
 
-def tied(histories: Histories, at: Ints) -> NDArray[np.bool_]:
+def has_tie(histories: Histories, at: Ints) -> NDArray[np.bool_]:
     """Of each user, whether the event before the one at this place has its time."""
     user, event = _places(histories, np.where(at > 0, at, -1))
     found = np.zeros(len(at), dtype=np.bool_)

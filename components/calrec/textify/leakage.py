@@ -68,7 +68,7 @@ def _around_cuts(histories: Histories, split: Split, cuts: tuple[int, int]) -> N
     positions, times = histories.positions, histories.times
     training = positions < histories.per_event(split.train_end)
     known = positions < histories.per_event(np.where(split.test_at >= 0, split.test_at, histories.lengths))
-    valid, test = (times[held_out(histories, at)] for at in (split.valid_at, split.test_at))
+    valid, test = (times[held_out_events(histories, at)] for at in (split.valid_at, split.test_at))
     wrong = {
         "training events at or after the first cut": times[training] >= cuts[0],
         "validation targets outside of their window": (valid < cuts[0]) | (valid >= cuts[1]),
@@ -87,7 +87,7 @@ def _around_baskets(histories: Histories, split: Split) -> None:
     """What precedes a target, and what is trained on, is older than the target's basket."""
     for name, at in (("validation", split.valid_at), ("test", split.test_at)):
         held = np.full(len(at), np.iinfo(np.int64).max)
-        held[at >= 0] = histories.times[held_out(histories, at)]
+        held[at >= 0] = histories.times[held_out_events(histories, at)]
         known = histories.positions < histories.per_event(np.maximum(at, split.train_end))
         wrong = known & (histories.times >= histories.per_event(held))
         if wrong.any():
@@ -99,7 +99,7 @@ def _around_baskets(histories: Histories, split: Split) -> None:
             )
 
 
-def held_out(histories: Histories, at: Ints) -> Ints:
+def held_out_events(histories: Histories, at: Ints) -> Ints:
     """Event numbers of the targets at these positions of the users that have one."""
     has = at >= 0
     return histories.offsets[:-1][has] + at[has]
@@ -120,7 +120,7 @@ def _events(histories: Histories, split: Split, shared: Ints) -> pa.Table:
     """Held-out and training events of shared items: key (of user and item), time, category, event, target."""
     is_target = np.zeros(len(histories.codes), dtype=bool)
     for at in (split.valid_at, split.test_at):
-        is_target[held_out(histories, at)] = True
+        is_target[held_out_events(histories, at)] = True
     chosen = is_target | (histories.positions < histories.per_event(split.train_end))
     event = np.flatnonzero(chosen & (shared[histories.codes] >= 0))
     user = np.searchsorted(histories.offsets, event, side="right") - 1

@@ -68,7 +68,7 @@ def split(
         made = replace(made, unit="basket")
         histories = replace(histories, codes=baskets.targets_first(histories, (made.valid_at, made.test_at), item_id))
     ties = {
-        f"users_with_tied_{name}": histories.per_category(baskets.tied(histories, at))
+        f"users_with_tied_{name}": histories.per_category(baskets.has_tie(histories, at))
         for name, at in (("validation", made.valid_at), ("test", made.test_at))
     }
     return histories, replace(made, facts={**made.facts, **ties})

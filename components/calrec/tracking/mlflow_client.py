@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from calrec.system.printing import safe, shown
+from calrec.system.printing import redact, safe
 from calrec.tracking import limits
 
 T = TypeVar("T")
@@ -61,16 +61,16 @@ def _hide_password() -> None:
 
 def name(text: str) -> str:
     """The name of a run."""
-    return limits.cut(shown(text), limits.NAME)
+    return limits.cut(redact(text), limits.NAME)
 
 
 def tags(of: Mapping[str, Any]) -> dict[str, str]:
     """Tags of a run."""
-    return {key: limits.cut(shown(str(value)), limits.TAG, _REST.get(key, "")) for key, value in of.items()}
+    return {key: limits.cut(redact(str(value)), limits.TAG, _REST.get(key, "")) for key, value in of.items()}
 
 
 def _description(text: str | None, rest: str) -> str | None:
-    return None if text is None else limits.cut(shown(text), limits.DESCRIPTION, rest)
+    return None if text is None else limits.cut(redact(text), limits.DESCRIPTION, rest)
 
 
 @functools.cache
@@ -88,13 +88,13 @@ def _client_class() -> type:
             return super().create_run(experiment_id, **given)
 
         def update_run(self, run_id: str, status: str | None = None, name: str | None = None) -> None:
-            super().update_run(run_id, status, name and limits.cut(shown(name), limits.NAME))
+            super().update_run(run_id, status, name and limits.cut(redact(name), limits.NAME))
 
         def set_tag(self, run_id: str, key: str, value: Any, synchronous: bool | None = None) -> Any:
             return super().set_tag(run_id, key, tags({key: value})[key], synchronous)
 
         def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
-            fit = {key: limits.cut(shown(str(value)), limits.PARAMETER) for key, value in params.items()}
+            fit = {key: limits.cut(redact(str(value)), limits.PARAMETER) for key, value in params.items()}
             super().log_batch(run_id, params=[Param(key, value) for key, value in fit.items()])
 
         def log_data(self, run_id: str, sets: Sequence[tuple[str, str, str]]) -> None:
@@ -121,7 +121,7 @@ def _dataset(name: str, digest: str, source: str) -> Any:
     from mlflow.data.code_dataset_source import CodeDatasetSource
     from mlflow.data.meta_dataset import MetaDataset
 
-    where = CodeDatasetSource(tags={"source": shown(source)})
+    where = CodeDatasetSource(tags={"source": redact(source)})
     return MetaDataset(where, name=name, digest=digest)  # type: ignore[abstract]
 
 
@@ -170,7 +170,7 @@ def warn(error: Exception) -> None:
         clean(error)
         raise error
     print(
-        f"tracking: MLflow at {shown(os.environ.get('MLFLOW_TRACKING_URI', ''))} failed, this step goes on without it "
+        f"tracking: MLflow at {redact(os.environ.get('MLFLOW_TRACKING_URI', ''))} failed, this step goes on without it "
         f"(CALREC_TRACKING=required makes it an error): {words(error)}",
         file=sys.stderr,
         flush=True,
@@ -179,7 +179,7 @@ def warn(error: Exception) -> None:
 
 def words(error: BaseException) -> str:
     """The first line of an error, fit to be shown."""
-    lines = shown(str(error)).strip().splitlines()
+    lines = redact(str(error)).strip().splitlines()
     return safe(lines[0][:300] if lines else repr(error))
 
 
@@ -189,8 +189,8 @@ def clean(error: BaseException) -> None:
     while due:
         one = due.pop()
         seen.add(id(one))
-        one.args = tuple(shown(part) if isinstance(part, str) else part for part in one.args)
+        one.args = tuple(redact(part) if isinstance(part, str) else part for part in one.args)
         for name in ("message", "strerror", "filename"):
             if isinstance(getattr(one, name, None), str):
-                setattr(one, name, shown(getattr(one, name)))
+                setattr(one, name, redact(getattr(one, name)))
         due += [each for each in (one.__cause__, one.__context__) if each is not None and id(each) not in seen]

@@ -58,7 +58,7 @@ def _with_tag(client: Any, experiment: str, tag: str, value: str) -> list[Any]:
     return found
 
 
-def settle(client: Any, parent: str) -> None:
+def update_status(client: Any, parent: str) -> None:
     """Give a parent the status of its steps: RUNNING while one runs, else FAILED or KILLED if one is, else FINISHED.
 
     Of a step that was tried again the last attempt counts.

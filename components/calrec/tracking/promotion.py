@@ -30,7 +30,9 @@ _PACKAGE = Path(__file__).parents[1]
 _SERVED = _PACKAGE / "serve" / "model.py"
 
 
-def settle(folder: Path, example: Sequence[Mapping[str, Any]], state: str, rival: str | None, promote: bool) -> str:
+def register_version(
+    folder: Path, example: Sequence[Mapping[str, Any]], state: str, rival: str | None, promote: bool
+) -> str:
     """Register a version as the challenger and, when it passed the gate, make it the champion.
 
     The same model, index and settings are one version, however often a run is repeated. A server that fails is an error
@@ -51,17 +53,17 @@ def settle(folder: Path, example: Sequence[Mapping[str, Any]], state: str, rival
         return ""
     assert folder.name == registry.FOLDER, f"MLflow keeps the folder under its name, {folder.name}"
     try:
-        return mlflow_client.patiently(lambda: _settle(folder, example, state, rival, promote))
+        return mlflow_client.patiently(lambda: _register(folder, example, state, rival, promote))
     except Exception as error:
         runs.warn(error)
         return ""
 
 
-def _settle(folder: Path, example: Sequence[Mapping[str, Any]], state: str, rival: str | None, promote: bool) -> str:
-    version = _enter(folder, example)
+def _register(folder: Path, example: Sequence[Mapping[str, Any]], state: str, rival: str | None, promote: bool) -> str:
+    version = _create_version(folder, example)
     client, model, number = runs.client(), registry.name(version.target), str(version.number)
     client.set_registered_model_alias(model, registry.CHALLENGER, number)
-    judged, said = _crown(version, rival) if promote else (True, "stays the challenger: it did not pass the gate")
+    judged, said = _promote(version, rival) if promote else (True, "stays the challenger: it did not pass the gate")
     client.set_model_version_tag(model, number, registry.DECISION, said)
     if judged:
         # Last: a run that is cut off before is not taken for done by the next one.
@@ -69,7 +71,7 @@ def _settle(folder: Path, example: Sequence[Mapping[str, Any]], state: str, riva
     return f"{model} version {number} {said}"
 
 
-def _crown(version: Version, rival: str | None) -> tuple[bool, str]:
+def _promote(version: Version, rival: str | None) -> tuple[bool, str]:
     """Whether it was held against the champion of this moment, and what became of it."""
     client, model, number = runs.client(), registry.name(version.target), str(version.number)
     # A claim that stands there already is of an attempt that was killed: who has the place is still to be settled.
@@ -134,7 +136,7 @@ def _replace(place: str, new: Version) -> None:
     client.set_registered_model_alias(model, registry.CHAMPION, str(new.number))
 
 
-def _enter(folder: Path, example: Sequence[Mapping[str, Any]]) -> Version:
+def _create_version(folder: Path, example: Sequence[Mapping[str, Any]]) -> Version:
     manifest = artifacts.read_manifest(folder, "version")
     target = str(manifest.config["target"])
     version = registry.newest(target)
@@ -215,24 +217,24 @@ def describe(target: str, markdown: str) -> None:
 # --- by hand --------------------------------------------------------------------------------------------------------
 
 
-def appoint(target: str, number: int, reason: str) -> str:
+def set_champion(target: str, number: int, reason: str) -> str:
     """Make a version the champion whatever the gate said; gives what was done, in a sentence.
 
     Raises:
         ValueError: there is no such version.
     """
     client, model = runs.client(), registry.name(target)
-    version, now = registry.resolved(f"models:/{model}/{number}"), registry.champion(target)
+    version, now = registry.resolve_version(f"models:/{model}/{number}"), registry.champion(target)
     if now and now.number == number:
         return f"{model} version {number} is the champion already"
-    _forgive(version)
+    _clear_withdrawn(version)
     _replace(now.uri if now else "", version)
     said = f"is the champion by hand{f', in the place of version {now.number}' if now else ''}: {reason}"
     client.set_model_version_tag(model, str(number), registry.DECISION, said)
     return f"{model} version {number} {said}"
 
 
-def roll_back(target: str, reason: str) -> str:
+def rollback(target: str, reason: str) -> str:
     """Make the champion before the present one the champion again; gives what was done, in a sentence.
 
     The version that is taken back is not promoted again by a run that makes the same one.
@@ -251,8 +253,8 @@ def roll_back(target: str, reason: str) -> str:
     )
     assert before
     client, model = runs.client(), registry.name(target)
-    version = registry.resolved(f"models:/{model}/{before}")
-    _forgive(version)
+    version = registry.resolve_version(f"models:/{model}/{before}")
+    _clear_withdrawn(version)
     client.set_model_version_tag(model, str(now.number), registry.WITHDRAWN, reason)
     client.set_registered_model_alias(model, registry.CHAMPION, str(version.number))
     said = f"is the champion again, in the place of version {now.number}: {reason}"
@@ -260,6 +262,6 @@ def roll_back(target: str, reason: str) -> str:
     return f"{model} version {version.number} {said}"
 
 
-def _forgive(version: Version) -> None:
+def _clear_withdrawn(version: Version) -> None:
     if registry.WITHDRAWN in version.tags:
         runs.client().delete_model_version_tag(registry.name(version.target), str(version.number), registry.WITHDRAWN)

@@ -195,7 +195,7 @@ def request(version: Version) -> str:
     return json.dumps(mlflow.artifacts.load_dict(f"{where}/serving_input_example.json"))
 
 
-def resolved(uri: str) -> Version:
+def resolve_version(uri: str) -> Version:
     """The version that models:/NAME@ALIAS or models:/NAME/NUMBER means now; the registry must be available.
 
     Raises:
@@ -220,7 +220,7 @@ def resolved(uri: str) -> Version:
     return version
 
 
-def fetched(uri: str) -> Path | None:
+def download_version(uri: str) -> Path | None:
     """The folder of a version, downloaded; it is deleted when the process ends. No URI, or NOT_KNOWN, gives None.
 
     Raises:
@@ -230,7 +230,7 @@ def fetched(uri: str) -> Path | None:
         return None
     import mlflow
 
-    version = resolved(uri)
+    version = resolve_version(uri)
     logged = runs.client().get_logged_model(_id(version))
     where = f"{logged.artifact_location}/artifacts/{FOLDER}"
     folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=where, dst_path=str(http.scratch())))

@@ -8,7 +8,7 @@ from typing import Any
 from calrec.artifacts import MANIFEST, RECORD, Manifest
 from calrec.config.overrides import to_dict
 from calrec.report import manifests
-from calrec.system.signals import held
+from calrec.system.signals import hold_signals
 from calrec.tracking import limits, parent_run
 from calrec.tracking.mlflow_client import client, warn
 
@@ -138,7 +138,7 @@ class Run:
     def settle(self) -> None:
         """Give the parent the status of its steps, when nobody else does."""
         if self._settles:
-            self._at_parent(lambda _: parent_run.settle(client(), str(self._parent)))
+            self._at_parent(lambda _: parent_run.update_status(client(), str(self._parent)))
 
     def _at_parent(self, log: Callable[[Any], None]) -> None:
         if self._parent:
@@ -148,7 +148,7 @@ class Run:
         """Do something with MLflow, unless it failed before."""
         if self._mlflow is not None and not self._failed:
             try:
-                with held():
+                with hold_signals():
                     log(self._mlflow)
             except Exception as error:
                 self._failed = True

@@ -23,13 +23,13 @@ from types import FrameType
 
 from calrec import __version__
 from calrec.system import code_version, machine, printing, signals
-from calrec.system.printing import markdown, shown
+from calrec.system.printing import markdown, redact
 from calrec.tracking import mlflow_client, parent_run
 from calrec.tracking.mlflow_client import EXPERIMENT, client, warn
 from calrec.tracking.run import Run, flat
 
 __all__ = [
-    "EXPERIMENT", "Run", "active", "client", "finish_parent", "flat", "joined", "pipeline_run",
+    "EXPERIMENT", "Run", "active", "client", "finish_parent", "flat", "join_run", "pipeline_run",
     "start_parent", "step", "warn",
 ]  # fmt: skip
 
@@ -51,10 +51,10 @@ def step(name: str, domain: str = "") -> Iterator[Run]:
     """
     if threads := machine.prepare():
         print(f"{name}{' ' * bool(domain)}{domain}: {threads}", flush=True)
-    with signals.held():
+    with signals.hold_signals():
         run = _start(name, domain)
     status = "FINISHED"
-    with printing.guarded(), _sigterm_as_exit():
+    with printing.guard_output(), _sigterm_as_exit():
         try:
             yield run
         except (SystemExit, KeyboardInterrupt):
@@ -83,7 +83,7 @@ def _of_commit() -> dict[str, str]:
     return {"mlflow.source.git.commit": found} if (found := code_version.commit()) else {}
 
 
-def joined(run_id: str) -> Run:
+def join_run(run_id: str) -> Run:
     """Another process's run, to which this one adds, and which it neither starts nor ends; it may be a parent."""
     return Run(mlflow_client.mlflow() if run_id else None, run_id, run_id)
 
@@ -116,7 +116,7 @@ def finish_parent(run_id: str, metrics: Mapping[str, float], status: str = "FINI
     """
     mlflow_client.mlflow().log_metrics(dict(metrics), run_id=run_id)
     if why:
-        parent_run.describe(client(), run_id, "failure", "\n".join(markdown(shown(line)) for line in why.splitlines()))
+        parent_run.describe(client(), run_id, "failure", "\n".join(markdown(redact(line)) for line in why.splitlines()))
     parent_run.end(client(), run_id)
     client().set_terminated(run_id, status)
 

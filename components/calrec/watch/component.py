@@ -47,7 +47,7 @@ def watch(
         retrieve=retrieve,
     )  # fmt: skip
     with runs.step("watch") as run:
-        seen = current.look(sources, targets, shaping, only_new)
+        seen = current.look_up(sources, targets, shaping, only_new)
         Path(report.path).write_text(words(seen.decision))
         run.note(words(seen.decision))
         run.asked(targets, seen.sources, shaping, words(seen.decision))
@@ -69,7 +69,7 @@ def find_champions(sources: list) -> NamedTuple("Found", [("sources", list), ("c
     from calrec.watch import current
 
     with runs.step("find_champions") as run:
-        found = current.find(sources)
+        found = current.find_champions(sources)
         why = "\n".join(f"- {markdown(target)}: {markdown(uri)}" for target, uri in found.champions.items())
         run.note(why)
         run.asked(list(found.champions), found.sources, {}, f"Recommendations for everybody with\n\n{why}")

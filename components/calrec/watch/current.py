@@ -17,7 +17,7 @@ from calrec.system import code_version
 from calrec.system.printing import safe
 from calrec.tracking import mlflow_client, registry, runs
 from calrec.tracking.registry import Version
-from calrec.watch.step import Decision, decide, resolved
+from calrec.watch.step import Decision, decide, fill_snapshots
 
 _ENOUGH = 3  # targets without an answer, after which the others are not asked at that time
 
@@ -40,7 +40,7 @@ class Found:
     champions: dict[str, str]
 
 
-def look(
+def look_up(
     sources: Sequence[Mapping[str, Any]], targets: Sequence[str], sections: Mapping[str, Any], only_new: bool
 ) -> Seen:
     """Look before a training; see :func:`calrec.watch.step.decide`.
@@ -49,7 +49,7 @@ def look(
         FileNotFoundError, PermissionError, ConnectionError, ValueError: see
             :func:`calrec.storage.uris.files`.
     """
-    found = now(sources)
+    found = snapshots(sources)
     registered, failure = _registered(targets)
     if failure:
         runs.warn(failure)
@@ -60,14 +60,14 @@ def look(
     return Seen(decision, [asdict(one) for one in found], {target: uri for target, uri in champions.items() if uri})
 
 
-def find(sources: Sequence[Mapping[str, Any]]) -> Found:
+def find_champions(sources: Sequence[Mapping[str, Any]]) -> Found:
     """Look before a batch.
 
     Raises:
         ValueError: a category has no champion; and as :func:`look`.
         ConnectionError: the registry did not answer.
     """
-    found = now(sources)
+    found = snapshots(sources)
     registered, failure = _registered([one.domain for one in found])
     if failure:
         unknown = ", ".join(one.domain for one in found if one.domain not in registered)
@@ -84,13 +84,13 @@ def find(sources: Sequence[Mapping[str, Any]]) -> Found:
     return Found([asdict(one) for one in found], champions)
 
 
-def now(sources: Sequence[Mapping[str, Any]]) -> list[Source]:
+def snapshots(sources: Sequence[Mapping[str, Any]]) -> list[Source]:
     """The sources with the version of their data at this moment, where none is given."""
     named = [from_dict(Source, one) for one in sources]
-    return resolved(named, ["" if one.snapshot else uris.snapshot(one.uri) for one in named])
+    return fill_snapshots(named, ["" if one.snapshot else uris.snapshot(one.uri) for one in named])
 
 
-def rival(target: str, champions: Mapping[str, str]) -> str:
+def champion_of(target: str, champions: Mapping[str, str]) -> str:
     """URI of the champion that a model is to be compared with; empty when there is none.
 
     What was not known when the run began is asked for again, and is NOT_KNOWN when no answer comes.

@@ -8,7 +8,7 @@ from calrec import artifacts
 from calrec.artifacts import NOT_KNOWN
 from calrec.config import Source
 from calrec.config.overrides import to_dict
-from calrec.system.printing import markdown, shown
+from calrec.system.printing import markdown, redact
 
 TRAIN, NOTHING_NEW = "train", "no new data"
 SHAPING = ("data", "split", "text", "model", "stage1", "stage2", "refit", "generate", "retrieve")
@@ -43,7 +43,7 @@ def decide(
             NOT_KNOWN.
         only_new: whether the same data are a reason to stop.
     """
-    data = [f"{one.domain} {shown(one.uri)} at {one.snapshot}" for one in sources]  # another password is nothing new
+    data = [f"{one.domain} {redact(one.uri)} at {one.snapshot}" for one in sources]  # another password is nothing new
     seen = (*data, f"code: {code}")
     state = artifacts.short_hash([data, {name: to_dict(one) for name, one in sections.items()}, code])
     stale = [target for target, of in entered.items() if of != state]
@@ -63,7 +63,7 @@ def decide(
     return Decision(TRAIN, state, (*(f"{target}: {why.get(entered[target], changed)}" for target in stale), *seen))
 
 
-def resolved(sources: Sequence[Source], snapshots: Sequence[str]) -> list[Source]:
+def fill_snapshots(sources: Sequence[Source], snapshots: Sequence[str]) -> list[Source]:
     """The sources with the version of what lies behind them now, where the configuration does not say which."""
     return [replace(one, snapshot=one.snapshot or now) for one, now in zip(sources, snapshots, strict=True)]
 

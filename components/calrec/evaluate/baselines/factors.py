@@ -5,7 +5,7 @@ from implicit.als import AlternatingLeastSquares
 
 from calrec.evaluate.baselines.counting import Method
 from calrec.evaluate.baselines.shelf import Audience, Candidates, Shelf, best, best_of
-from calrec.retrieve.neighbours import bought, decayed, one_thread, similarities
+from calrec.retrieve.neighbours import bought, decayed_counts, one_thread, similarities
 
 # Chosen on the validation items of scientific2018, beauty2014 and games2018.
 FACTORS, CONFIDENCE, REGULARIZATION, ITERATIONS = 128, 40.0, 10.0, 15
@@ -16,7 +16,7 @@ def item_knn(shelf: Shelf, k: int) -> Method:
     similar = similarities(shelf.histories, len(shelf))
 
     def propose(audience: Audience) -> Candidates:
-        return best_of(decayed(audience.histories, len(shelf)) @ similar, audience, k)
+        return best_of(decayed_counts(audience.histories, len(shelf)) @ similar, audience, k)
 
     return propose
 
@@ -33,7 +33,7 @@ def matrix_factorisation(shelf: Shelf, k: int, seed: int) -> Method:
         model.fit(bought(shelf.histories, len(shelf)), show_progress=False)
 
     def propose(audience: Audience) -> Candidates:
-        weighted = decayed(audience.histories, len(shelf))
+        weighted = decayed_counts(audience.histories, len(shelf))
         with one_thread():
             scores = model.recalculate_user(np.arange(len(audience)), weighted) @ model.item_factors.T
         scores[audience.histories.lengths() == 0] = -np.inf

@@ -116,7 +116,7 @@ def curves(title: str, lines: Sequence[Line], across: str = "steps", span: tuple
         across: what the steps are, below their axis.
         span: where that axis begins and ends; None: at 0, and at the last step.
     """
-    shown = [replace(line, points=thinned([p for p in line.points if math.isfinite(p[1])])) for line in lines]
+    shown = [replace(line, points=downsample([p for p in line.points if math.isfinite(p[1])])) for line in lines]
     shown = [line for line in shown if line.points]
     if not shown:
         return _chart(f"{title}: nothing to show", 50, f"{_title(title)}<text x='0' y='40'>nothing to show</text>")
@@ -129,7 +129,7 @@ def curves(title: str, lines: Sequence[Line], across: str = "steps", span: tuple
     return _chart(f"{title}: {said}", axes.bottom + 36, f"{_title(title)}{_legend(shown)[0]}{axes.drawn()}{drawn}")
 
 
-def thinned(points: Sequence[Point]) -> list[Point]:
+def downsample(points: Sequence[Point]) -> list[Point]:
     """At most 200 points: means of neighbours where there are more."""
     if len(points) <= _POINTS:
         return list(points)

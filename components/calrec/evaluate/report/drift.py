@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from calrec.evaluate.report import words
 from calrec.recommend.drift import Drift
-from calrec.report.document import Block, Cell, Table, Text, shortened
+from calrec.report.document import Block, Cell, Table, Text, shorten
 
 SIZES: Mapping[str, str] = {
     "users": "users",
@@ -30,7 +30,7 @@ def warnings(drift: Drift | None) -> list[str]:
     """A warning when the data moved far from the champion's."""
     figures = drift.figures if drift else {}
     far = [f"{words.DRIFT[one][0].lower()} {words.share(value)}" for one, value in figures.items() if value >= LARGE]
-    return [f"The data moved far from the champion's: {words.listed(far)}."] if far else []
+    return [f"The data moved far from the champion's: {words.join_words(far)}."] if far else []
 
 
 def _figures(drift: Drift) -> Table:
@@ -50,10 +50,10 @@ def _sizes(drift: Drift) -> Table:
 def _moved(drift: Drift) -> Table:
     rows = [
         [
-            Cell(shortened(name) or "no category"),
+            Cell(shorten(name) or "no category"),
             Cell(words.share(before)),
             Cell(words.share(after)),
-            Cell(words.signed(100 * (after - before), 1)),
+            Cell(words.format_signed(100 * (after - before), 1)),
         ]
         for name, before, after in drift.moved
     ]

@@ -7,7 +7,7 @@ from calrec.config.checks import check
 from calrec.evaluate.report import charts, page, words
 from calrec.evaluate.report.charts import Line
 from calrec.report import document, pages
-from calrec.report.document import Block, Cell, Charts, Section, Table, Text, shortened
+from calrec.report.document import Block, Cell, Charts, Section, Table, Text, shorten
 
 SHOWN = 50
 """The newest versions that are drawn and listed."""
@@ -48,7 +48,7 @@ def history(target: str, versions: Sequence[Version]) -> tuple[str, str]:
     newest = sorted(versions, key=lambda one: one.number)[-SHOWN:]
     names = list(dict.fromkeys(name for one in newest for name in one.metrics))
     names = [name for name in names if name.removesuffix(_LOW).removesuffix(_HIGH) not in set(names) - {name}]
-    title, sections = f"Versions of {shortened(target)}", [Section("", _blocks(newest, names, len(versions)))]
+    title, sections = f"Versions of {shorten(target)}", [Section("", _blocks(newest, names, len(versions)))]
     styled = pages.page(title, document.sections_html(sections), charts.STYLE + page.STYLE)
     return styled, document.markdown(title, sections)
 

@@ -7,7 +7,7 @@ from calrec.evaluate.report import charts, drift, tables, words
 from calrec.evaluate.report.charts import Bar, Line
 from calrec.evaluate.results import METHOD, Evaluation, Example
 from calrec.report import document, pages
-from calrec.report.document import Block, Case, Cell, Charts, Section, Text, anchor, shortened
+from calrec.report.document import Block, Case, Cell, Charts, Section, Text, anchor, shorten
 
 _EXAMPLES, _LISTED, _HISTORY, _TEXTS = 10, 10, 8, 5  # shown
 _UNTRAINED = "0 steps: the stage passes the model through."
@@ -69,7 +69,7 @@ def drawings(evaluation: Evaluation) -> dict[str, str]:
 
 
 def _title(evaluation: Evaluation) -> str:
-    return f"Next items in {shortened(evaluation.domain)}"
+    return f"Next items in {shorten(evaluation.domain)}"
 
 
 def _sections(evaluation: Evaluation) -> list[Section]:
@@ -140,7 +140,7 @@ def _curves(evaluation: Evaluation) -> list[Block]:
     notes: list[Block] = [
         Text(f"{words.step(stage)}: {_UNTRAINED}") for stage, rows in evaluation.curves.items() if not rows
     ]
-    table, drawn = tables.learned(evaluation.curves), list(_curves_drawn(evaluation).values())
+    table, drawn = tables.curve_table(evaluation.curves), list(_curves_drawn(evaluation).values())
     return [Charts(drawn), table, Text(words.CURVES, "note"), *notes] if table.rows else notes
 
 
@@ -174,17 +174,17 @@ def _case(example: Example) -> Case:
     where = f"found at place {example.rank}" if example.rank else "missed: the target is not in the list"
     listed = example.recommended[:_LISTED]
     items = [
-        Cell(shortened(text), "(the target)" if place == example.rank else "", strong=place == example.rank)
+        Cell(shorten(text), "(the target)" if place == example.rank else "", strong=place == example.rank)
         for place, text in enumerate(listed, 1)
     ]
     lines = {
-        "history, oldest first": [Cell(shortened(text)) for text in example.history[-_HISTORY:]] or [Cell("nothing")],
-        "target": [Cell(shortened(example.target), strong=True)],
-        "generated": [Cell(shortened(text) or "(empty)", f"×{count}") for text, count in example.generated[:_TEXTS]],
+        "history, oldest first": [Cell(shorten(text)) for text in example.history[-_HISTORY:]] or [Cell("nothing")],
+        "target": [Cell(shorten(example.target), strong=True)],
+        "generated": [Cell(shorten(text) or "(empty)", f"×{count}") for text, count in example.generated[:_TEXTS]],
         "recommended": items,
     }
     return Case(
-        f"User {shortened(example.user_id, 40)}: {where}",
+        f"User {shorten(example.user_id, 40)}: {where}",
         example.rank > 0,
         {what: cells for what, cells in lines.items() if cells},
         {"history, oldest first": "→", "target": ""},

@@ -5,8 +5,8 @@ from typing import Any
 
 from calrec.evaluate.report import charts, words
 from calrec.evaluate.results import METHOD, Evaluation, Figure, Slice, Ties
-from calrec.report.document import Cell, Table, shortened
-from calrec.report.pages import shown
+from calrec.report.document import Cell, Table, shorten
+from calrec.report.pages import format_cell
 from calrec.report.progress import duration
 
 _NONE = Cell("–")
@@ -39,10 +39,10 @@ def pairwise(evaluation: Evaluation, metric: str) -> Table:
     rows = []
     for method, its in evaluation.methods.items():
         if one := its.against.get(metric):
-            interval = f"{words.signed(one.low)} to {words.signed(one.high)}"
+            interval = f"{words.format_signed(one.low)} to {words.format_signed(one.high)}"
             tests = [Cell(words.p_value(one.p)), Cell(words.p_value(one.p_holm)), Cell(words.outcome(one))]
-            counted = [Cell(words.signed(one.effect, 2)), Cell(f"{one.wins:,}"), Cell(f"{one.losses:,}")]
-            difference = [Cell(words.signed(one.mean)), Cell(interval)]
+            counted = [Cell(words.format_signed(one.effect, 2)), Cell(f"{one.wins:,}"), Cell(f"{one.losses:,}")]
+            difference = [Cell(words.format_signed(one.mean)), Cell(interval)]
             rows.append([Cell(words.name(method)), *difference, *tests, *counted])
     header = ["CALRec less", words.metric_title(metric), "95 % interval", "p", "p, Holm", "CALRec is"]
     return Table([*header, "effect d", "wins", "losses"], rows)
@@ -70,14 +70,14 @@ def slices(found: Sequence[Slice], rival: str | None, metric: str) -> Table:
     methods = [words.name(METHOD), *([words.name(rival)] if rival else [])]
     rows = [
         [
-            Cell(shortened(one.value), chart=charts.pair(*_of(one, rival, metric), top=top)),
+            Cell(shorten(one.value), chart=charts.pair(*_of(one, rival, metric), top=top)),
             Cell(f"{one.users:,}", mark="few" if one.users < words.FEW else ""),
             *(Cell(f"{f.mean:.4f}", words.half(f)) for f in _of(one, rival, metric) if f),
         ]
         for one in found
     ]
     muted = frozenset(at for at, one in enumerate(found) if one.users < words.FEW)
-    header = [shortened(found[0].by), "users", *methods]
+    header = [shorten(found[0].by), "users", *methods]
     return Table(header, rows, muted=muted)
 
 
@@ -85,7 +85,7 @@ def _of(one: Slice, rival: str | None, metric: str) -> tuple[Figure, Figure | No
     return one.figures[METHOD][metric], one.figures[rival][metric] if rival else None
 
 
-def learned(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> Table:
+def curve_table(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> Table:
     """Where each curve begins, ends and is lowest or highest."""
     rows = []
     for stage, points in curves.items():
@@ -127,7 +127,7 @@ def explanations(found: Mapping[str, float]) -> Table:
     """What explains the figures, each with a sentence."""
     rows = []
     for name, value in found.items():
-        title, sentence = words.EXPLANATIONS.get(name, (shortened(name.replace("_", " ")), ""))
+        title, sentence = words.EXPLANATIONS.get(name, (shorten(name.replace("_", " ")), ""))
         number = words.share(value) if name in words.EXPLANATIONS else f"{value:.4g}"
         rows.append([Cell(title), Cell(number), Cell(sentence)])
     return Table(["Fact", "Value", "What it says"], rows, frozenset({0, 2}))
@@ -135,7 +135,7 @@ def explanations(found: Mapping[str, float]) -> Table:
 
 def settings(title: str, values: Mapping[str, Any], exact: bool = True) -> Table:
     """Nested values by name; `exact` ones are written as they would be set."""
-    rows = [[Cell(shortened(name)), Cell(shortened(str(v) if exact else shown(v)))] for name, v in _flat(values)]
+    rows = [[Cell(shorten(name)), Cell(shorten(str(v) if exact else format_cell(v)))] for name, v in _flat(values)]
     return Table([title, "Value"], rows, frozenset({0, 1} if exact else {0}))
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from calrec.evaluate.results import CHAMPION, METHOD, Difference, Evaluation, Figure
-from calrec.report.document import shortened
+from calrec.report.document import shorten
 
 NAMES: Mapping[str, str] = {
     METHOD: "CALRec",
@@ -105,7 +105,7 @@ COST = (
 
 def name(method: str) -> str:
     """What a method is called; others' rankings keep their names."""
-    return NAMES.get(method, shortened(method, _LONGEST))
+    return NAMES.get(method, shorten(method, _LONGEST))
 
 
 def metric_title(metric: str) -> str:
@@ -152,27 +152,27 @@ def share(value: float) -> str:
 
 def step(name: str) -> str:
     """stage1 → Stage 1."""
-    return re.sub(r"(\d)", r" \1", shortened(name, _LONGEST)).capitalize()
+    return re.sub(r"(\d)", r" \1", shorten(name, _LONGEST)).capitalize()
 
 
 def term(name: str) -> str:
     """What a curve is called."""
     plain = name.removeprefix("valid_")
-    return f"{'validation: ' if plain != name else ''}{TERMS.get(plain, shortened(plain, _LONGEST))}"
+    return f"{'validation: ' if plain != name else ''}{TERMS.get(plain, shorten(plain, _LONGEST))}"
 
 
 def verdict(evaluation: Evaluation) -> str:
     """What was found, in one sentence; only differences that Holm's correction leaves are called better or worse."""
     metric = main_metrics(evaluation)[0]
     figure = evaluation.methods[METHOD].figures[metric]
-    better, worse, open_ = compared(evaluation, metric)
-    parts = [f"better than {listed(better)}"] if better else []
-    parts += [f"worse than {listed(worse)}"] if worse else []
-    parts += [f"no difference shown to {listed(open_)}"] if open_ else []
+    better, worse, open_ = compare_methods(evaluation, metric)
+    parts = [f"better than {join_words(better)}"] if better else []
+    parts += [f"worse than {join_words(worse)}"] if worse else []
+    parts += [f"no difference shown to {join_words(open_)}"] if open_ else []
     return f"{_finding(metric, figure)}; {'; '.join(parts) or 'it was compared with nothing'}."
 
 
-def compared(evaluation: Evaluation, metric: str) -> tuple[list[str], list[str], list[str]]:
+def compare_methods(evaluation: Evaluation, metric: str) -> tuple[list[str], list[str], list[str]]:
     """Methods that the model is better than, worse than, and not shown to differ from, with the differences."""
     better: list[str] = []
     worse: list[str] = []
@@ -222,7 +222,7 @@ def half(figure: Figure) -> str:
     return f"± {(figure.high - figure.low) / 2:.4f}"
 
 
-def signed(value: float, digits: int = 4) -> str:
+def format_signed(value: float, digits: int = 4) -> str:
     """With a sign, unless it is shown as zero; a minus as wide as the plus."""
     text = f"{value:+.{digits}f}"
     return text[1:] if float(text) == 0 else text.replace("-", "−")
@@ -254,12 +254,12 @@ def _points(metric: str, difference: Difference) -> str:
     """The difference with its interval: in percentage points for shares of users."""
     share = metric.startswith("recall")
     low, mean, high = (
-        signed(100 * value, 1) if share else signed(value)
+        format_signed(100 * value, 1) if share else format_signed(value)
         for value in (difference.low, difference.mean, difference.high)
     )
     return f"{mean}{' points' if share else ''}, {low} to {high}"
 
 
-def listed(names: Sequence[str]) -> str:
+def join_words(names: Sequence[str]) -> str:
     """a, b and c."""
     return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
