@@ -15,8 +15,8 @@ from scipy.sparse import csr_matrix
 from calrec.config import BASELINES, DataConfig, RetrieveConfig, TextConfig
 from calrec.evaluate import metrics
 from calrec.evaluate.baselines import named as module
+from calrec.evaluate.baselines.candidates import Shelf
 from calrec.evaluate.baselines.named import REPEATS, baselines, repeats
-from calrec.evaluate.baselines.shelf import Shelf
 from calrec.evaluate.lists import Lists
 from calrec.ingest.step import ingest
 from calrec.model.loading import load_users

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from calrec.config import EvaluateConfig
-from calrec.evaluate import blocks, rankings
+from calrec.evaluate import rankings, user_batches
 from calrec.evaluate.lists import Lists
 from calrec.evaluate.step import evaluate
 from calrec.model.loading import load_users
@@ -40,23 +40,23 @@ def test_lists_from_rows():
 
 
 def test_blocks_hold_whole_users(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(blocks, "_ROWS", 3)
+    monkeypatch.setattr(user_batches, "_ROWS", 3)
     users = list("aabbbbcddd")
     table = pa.table({"user_id": users, "n": range(10)})
     for size in (1, 2, 4, 10):
-        found = list(blocks.blocks(table.to_batches(size)))
+        found = list(user_batches.blocks(table.to_batches(size)))
         assert [u for block in found for u in block.user_id.to_pylist()] == ["a", "b", "c", "d"]
         assert [n for block in found for n in block.rows["n"].to_pylist()] == list(range(10))
         assert [n for block in found for n in block.place.tolist()] == [0, 1, 0, 1, 2, 3, 0, 0, 1, 2]
         assert [block.user_id[int(r)].as_py() for block in found for r in block.run] == users
-    assert list(blocks.blocks([])) == []
+    assert list(user_batches.blocks([])) == []
 
 
 @pytest.mark.parametrize("rows_of_a_block", [1, 4, 1 << 18])
 def test_a_good_ranking_is_read_in_any_order_of_users(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows_of_a_block: int
 ):
-    monkeypatch.setattr(blocks, "_ROWS", rows_of_a_block)
+    monkeypatch.setattr(user_batches, "_ROWS", rows_of_a_block)
     lists = {user: world.LISTS[user] for user in ("u4", "u1", "u5", "u3", "u2")}
     assert judge(world.shop(tmp_path, world.rows_of(lists)), tmp_path / "e")["calrec"] == world.RANKS
 
@@ -106,7 +106,7 @@ FAULTS: dict[str, tuple[Callable[[Rows], Any], str]] = {
 @pytest.mark.parametrize("name", FAULTS)
 @pytest.mark.parametrize("rows_of_a_block", [1, 1 << 18])
 def test_a_fault_is_counted_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, rows_of_a_block: int):
-    monkeypatch.setattr(blocks, "_ROWS", rows_of_a_block)
+    monkeypatch.setattr(user_batches, "_ROWS", rows_of_a_block)
     change, message = FAULTS[name]
     rows = world.rows_of(world.LISTS)
     change(rows)
@@ -212,7 +212,7 @@ def test_another_programs_ranking_is_one_more_method(shop: SimpleNamespace, tmp_
 def test_numbers_as_ids_are_read_as_text(tmp_path: Path):
     path = tmp_path / "numbers.csv"
     path.write_text("user_id,rank,item_id\n007,1,NA\n")
-    (batch,) = blocks.foreign(path, pa.schema([("user_id", pa.string()), ("item_id", pa.string())]))
+    (batch,) = user_batches.foreign(path, pa.schema([("user_id", pa.string()), ("item_id", pa.string())]))
     assert batch.to_pylist() == [{"user_id": "007", "item_id": "NA"}]
 
 
@@ -241,7 +241,7 @@ def test_ids_of_rankings_are_exact_whatever_their_type(tmp_path: Path, kind: pa.
     whole = 10 if pa.types.is_floating(kind) else 12_345_678_901_234_567
     column = pa.array([whole, whole + 1]).cast(kind)
     pq.write_table(pa.table({"user_id": column, "rank": [1, 1], "item_id": column}), tmp_path / "r.parquet")
-    (batch,) = blocks.foreign(tmp_path / "r.parquet", rankings.RANKING, ["score"])
+    (batch,) = user_batches.foreign(tmp_path / "r.parquet", rankings.RANKING, ["score"])
     assert batch["user_id"].to_pylist() == batch["item_id"].to_pylist() == [str(whole), str(whole + 1)]
 
 

@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-from calrec.evaluate.outcome import outcome
+from calrec.evaluate.headline import outcome
 
 
 def method(recall: float, ndcg: float) -> dict:

@@ -18,8 +18,8 @@ from calrec.config import LaunchConfig, ModelConfig, StageConfig, TextConfig
 from calrec.finetune.adapters import combine_adapters, extract_adapter, read_adapter
 from calrec.finetune.step import finetune
 from calrec.finetune.tuning import add_adapters, merge_adapters
-from calrec.launch.exchange import SharedFolder
-from calrec.launch.launch import finetune as launched
+from calrec.launch.shared_folder import SharedFolder
+from calrec.launch.stage import finetune as launched
 from calrec.model import checkpoint
 from calrec.model.origin import base_of
 from calrec.model.step import base_model

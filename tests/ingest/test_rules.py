@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calrec.config import DataConfig
-from calrec.ingest.facts import FREQUENCIES, LENGTHS
+from calrec.ingest.profile import FREQUENCIES, LENGTHS
 from calrec.ingest.rules import Cleaned, EventLog
 
 Row = tuple[int, int, int, float]  # user, item, time, weight

@@ -15,8 +15,8 @@ import pytest
 from calrec.artifacts import read_manifest
 from calrec.config import LaunchConfig, StageConfig
 from calrec.finetune.step import finetune
-from calrec.launch import launch
-from calrec.launch.exchange import JOB, SharedFolder
+from calrec.launch import stage as launch
+from calrec.launch.shared_folder import JOB, SharedFolder
 from calrec.storage import uris
 from calrec.tracking import runs
 

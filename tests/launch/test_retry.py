@@ -14,8 +14,9 @@ import pytest
 from calrec.artifacts import read_manifest
 from calrec.config import LaunchConfig, StageConfig
 from calrec.finetune.step import finetune
-from calrec.launch import launch, retry
-from calrec.launch.exchange import TrainingError
+from calrec.launch import retry
+from calrec.launch import stage as launch
+from calrec.launch.shared_folder import TrainingError
 
 # Each step is validated, and so logged, before a checkpoint is written.
 STAGE = StageConfig(

@@ -19,8 +19,8 @@ from calrec.artifacts import read_manifest
 from calrec.config import LaunchConfig, StageConfig, runs
 from calrec.finetune.saved import STATE
 from calrec.launch import trainjob
-from calrec.launch.exchange import RESULT, STOPPED, SharedFolder
 from calrec.launch.kubernetes import Cluster
+from calrec.launch.shared_folder import RESULT, STOPPED, SharedFolder
 from calrec.storage import uris
 from tests.launch.test_launch import train
 from tests.launch.trainer_api import ROLE, Api, connected
@@ -74,7 +74,7 @@ def test_a_job_is_named_after_run_task_and_inputs(
     """The second attempt has the first one's name; any other task of any run has another."""
     from dataclasses import asdict, replace
 
-    from calrec.launch.launch import Job, Paths
+    from calrec.launch.stage import Job, Paths
 
     paths = Paths("texts", "tokens", "model", RESULT)
     job = Job(paths, StageConfig(), small.model, "stage2", ("books",), "ddp", "gs://shop/checkpoints", run="mlflow-1")

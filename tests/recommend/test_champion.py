@@ -19,7 +19,7 @@ from calrec.evaluate.rankings import drift_of, of_champion
 from calrec.evaluate.report.drift import warnings
 from calrec.evaluate.step import evaluate, headline
 from calrec.generate.step import generate
-from calrec.launch.exchange import publish
+from calrec.launch.shared_folder import publish
 from calrec.recommend.champion import rank, recommend
 from calrec.recommend.drift import profile
 from calrec.retrieve import stored

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from calrec import artifacts
-from calrec.recommend.copies import Copies
 from calrec.recommend.parts import Parts
+from calrec.recommend.second_place import Copies
 from calrec.storage import uris
 from calrec.storage.files import Remote
 from tests.conftest import REPO

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from calrec import artifacts
-from calrec.recommend import disk, histories
+from calrec.recommend import atomic, histories
 from calrec.recommend.histories import Reject
 from calrec.recommend.parts import Parts
 from calrec.report.progress import Progress, duration
@@ -157,7 +157,7 @@ def test_a_kill_before_and_after_each_file(tmp_path: Path, monkeypatch: pytest.M
     """Each write of the whole batch is once the last: torn aside, whole aside, and whole in its place."""
     assert run(tmp_path, tmp_path / "alone", format)
     expected = content(tmp_path / "alone")
-    real, calls, at = disk.replace, 0, (0, "")
+    real, calls, at = atomic.replace, 0, (0, "")
 
     def replace(path: Path, write: Callable[[Path], None]) -> None:
         nonlocal calls
@@ -173,8 +173,8 @@ def test_a_kill_before_and_after_each_file(tmp_path: Path, monkeypatch: pytest.M
                 aside.write_bytes(aside.read_bytes()[:-5])
         raise KilledError
 
-    monkeypatch.setattr(disk, "replace", replace)
-    monkeypatch.setattr(disk, "sync", lambda path: None)  # no power fails here, and it takes most of the time
+    monkeypatch.setattr(atomic, "replace", replace)
+    monkeypatch.setattr(atomic, "sync", lambda path: None)  # no power fails here, and it takes most of the time
     assert run(tmp_path, tmp_path / "counted", format)
     total, states = calls, set()
     assert total == 1 + 4 * 3 + 2  # the start; each part, its rejects and the progress; all rejects and the progress

@@ -268,7 +268,7 @@ def inspect(steps: Any) -> None:
 
 def work(steps: Any) -> None:
     """A process of torchrun; no help, since calrec.launch starts it."""
-    parser = steps.add_parser("work")  # no help: what calrec.launch.launch has torchrun start
+    parser = steps.add_parser("work")  # no help: what calrec.launch.stage has torchrun start
     parser.add_argument("uri")
     parser.set_defaults(command="work", run="sample", ablation=[], settings=None, set=[])
 

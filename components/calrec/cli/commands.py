@@ -13,7 +13,7 @@ from calrec import artifacts
 from calrec.artifacts import Manifest
 from calrec.config import Config, checks
 from calrec.config.checks import check
-from calrec.launch import launch, steps
+from calrec.launch import stage, steps
 from calrec.report import manifests
 from calrec.storage import uris
 from calrec.system import machine
@@ -65,10 +65,10 @@ def finetune(options: argparse.Namespace, config: Config) -> None:
 
 
 def work(options: argparse.Namespace, config: Config) -> None:
-    """What a process of torchrun does that calrec.launch.launch has started."""
+    """What a process of torchrun does that calrec.launch.stage has started."""
     from calrec.finetune.step import finetune as train
 
-    launch.work(options.uri, train)
+    stage.work(options.uri, train)
 
 
 def generate(options: argparse.Namespace, config: Config) -> None:

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from calrec.evaluate.blocks import blocks, parquet
+from calrec.evaluate.user_batches import blocks, parquet
 from calrec.retrieve.catalogue import Catalogue
 
 Ints = NDArray[np.int64]

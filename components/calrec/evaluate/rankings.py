@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from calrec import artifacts
 from calrec.config import RetrieveConfig
-from calrec.evaluate.blocks import Block, blocks, foreign, parquet
 from calrec.evaluate.lists import Lists
 from calrec.evaluate.results import CHAMPION
+from calrec.evaluate.user_batches import Block, blocks, foreign, parquet
 from calrec.evaluate.users import Judged
 from calrec.recommend.drift import FILE, Drift
 from calrec.retrieve.candidates import FILL

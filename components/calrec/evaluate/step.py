@@ -18,7 +18,6 @@ from calrec.config.checks import check
 from calrec.config.overrides import from_dict, to_dict
 from calrec.evaluate.baselines.named import baselines
 from calrec.evaluate.examples import examples
-from calrec.evaluate.facts import Facts, prices
 from calrec.evaluate.figures import correct_holm, differences, figures, means
 from calrec.evaluate.generated import load_generated
 from calrec.evaluate.inputs import Inputs, load_inputs
@@ -30,6 +29,7 @@ from calrec.evaluate.report.page import drawings, markdown, page
 from calrec.evaluate.results import METHOD, Evaluation, Method
 from calrec.evaluate.slices import slice_figures
 from calrec.evaluate.training import curves_and_cost
+from calrec.evaluate.user_facts import Facts, prices
 from calrec.evaluate.users import Judged, load_judged
 from calrec.model.loading import Users, load_users
 from calrec.recommend.drift import PROFILE, profile

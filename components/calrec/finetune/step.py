@@ -13,7 +13,7 @@ from calrec import artifacts
 from calrec.artifacts import Manifest, output
 from calrec.config import ModelConfig, StageConfig
 from calrec.config.overrides import to_dict
-from calrec.finetune import adapters, attention, plan, ranks, telemetry, towers
+from calrec.finetune import adapters, arithmetic, attention, ranks, telemetry, towers
 from calrec.finetune.checkpoints import Checkpoints
 from calrec.finetune.order import trainable
 from calrec.finetune.ranks import Ranks
@@ -155,7 +155,7 @@ def _train(
     try:
         trainer = Trainer(network, reader, data, stage, checkpoints, report, among, found)
         if trainer.progress.step == 0:
-            for line in plan.arithmetic(trainer):
+            for line in arithmetic.arithmetic(trainer):
                 report.line(line)
         weights = trainer.train()
         report.count()

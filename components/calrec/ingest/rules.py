@@ -20,7 +20,7 @@ from calrec.config import DataConfig
 from calrec.config.checks import iso
 from calrec.ingest import kernels
 from calrec.ingest.events import DEDUP, Bools, Tidying, filtered, row_rules
-from calrec.ingest.facts import Facts
+from calrec.ingest.profile import Facts
 from calrec.ingest.spill import Blocks, Columns, Group, Runs, rows_of
 
 Weights = NDArray[np.float32]
@@ -203,7 +203,7 @@ class Cleaned:
         rules: what each rule dropped: rule, rows_before, rows_after.
         item_counts: events by item code.
         users, items: how many are left.
-        facts: see :meth:`calrec.ingest.facts.Facts.summary`.
+        facts: see :meth:`calrec.ingest.profile.Facts.summary`.
     """
 
     def __init__(self, histories: _Histories, rules: list[dict[str, Any]]) -> None:

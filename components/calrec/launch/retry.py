@@ -14,8 +14,8 @@ from typing import Any
 
 from calrec.artifacts import Manifest
 from calrec.config import StageConfig
-from calrec.launch import launch
-from calrec.launch.exchange import TrainingError
+from calrec.launch import stage as launch
+from calrec.launch.shared_folder import TrainingError
 from calrec.storage import uris
 
 _STEP = re.compile(r"([0-9a-f]+/step-\d{8,})/")  # not one with .partial or .old behind it, which is not whole
@@ -28,7 +28,7 @@ def finetune(
     texts: Path, tokens: Path, model: Path, out: Path, *, stage: StageConfig, checkpoints: str = "",
     name: str = "stage1", **settings: Any,
 ) -> Manifest | None:  # fmt: skip
-    """:func:`calrec.launch.launch.finetune`, once more if its work goes on from a checkpoint that this attempt wrote.
+    """:func:`calrec.launch.stage.finetune`, once more if its work goes on from a checkpoint that this attempt wrote.
 
     Raises:
         Exception: as there; that of the second attempt when there was one.

@@ -117,7 +117,7 @@ STEPS: Mapping[str, Step] = {
     "evaluate": Step(
         "calrec.evaluate.step:evaluate",
         ("texts", "generations", "recommendations", "models", "rankings", "champion"), {"evaluate": "config"},
-        after="calrec.evaluate.outcome:say",
+        after="calrec.evaluate.headline:publish",
     ),
     "promote": Step(
         "calrec.promote.step:promote", ("evaluation", "champion"), {"gate": "rule"},

@@ -13,9 +13,9 @@ from typing import Any
 
 from calrec import artifacts
 from calrec.config import IMAGE, LaunchConfig
-from calrec.launch.exchange import ERROR, INTERRUPTED, JOB, RESULT, STOPPED, SharedFolder, TrainingError
 from calrec.launch.kubernetes import GROUP, VERSION, Cluster, UnseenError
 from calrec.launch.pod_logs import PodLogs, selector
+from calrec.launch.shared_folder import ERROR, INTERRUPTED, JOB, RESULT, STOPPED, SharedFolder, TrainingError
 from calrec.system.printing import redact
 
 _SECRET = "calrec"  # the Secret that the pipeline's pods read, too; a TrainJob must not show what is in it

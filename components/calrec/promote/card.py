@@ -6,9 +6,9 @@ from typing import Any
 
 from calrec.evaluate.report import tables, words
 from calrec.evaluate.results import CHAMPION, METHOD, Evaluation, Figure
-from calrec.promote.blocks import cost, headline, reasons
 from calrec.promote.evaluation import parse_evaluation
 from calrec.promote.gate import Decision
+from calrec.promote.sections import cost, headline, reasons
 from calrec.report import document as report
 from calrec.report.document import Section, Text
 from calrec.report.pages import format_cell

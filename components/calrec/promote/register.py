@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from calrec.artifacts import Manifest
-from calrec.evaluate.outcome import outcome
+from calrec.evaluate.headline import outcome
 from calrec.evaluate.report.history import Version, history
 from calrec.promote.evaluation import champion_uri
 from calrec.promote.version import check_answers, example, pack

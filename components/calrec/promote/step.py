@@ -11,9 +11,9 @@ from calrec.config import GateConfig
 from calrec.config.overrides import to_dict
 from calrec.evaluate.report import tables, words
 from calrec.evaluate.results import CHAMPION, METHOD, Evaluation
-from calrec.promote.blocks import cost, headline, reasons
 from calrec.promote.evaluation import parse_evaluation, results
 from calrec.promote.gate import Decision, decide
+from calrec.promote.sections import cost, headline, reasons
 from calrec.report import document as report
 from calrec.report.document import Section, Text
 from calrec.system.printing import safe

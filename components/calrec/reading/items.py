@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from calrec import artifacts
 from calrec.arrays.vocabulary import Vocabulary
 from calrec.reading import lists, strings, values
-from calrec.reading.attributes import Chosen, Prices, Texts
 from calrec.reading.catalogue import Account, clean
 from calrec.reading.cleaning import clean_text
+from calrec.reading.event_attributes import Chosen, Prices, Texts
 from calrec.reading.layouts import ATTRIBUTES, Layout
 from calrec.reading.prices import clean_price, decimal_comma
 from calrec.reading.records import Counts, Rejects, read_records
@@ -62,7 +62,7 @@ class Attributes:
         self._described: set[int] = set()
 
     def add_events(self, codes: NDArray[np.int32], batch: pa.RecordBatch) -> None:
-        """Count each attribute that stands beside the events; see :mod:`calrec.reading.attributes`."""
+        """Count each attribute that stands beside the events; see :mod:`calrec.reading.event_attributes`."""
         for name in ATTRIBUTES:
             if name not in batch.schema.names:
                 continue

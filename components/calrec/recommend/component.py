@@ -64,9 +64,9 @@ def recommend(
 
     from calrec.config import BatchConfig
     from calrec.config.overrides import from_dict
-    from calrec.launch import exchange
+    from calrec.launch import shared_folder
     from calrec.recommend.champion import recommend
-    from calrec.recommend.copies import Copies
+    from calrec.recommend.second_place import Copies
     from calrec.report import kfp_view
     from calrec.storage import uris
     from calrec.tracking import registry, runs
@@ -85,5 +85,5 @@ def recommend(
         )
         recommendations.metadata.update(run.record(done, recommendations.path))
         kfp_view.fill(done, recommendations.path, metrics, summary)
-        exchange.publish(Path(recommendations.path), batch.destination, target)
+        shared_folder.publish(Path(recommendations.path), batch.destination, target)
         Copies(remote, done.config).remove()

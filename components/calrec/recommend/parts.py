@@ -23,9 +23,9 @@ from calrec import artifacts
 from calrec.artifacts import Manifest, output
 from calrec.artifacts.places import LOCK
 from calrec.config.checks import check, one_of
-from calrec.recommend import disk
-from calrec.recommend.copies import PROGRESS, Copies
+from calrec.recommend import atomic
 from calrec.recommend.rows import Reject
+from calrec.recommend.second_place import PROGRESS, Copies
 from calrec.storage.files import Remote, is_data, sync
 
 FORMATS = ("parquet", "jsonl")
@@ -154,9 +154,9 @@ class Parts:
         table = pa.concat_tables([rows for rows, _, _, _ in waiting])
         rejects = [one for _, _, some, _ in waiting for one in some]
         if rejects:
-            disk.replace(self._rejects(number), lambda path: disk.write_parquet(path, _table(rejects)))
-        write = disk.write_parquet if self.format == "parquet" else disk.write_jsonl
-        disk.replace(self.part(number), lambda path: write(path, table))
+            atomic.replace(self._rejects(number), lambda path: atomic.write_parquet(path, _table(rejects)))
+        write = atomic.write_parquet if self.format == "parquet" else atomic.write_jsonl
+        atomic.replace(self.part(number), lambda path: write(path, table))
         sums = Counter[str]()
         for _, _, _, counts in waiting:
             sums.update(counts)
@@ -179,13 +179,13 @@ class Parts:
                     writer.write_table(pq.read_table(self._rejects(number)))
                 writer.write_table(_table(last))
 
-        disk.replace(self.out / "rejects.parquet", write)
+        atomic.replace(self.out / "rejects.parquet", write)
         self._ended = True
         self._write_progress(self.out / "rejects.parquet")
 
     def _write_progress(self, *finished: Path) -> None:
         state = {"fingerprint": self._fingerprint, "parts": self._parts, "ended": self._ended}
-        disk.replace(self.out / PROGRESS, lambda path: _write_json(path, state))
+        atomic.replace(self.out / PROGRESS, lambda path: _write_json(path, state))
         self._copies.put(*finished, self.out / PROGRESS)
 
     # --- going on -----------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from calrec.arrays.ragged import spans
-from calrec.evaluate.baselines.shelf import Audience, Candidates, Ints, Shelf, newest, rows_of
+from calrec.evaluate.baselines.candidates import Audience, Candidates, Ints, Shelf, newest, rows_of
 from calrec.retrieve.following import Following
 
 Method = Callable[[Audience], Candidates]

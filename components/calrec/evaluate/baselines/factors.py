@@ -3,8 +3,8 @@
 import numpy as np
 from implicit.als import AlternatingLeastSquares
 
+from calrec.evaluate.baselines.candidates import Audience, Candidates, Shelf, best, best_of
 from calrec.evaluate.baselines.counting import Method
-from calrec.evaluate.baselines.shelf import Audience, Candidates, Shelf, best, best_of
 from calrec.retrieve.neighbours import bought, decayed_counts, one_thread, similarities
 
 # Chosen on the validation items of scientific2018, beauty2014 and games2018.

@@ -6,8 +6,8 @@ import numpy as np
 
 from calrec.arrays.ragged import Ragged, spans
 from calrec.config import RetrieveConfig
+from calrec.evaluate.baselines.candidates import Audience, Candidates, Shelf, newest
 from calrec.evaluate.baselines.counting import Method
-from calrec.evaluate.baselines.shelf import Audience, Candidates, Shelf, newest
 from calrec.retrieve.bm25 import Index
 from calrec.retrieve.search import Search
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from calrec.arrays.ragged import Ragged
 from calrec.config import RetrieveConfig
 from calrec.evaluate.baselines import counting, factors, matching
+from calrec.evaluate.baselines.candidates import Shelf
 from calrec.evaluate.baselines.counting import Method
-from calrec.evaluate.baselines.shelf import Shelf
 from calrec.evaluate.lists import Lists
 from calrec.retrieve.catalogue import Catalogue
 

@@ -21,7 +21,7 @@ from calrec.artifacts import Manifest, places
 from calrec.config import LaunchConfig, ModelConfig, StageConfig
 from calrec.config.overrides import from_dict
 from calrec.launch import trainjob
-from calrec.launch.exchange import ERROR, INTERRUPTED, JOB, RESULT, STOPPED, SharedFolder, TrainingError
+from calrec.launch.shared_folder import ERROR, INTERRUPTED, JOB, RESULT, STOPPED, SharedFolder, TrainingError
 from calrec.storage import uris
 from calrec.system import machine
 from calrec.tracking import runs

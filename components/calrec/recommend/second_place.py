@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from calrec import artifacts
-from calrec.recommend import disk
+from calrec.recommend import atomic
 from calrec.storage.files import Remote
 from calrec.system.printing import redact
 
@@ -39,7 +39,7 @@ class Copies:
             return
         print(f"going on from {self._folder}, which another machine left", flush=True)
         for name in sorted(there, key=lambda name: name != PROGRESS):
-            disk.replace(out / name, partial(self._remote.get, f"{self._folder}/{name}"))
+            atomic.replace(out / name, partial(self._remote.get, f"{self._folder}/{name}"))
 
     def put(self, *paths: Path) -> None:
         """Copy finished files, and what could not be copied before; a failure is told and no reason to stop."""
