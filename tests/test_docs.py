@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from calrec.cli.__main__ import main as calrec
-from pipelines.__main__ import main as pipelines
 
 REPO = Path(__file__).parents[1]
 NAMES = subprocess.run(
@@ -19,7 +18,7 @@ DOCUMENTS = {name: (REPO / name).read_text() for name in NAMES if (REPO / name).
 FENCE = re.compile(r"^ *```.*?^ *```", re.M | re.S)
 SPAN = re.compile(r"(`+)(?!`).+?(?<!`)\1(?!`)", re.S)
 # In `kubectl -n calrec get pods` calrec is a namespace, in `from calrec import CALRec` a package.
-COMMANDS = re.compile(r"(?<!-n )(?<!from )(?<![\w.=-])(make|calrec|python -m pipelines) (?:-C \S+ )?([a-z][a-z-]*)")
+COMMANDS = re.compile(r"(?<!-n )(?<!from )(?<![\w.=-])(make|calrec) (?:-C \S+ )?([a-z][a-z-]*)")
 
 
 def prose(text: str) -> str:
@@ -84,14 +83,13 @@ def test_each_make_that_is_named_is_a_target():
     assert [(name, word) for name, word in named if word not in targets] == []
 
 
-@pytest.mark.parametrize(("program", "main"), [("calrec", calrec), ("python -m pipelines", pipelines)])
-def test_each_command_that_is_named_is_known(program: str, main, capsys: pytest.CaptureFixture[str]):
-    named = commands(program)
+def test_each_command_that_is_named_is_known(capsys: pytest.CaptureFixture[str]):
+    named = commands("calrec")
     assert len({word for _, word in named}) > 5
     known = set()
     for word in {word for _, word in named}:
         with pytest.raises(SystemExit) as stopped:
-            main([word, "--help"])
+            calrec([word, "--help"])
         if stopped.value.code == 0:
             known.add(word)
     assert [(name, word) for name, word in named if word not in known] == []
