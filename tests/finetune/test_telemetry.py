@@ -138,9 +138,7 @@ def test_memory_is_what_the_process_takes():
 # --- the report -------------------------------------------------------------------------------------------------
 
 METRICS = {"loss": 3.1, "nig": 3.5, "grad_norm": 1.234, "lr": 1e-3}
-LINE = (
-    r"stage1 x: step {}/3 loss 3.100 nig 3.500 grad 1.23 lr 1.0e-03 [\d,]+ tokens/s \d+ % MFU \d+\.\d GiB ETA \d+:\d\d"
-)
+LINE = r"stage1 x: step {}/3 loss 3.100 nig 3.500 grad 1.23 lr 1.0e-03 [\d,]+ tokens/s \d+ % MFU \d+\.\d GiB ETA \d+ s"
 
 
 def lines_of(capsys: pytest.CaptureFixture[str]) -> list[str]:
@@ -159,7 +157,7 @@ def test_lines_and_log(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     report.validation(3, {"nig": 2.75}, better=False)
     lines = lines_of(capsys)
     assert [bool(re.fullmatch(LINE.format(step), line)) for step, line in zip((2, 3), lines, strict=False)] == [1, 1]
-    assert lines[1].endswith("ETA 0:00")
+    assert lines[1].endswith("ETA 0 s")
     assert lines[2:] == [
         "stage1 x: step 3 validation nig 2.5000 nats/token, ndcg 0.2500 (best so far)",
         "stage1 x: step 3 validation nig 2.7500 nats/token",
@@ -192,10 +190,6 @@ def test_a_quiet_report_says_nothing(monkeypatch: pytest.MonkeyPatch, capsys: py
     assert lines_of(capsys) == [] and points == []
 
 
-def test_long_waits_have_hours():
-    assert [telemetry._clock(s) for s in (0.5, 59.9, 61, 3725)] == ["0:00", "0:59", "1:01", "1:02:05"]
-
-
 BAR = """
 from calrec.config import StageConfig
 from calrec.finetune.telemetry import Report
@@ -221,5 +215,5 @@ def test_on_a_terminal_a_bar_stands_below_the_lines():
     assert re.search(r"stage1:  25%.*1/4 \[.*step", bar)
     assert "validation" not in bar
     first, *rest = run.stdout.splitlines()
-    assert re.fullmatch(r"stage1: step 4/4 loss 3.000 [\d,]+ tokens/s \d+\.\d GiB ETA 0:00", first)
+    assert re.fullmatch(r"stage1: step 4/4 loss 3.000 [\d,]+ tokens/s \d+\.\d GiB ETA 0 s", first)
     assert rest == ["stage1: step 4 validation nig 2.5000 nats/token (best so far)", "stage1: done"]

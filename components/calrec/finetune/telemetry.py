@@ -15,6 +15,7 @@ from calrec.config import StageConfig
 from calrec.finetune.record import Record
 from calrec.finetune.towers import core
 from calrec.model.device import peak_memory
+from calrec.report.progress import bar, duration
 
 Log = Callable[[int, dict[str, float]], None]
 REPORT_SECONDS = 5.0
@@ -160,7 +161,7 @@ class Report:
         self.started = self.last = self._counted = time.perf_counter()
         self.first_step, self.tokens, self.flops = first_step, 0, 0.0
         self.record = Record()
-        self.bar = None if quiet or not sys.stderr.isatty() else _bar(label, stage.steps, first_step)
+        self.bar = None if quiet else bar(label, stage.steps, first_step, "step")
 
     def begin(self, step: int, record: Record) -> None:
         """The stage begins or goes on after `step`; from now on its time counts."""
@@ -188,7 +189,7 @@ class Report:
             eta = (now - self.started) / (step - self.first_step) * (self.stage.steps - step)
             speed = self._speed(now - self.last)
             parts = [_text(name, value) for name, value in {**metrics, **speed}.items()]
-            self.line(f"step {step}/{self.stage.steps} {' '.join(parts)} ETA {_clock(eta)}")
+            self.line(f"step {step}/{self.stage.steps} {' '.join(parts)} ETA {duration(eta)}")
             self.log(step, {**metrics, **speed})
             self.last, self.tokens, self.flops = now, 0, 0.0
 
@@ -223,12 +224,6 @@ class Report:
         return {"tokens_per_second": self.tokens / seconds, **share, "memory_gib": memory_now() / 2**30}
 
 
-def _bar(label: str, steps: int, first_step: int) -> Any:
-    from tqdm import tqdm  # type: ignore[import-untyped]
-
-    return tqdm(total=steps, initial=first_step, desc=label, unit="step", leave=False, dynamic_ncols=True)
-
-
 def _text(name: str, value: float) -> str:
     texts = {
         "grad_norm": f"grad {value:.2f}",
@@ -238,8 +233,3 @@ def _text(name: str, value: float) -> str:
         "memory_gib": f"{value:.1f} GiB",
     }
     return texts.get(name, f"{name} {value:.3f}")
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
