@@ -38,7 +38,7 @@ def test_a_log_is_not_deleted_by_its_own_ingest(tmp_path: Path, out: str, monkey
     (tmp_path / "work/home/notes.txt").write_text("mine")
     before = content(tmp_path)
     monkeypatch.chdir(tmp_path / "work")
-    assert main.main(["ingest", "--source", "home/data", "--out", out]) == 2
+    assert main(["ingest", "--source", "home/data", "--out", out]) == 2
     assert "--out" in capsys.readouterr().err
     assert content(tmp_path) == before
 
@@ -99,9 +99,9 @@ def test_an_input_is_not_replaced(tmp_path: Path, how: str, linked: bool):
 
 def test_a_step_refuses_its_input_before_it_reads_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     for step in ("textify --data x", "model --texts x --tokens-out t"):
-        assert main.main([*step.split(), "--out", "x"]) == 2
+        assert main([*step.split(), "--out", "x"]) == 2
         assert "x is x, which is read; give another --out" in capsys.readouterr().err.replace(f"{Path.cwd()}/", "")
-    assert main.main(["model", "--texts", "x", "--tokens-out", "out/t", "--out", "out"]) == 2
+    assert main(["model", "--texts", "x", "--tokens-out", "out/t", "--out", "out"]) == 2
     assert "out holds out/t, which is read" in capsys.readouterr().err
 
 
@@ -179,7 +179,7 @@ HOLDS = """
 import sys, time
 from pathlib import Path
 from calrec.artifacts import output
-with outputs.claimed(Path(sys.argv[1]), "decision"):
+with output.claim(Path(sys.argv[1]), "decision"):
     print("has it", flush=True)
     time.sleep(60)
 """

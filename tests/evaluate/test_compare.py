@@ -163,13 +163,13 @@ def test_a_real_difference_is_found_among_many_users():
 def test_the_command_prints_and_writes(champion: Path, challenger: Path, tmp_path: Path, capsys: Any):
     for ending in ("md", "json"):
         out = tmp_path / "made" / f"c.{ending}"
-        assert main.main(["compare", str(champion), str(challenger), "--out", str(out)]) == 0
+        assert main(["compare", str(champion), str(challenger), "--out", str(out)]) == 0
         shown = capsys.readouterr().out
         assert "B: calrec of" in shown and "B less A" in shown and shown.strip().endswith("mrr.")
         assert shown.strip().splitlines()[-1] in out.read_text()
     document = json.loads((tmp_path / "made/c.json").read_text())
     assert document["differences"]["mrr"]["wins"] == 2 and document["b"]["method"] == "calrec"
-    assert main.main(["compare", str(champion), str(challenger), "--method-b", "none"]) == 2
+    assert main(["compare", str(champion), str(challenger), "--method-b", "none"]) == 2
     assert "no method 'none'" in capsys.readouterr().err
     with pytest.raises(ValueError, match=r"written as .md or .json; got c.txt"):
         write(compare(champion, challenger, CONFIG), Path("c.txt"))

@@ -287,7 +287,7 @@ def test_the_command_takes_models_and_rankings(real: SimpleNamespace, tmp_path: 
     arguments += ["--models", str(real.root / "joint"), str(real.root / "model")]
     settings = ("gate.beat=markov", "evaluate.baselines=markov", "evaluate.recall_at=[1,10]", "evaluate.ndcg_at=[10]")
     arguments += [part for setting in settings for part in ("--set", setting)]
-    assert main.main([*arguments, "--rankings", f"again={tmp_path / 'ours.parquet'}"]) == 0
+    assert main([*arguments, "--rankings", f"again={tmp_path / 'ours.parquet'}"]) == 0
     assert "Markov (last item)" in capsys.readouterr().out
     document = json.loads((tmp_path / "e/metrics.json").read_text())
     found = means(document)
@@ -305,7 +305,7 @@ def test_the_command_takes_models_and_rankings(real: SimpleNamespace, tmp_path: 
     assert {stage: rows[-1]["step"] for stage, rows in document["curves"].items()} == {"stage1": 2, "stage2": 2}
     assert document["cost"]["stage2"]["tokens"] > 0
     for given in ("again", "=x", "again="):
-        assert main.main([*arguments, "--rankings", given]) == 2
+        assert main([*arguments, "--rankings", given]) == 2
         assert f"--rankings takes NAME=FILE, got {given!r}" in capsys.readouterr().err
-    assert main.main([*arguments, "--rankings", "a=x", "--rankings", "a=y"]) == 2
+    assert main([*arguments, "--rankings", "a=x", "--rankings", "a=y"]) == 2
     assert "two files one name" in capsys.readouterr().err

@@ -24,7 +24,7 @@ SET = ("data.columns.user=CustomerID", "data.columns.time=when", "data.columns.b
 
 def run(source: str, out: Path, *more: str) -> artifacts.Manifest:
     settings = [word for text in SET for word in ("--set", text)]
-    assert main.main(["ingest", "--source", source, "--out", str(out), "--domain", "lamps", *settings, *more]) == 0
+    assert main(["ingest", "--source", source, "--out", str(out), "--domain", "lamps", *settings, *more]) == 0
     return artifacts.read_manifest(out)
 
 
@@ -92,7 +92,7 @@ def test_what_cannot_be_reached_is_said_in_a_line(
     monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setattr(http, "BACKOFF_S", 0.0)
-    assert main.main(["ingest", "--source", source, "--out", str(tmp_path / "out")]) == code
+    assert main(["ingest", "--source", source, "--out", str(tmp_path / "out")]) == code
     said = capsys.readouterr().err
     assert message in said
     assert "Traceback" not in said

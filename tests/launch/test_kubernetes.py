@@ -256,7 +256,7 @@ def test_the_role_in_the_manifests_is_what_the_step_asks_for():
 def test_neither_the_kubeflow_sdk_is_needed_nor_is_anything_loaded_early():
     code = (
         "import sys; sys.modules['kubeflow'] = sys.modules['kubeflow_trainer_api'] = None\n"
-        "from calrec import trainjob\n"
+        "from calrec.launch import trainjob\n"
         "print([name for name in ('kubernetes', 'urllib3', 'torch') if name in sys.modules])\n"
         "from calrec.launch.kubernetes import Cluster\n"
         "try: Cluster()\n"

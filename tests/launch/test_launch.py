@@ -174,7 +174,7 @@ def test_curves_of_another_machine_reach_the_run_that_waits(
     mlflow.set_tracking_uri(mlflow_server)
     with runs.step("stage1"):
         run = runs.active()
-        code = f"from calrec import tracking; tracking.joined({run!r}).metrics(3, {{'loss': 1.5}})"
+        code = f"from calrec.tracking import runs; runs.join_run({run!r}).metrics(3, {{'loss': 1.5}})"
         subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "RANK": "0"})
         client = mlflow.MlflowClient()
         assert client.get_run(run).info.status == "RUNNING"

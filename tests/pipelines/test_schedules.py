@@ -260,7 +260,7 @@ from pipelines.kubeflow.connection import Settings, connect
 from pipelines.kubeflow.recurring import Wanted
 from pipelines.kubeflow.submission import Version
 url, when, version, experiment, parameters = json.loads(sys.argv[1])
-wanted = Wanted("nightly", cron.read(when), Version(*version), experiment, parameters)
+wanted = Wanted("nightly", cron.parse_cron(when), Version(*version), experiment, parameters)
 changes.apply(connect(Settings(host=url)), wanted, print)
 """
 

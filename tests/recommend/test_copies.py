@@ -139,10 +139,11 @@ def test_copies_that_cannot_be_listed_are_an_error_at_the_start(tmp_path: Path, 
 CHILD = """
 import sys
 from pathlib import Path
-from calrec import artifacts, storage
-artifacts.KINDS = {"batch": (1, {}), **artifacts.KINDS}
+from calrec.artifacts import manifest
+from calrec.storage import uris
+manifest.KINDS = {"batch": (1, {}), **manifest.KINDS}
 from tests.recommend.test_parts import run
-run(Path(sys.argv[1]), Path(sys.argv[1]) / "lost", pause=0.05, remote=storage.folder(sys.argv[2]))
+run(Path(sys.argv[1]), Path(sys.argv[1]) / "lost", pause=0.05, remote=uris.folder(sys.argv[2]))
 """
 
 

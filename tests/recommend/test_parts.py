@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from calrec import artifacts
+from calrec.artifacts import manifest
 from calrec.recommend import atomic, histories
 from calrec.recommend.histories import Reject
 from calrec.recommend.parts import Parts
@@ -28,7 +29,7 @@ FINGERPRINT = {"recommend": {"k": K, "beams": (1, 2)}, "inputs": {"model": "m1"}
 
 @pytest.fixture(autouse=True)
 def _batch_kind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(artifacts, "KINDS", {"batch": (1, {}), **artifacts.KINDS})
+    monkeypatch.setattr(manifest, "KINDS", {"batch": (1, {}), **artifacts.KINDS})
 
 
 def source(folder: Path) -> Path:
@@ -244,8 +245,8 @@ def test_a_part_without_progress_and_half_written_files(tmp_path: Path, alone: d
 CHILD = """
 import sys
 from pathlib import Path
-from calrec import artifacts
-artifacts.KINDS = {"batch": (1, {}), **artifacts.KINDS}
+from calrec.artifacts import manifest
+manifest.KINDS = {"batch": (1, {}), **manifest.KINDS}
 from tests.recommend.test_parts import run
 run(Path(sys.argv[1]), Path(sys.argv[2]), pause=0.02)
 """

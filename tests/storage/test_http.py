@@ -194,7 +194,7 @@ def test_a_server_without_versions_is_warned_of(web: Web):
 
 
 def test_what_was_downloaded_is_deleted_when_the_process_ends():
-    code = "from calrec import remote; p = remote.scratch(); (p / 'x').write_text('x'); print(p)"
+    code = "from calrec.storage import http; p = http.scratch(); (p / 'x').write_text('x'); print(p)"
     folder = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     assert folder
     assert not Path(folder).exists()
@@ -273,13 +273,13 @@ def test_no_secret_is_told(web: Web, tmp_path: Path, capfd: pytest.CaptureFixtur
         f"http://me:{SECRET}:x@{host}/x.csv?{SECRET}", f"{good},{good}",
     ]  # fmt: skip
     for uri in bad:
-        assert main.main(["ingest", "--source", uri, "--out", str(tmp_path / "bad")]) in (1, 2)
+        assert main(["ingest", "--source", uri, "--out", str(tmp_path / "bad")]) in (1, 2)
     web.validator = None
     for uri in (good, good.replace("-1", "-2")):
         ran = ["ingest", "--source", uri, "--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]
-        assert main.main(ran) == 0
+        assert main(ran) == 0
     web.status = {"GET": [500], "HEAD": [500]}
-    assert main.main(["ingest", "--source", good, "--out", str(tmp_path / "bad")]) == 1
+    assert main(["ingest", "--source", good, "--out", str(tmp_path / "bad")]) == 1
     said = capfd.readouterr()
     assert "shop.csv?sig=…&v=…" in said.out
     assert SECRET not in said.out + said.err

@@ -24,8 +24,9 @@ def package(tmp_path: Path) -> Path:
     """The beginning of the package in a repository of its own."""
     folder = tmp_path / "repository" / "components" / "calrec"
     folder.mkdir(parents=True)
-    for name in ("__init__.py", "code.py"):
-        shutil.copy(REPO / "components" / "calrec" / name, folder)
+    for name in ("__init__.py", "system/__init__.py", "system/code_version.py"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copy(REPO / "components" / "calrec" / name, folder / name)
     git(tmp_path, "init", "--quiet", "repository")
     git(folder, "add", ".")
     git(folder, "commit", "--quiet", "-m", "first")
@@ -33,7 +34,7 @@ def package(tmp_path: Path) -> Path:
 
 
 def identity(package: Path, **environment: str) -> str:
-    command = [sys.executable, "-c", "from calrec import code; print(code.identity())"]
+    command = [sys.executable, "-c", "from calrec.system import code_version; print(code_version.identity())"]
     known = {name: value for name, value in os.environ.items() if name != "CALREC_COMMIT"}
     where = {"PYTHONPATH": str(package.parent), "PYTHONDONTWRITEBYTECODE": ""}
     return subprocess.run(

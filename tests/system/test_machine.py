@@ -96,7 +96,7 @@ LOOK = """
 import json, sys
 import numpy, pyarrow, torch, tokenizers
 from pathlib import Path
-from calrec import machine
+from calrec.system import machine
 from threadpoolctl import threadpool_info
 said = machine.prepare(Path(sys.argv[1]))
 import os
@@ -136,7 +136,7 @@ def test_only_steps_of_large_networks_keep_memory(monkeypatch: pytest.MonkeyPatc
 KEEP = """
 import resource, sys
 import numpy as np
-from calrec import machine
+from calrec.system import machine
 kept = machine.keep_memory() if sys.argv[1] == "keep" else None
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

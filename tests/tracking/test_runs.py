@@ -54,7 +54,7 @@ def parent_of_all(client):
 def start(code: str) -> subprocess.Popen[str]:
     """A process in a step, which goes on when a line comes in."""
     step = subprocess.Popen(
-        [sys.executable, "-c", f"from calrec import tracking\n{code}"],
+        [sys.executable, "-c", f"from calrec.tracking import runs as tracking\n{code}"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert step.stdout and step.stdout.readline() == "up\n"
@@ -119,7 +119,7 @@ def test_steps_of_a_kubeflow_run_find_one_parent(client, monkeypatch: pytest.Mon
 
 
 def test_parallel_first_steps_share_one_parent(client, monkeypatch: pytest.MonkeyPatch):
-    code = "from calrec import tracking\nwith tracking.step('ingest', 'x'): pass"
+    code = "from calrec.tracking import runs as tracking\nwith tracking.step('ingest', 'x'): pass"
     environment = {**os.environ, "KFP_RUN_ID": f"race-{time.time_ns()}"}
     mlflow_client.experiment()
     steps = [subprocess.Popen([sys.executable, "-c", code], env=environment) for _ in range(3)]
@@ -309,7 +309,7 @@ def test_who_ends_a_local_run_ends_the_steps_that_died_in_it(client, monkeypatch
 
 def test_a_step_whose_server_was_away_for_a_while_ends_its_run(client, monkeypatch: pytest.MonkeyPatch):
     with killing.before(os.environ["MLFLOW_TRACKING_URI"]) as proxy:
-        tracking.store.mlflow().set_tracking_uri(proxy.url)
+        mlflow_client.mlflow().set_tracking_uri(proxy.url)
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         with tracking.step("ingest", "books") as run:
             proxy.refused = lambda path: True
@@ -387,7 +387,9 @@ def dead_server() -> str:
 
 
 def test_a_dead_server_costs_a_warning_and_seconds_not_the_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    code = "from calrec import tracking\nwith tracking.step('a') as run:\n run.metrics(1, {'a': 1.0})\nprint('went on')"
+    code = (
+        "from calrec.tracking import runs\nwith runs.step('a') as run:\n run.metrics(1, {'a': 1.0})\nprint('went on')"
+    )
     environment = {**os.environ, "MLFLOW_TRACKING_URI": dead_server()}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and done.stdout == "went on\n"

@@ -12,16 +12,17 @@ from tests.conftest import write_sequences
 
 SECRET = "se-cret_9"
 STEP = """
-from calrec import lookout, tracking
 from calrec.artifacts import Manifest
+from calrec.tracking import runs
+from calrec.watch import current
 source = "https://me:SECRET@127.0.0.1:9/log.csv?sig=SECRET"
-with tracking.step("watch") as run:
-    seen = lookout.look([{"domain": "d", "uri": source, "snapshot": "1"}], ["d"], {}, False)
+with runs.step("watch") as run:
+    seen = current.look_up([{"domain": "d", "uri": source, "snapshot": "1"}], ["d"], {}, False)
     run.asked(["d"], seen.sources, {}, seen.decision.reasons[-1])
     config = {"domain": "d", "source": source}
     run.record(Manifest("interactions", config=config, files={"a": "0"}), "FOLDER")
     run.note(f"read from {source}")
-    print(seen.decision, lookout.rival("d", {"d": "not known"}))
+    print(seen.decision, current.champion_of("d", {"d": "not known"}))
 """
 
 
@@ -32,7 +33,7 @@ def everything(*command: str, uri: str, folder: Path, required: bool = False) ->
         **os.environ, "MLFLOW_TRACKING_URI": uri, "MLFLOW_EXPERIMENT_NAME": "secrets", "KFP_RUN_ID": folder.name,
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "CALREC_TRACKING": "required" if required else "",
     }  # fmt: skip
-    code = "from calrec import store\nstore.PAUSES = (0.01,)\n"
+    code = "from calrec.tracking import mlflow_client\nmlflow_client.PAUSES = (0.01,)\n"
     code += STEP.replace("SECRET", SECRET).replace("FOLDER", str(folder))
     given = ["-m", "calrec.cli", *command] if command else ["-c", code]
     done = subprocess.run([sys.executable, *given], env=environment, capture_output=True, text=True, timeout=120)
