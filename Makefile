@@ -34,7 +34,7 @@ ui: setup  ## open the MLflow UI on the local store, or on STORE=sqlite:///…
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --backend-store-uri "$$STORE" --workers 1 --port 5000
 
 quick: setup  ## the tests that need no server, no store and no child process
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m quick
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "quick and not long"
 
 test: setup  ## all tests, files in two processes
 	$(BIN)/python -m pytest -n 2 --dist loadfile

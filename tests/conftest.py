@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -32,6 +33,23 @@ import sys
 from gcp_storage_emulator.server import create_server
 create_server("127.0.0.1", int(sys.argv[1]), in_memory=True, default_bucket="shop").run()
 """
+
+
+# What a file of tests mentions when it starts a process or a server, or speaks to a store.
+_STARTS = re.compile(
+    r"subprocess|multiprocessing|socket|tests\.(web|database|killing)|mlflow|kfp|kubernetes|docker|launcher=|hypothesis"
+)
+_SLOW_TO_MAKE = {"small", "web", "bucket", "emulator", "mlflow_server", "mlflow_on_postgres", "world", "trained", "api"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as quick what needs no server, no store, no child process and no trained model: `make quick`."""
+    texts: dict[Path, bool] = {}
+    for item in items:
+        if item.path not in texts:
+            texts[item.path] = bool(_STARTS.search(item.path.read_text()))
+        if not texts[item.path] and not _SLOW_TO_MAKE & set(getattr(item, "fixturenames", ())):
+            item.add_marker("quick")
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from calrec.config import StageConfig
-from calrec.finetune.optimizer import Average, adamw, rate, trained
+from calrec.finetune.optimizer import Average, adamw, rate, trainable_parameters
 
 STAGE = StageConfig(steps=100, warmup=0.1)
 
@@ -53,7 +53,7 @@ def test_frozen_weights_are_left_alone(network: Any):
     network.model.norm.requires_grad_(True)
     (group,) = adamw(network, STAGE).param_groups
     assert group["weight_decay"] == 0.0 and group["params"][0] is network.model.norm.weight
-    assert trained(network).keys() == {"model.norm.weight"}
+    assert trainable_parameters(network).keys() == {"model.norm.weight"}
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
@@ -139,7 +139,7 @@ def test_sharded_weights_are_averaged_too(network: Any, tmp_path: Any):
         optimizer, average = adamw(network, STAGE), Average(network, 0.5)
         step(network, optimizer)
         average.update(network, 10**9)
-        weights = {name: p.full_tensor() for name, p in trained(network).items()}  # type: ignore[attr-defined]
+        weights = {name: p.full_tensor() for name, p in trainable_parameters(network).items()}  # type: ignore[attr-defined]
         half = {name: tensor.full_tensor() for name, tensor in average.tensors.items()}  # type: ignore[attr-defined]
         assert same(half, {name: plain[name].lerp(weights[name], 0.5) for name in plain})
         before = network(torch.arange(12)[None]).logits

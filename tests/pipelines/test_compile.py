@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
+from calrec.cli.__main__ import parser
+from calrec.cli.arguments import configuration
 from calrec.config import runs
 from calrec.config.overrides import merge
-from pipelines.__main__ import _parser, configuration, main
+from pipelines.__main__ import main
 from pipelines.compiling import PIPELINES, arguments, compile_pipeline, load, pipeline
 from pipelines.reference import document
 from pipelines.validation import validate
@@ -246,7 +248,7 @@ def test_every_parameter_is_described_and_reached_from_the_command_line(name: st
             given = [option]
         else:
             given = ["--set", settings[parameter]]
-        options = _parser().parse_args(["compile", name, "--out", "build", *given])
+        options = parser().parse_args(["compile", name, "--out", "build", *given])
         after = arguments(name, configuration(options), options.only_new)
         changed = {one for one, value in before.items() if after[one] != value}
         if name == "batch" and parameter == "data":
