@@ -202,7 +202,6 @@ class Cleaned:
     Attributes:
         rules: what each rule dropped: rule, rows_before, rows_after.
         item_counts: events by item code.
-        users, items: how many are left.
         facts: see :meth:`calrec.ingest.profile.Facts.summary`.
     """
 
@@ -210,13 +209,7 @@ class Cleaned:
         self.rules = rules
         self.item_counts = histories.popularity
         self.facts = histories.close().summary(histories.popularity)
-        self._rows: int = self.facts["interactions"]
-        self.users: int = self.facts["users"]
-        self.items: int = self.facts["items"]
         self._groups, self._blocks, self._length = histories.groups, histories.blocks, histories.length
-
-    def __len__(self) -> int:
-        return self._rows
 
     def __iter__(self) -> Iterator[tuple[Int32, Int32, Int64, Weights]]:
         """Chunks (user, item, time, weight) by user code and, inside a user, by time; a chunk may end inside a user."""
