@@ -1,13 +1,9 @@
 """CALRec: two-stage contrastive fine-tuning of a generative LLM for text-based sequential recommendation."""
 
 import importlib
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from calrec.api.model import CALRec as CALRec
+from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["CALRec", "__version__"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,3 @@
+from calrec.api.model import CALRec as CALRec
+
+__version__: str
