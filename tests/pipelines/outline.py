@@ -52,9 +52,11 @@ def _dag(component: Document, components: Document, indent: str) -> Iterator[str
         name = next(name for name, task in waiting.items() if done >= set(task.get("dependentTasks", [])))
         done.add(name)
         yield from _task(name, waiting.pop(name), components, indent)
-    for name, one in component["dag"].get("outputs", {}).get("artifacts", {}).items():
-        (selector,) = one["artifactSelectors"]
-        yield f"{indent}gives {_bare(name)} = {selector['producerSubtask']}.{_bare(selector['outputArtifactKey'])}"
+    for kind in component["dag"].get("outputs", {}).values():
+        for name, one in kind.items():
+            (selector,) = one.get("artifactSelectors") or [one["valueFromParameter"]]
+            key = selector.get("outputArtifactKey") or selector["outputParameterKey"]
+            yield f"{indent}gives {_bare(name)} = {selector['producerSubtask']}.{_bare(key)}"
 
 
 def _task(name: str, task: Document, components: Document, indent: str) -> Iterator[str]:
