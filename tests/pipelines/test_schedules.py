@@ -425,7 +425,7 @@ def test_its_life(api: KfpApi, compiled: Path, command: Command, monkeypatch: py
     assert "was not paused" in command("resume", "nightly")[1]
     for action in ("pause", "resume", "delete"):
         code, _, said = command(action, "nights")
-        assert (code, said) == (2, "pipelines: error: there is no schedule 'nights'; known: nightly, other\n")
+        assert (code, said) == (2, "calrec: error: there is no schedule 'nights'; known: nightly, other\n")
 
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     monkeypatch.setattr("builtins.input", lambda question: "n")

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from calrec.tracking import promotion
-from tests.tracking.world import Versions
+from tests.tracking.registry.world import Versions
 from tests.versions import Judged, judged
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from calrec.tracking import promotion, registry
-from tests.tracking.world import Versions
+from tests.tracking.registry.world import Versions
 
 WON, LOST = "is the champion, in the place of version", "became the champion at the same moment"
 

@@ -7,7 +7,7 @@ import pytest
 from calrec.evaluate.report.history import Version, history
 from calrec.tracking import limits, mlflow_client, parent_run, promotion, registry, runs
 from calrec.tracking.registry import Version as Registered
-from tests.tracking.world import Versions, numbers
+from tests.tracking.registry.world import Versions, numbers
 
 NAMES = ["men's", 'say "hi" to men\'s #1?', "книги и журналы", "本 100%", "x" * 100, "a@b", "50 % off"]
 

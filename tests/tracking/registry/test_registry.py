@@ -15,7 +15,7 @@ from calrec.recommend.champion import open_version
 from calrec.tracking import mlflow_client, promotion, registry, runs
 from calrec.watch import current
 from tests.conftest import write_sequences
-from tests.tracking.world import Versions, numbers
+from tests.tracking.registry.world import Versions, numbers
 from tests.versions import GENERATE, RETRIEVE
 
 

@@ -14,7 +14,7 @@ from calrec.tracking import registry, runs
 from calrec.watch import current
 from tests import killing
 from tests.conftest import write_sequences
-from tests.tracking.world import Versions, numbers
+from tests.tracking.registry.world import Versions, numbers
 
 
 @pytest.fixture

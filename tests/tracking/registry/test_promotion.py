@@ -12,7 +12,7 @@ from calrec.cli.__main__ import main
 from calrec.system.printing import markdown
 from calrec.tracking import promotion, registry, runs
 from tests import killing
-from tests.tracking.world import Versions, numbers
+from tests.tracking.registry.world import Versions, numbers
 from tests.versions import RETRIEVE
 
 
