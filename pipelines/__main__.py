@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from calrec.cli.__main__ import main
-from calrec.cli.arguments import add_run_options, configuration
+from calrec.cli.options import add_run_options, configuration
 from calrec.config.runs import get_run
 from pipelines import PIPELINES
 from pipelines.kubeflow import commands as cluster

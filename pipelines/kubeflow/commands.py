@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calrec.cli.arguments import add_run_options, configuration
+from calrec.cli.options import add_run_options, configuration
 from pipelines import PIPELINES
 from pipelines.kubeflow import options as cluster_options
 from pipelines.kubeflow.options import command

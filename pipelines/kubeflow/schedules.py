@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calrec.cli.arguments import add_run_options, configuration
+from calrec.cli.options import add_run_options, configuration
 from calrec.config import Config
 from pipelines import PIPELINES
 from pipelines.kubeflow import options as cluster_options

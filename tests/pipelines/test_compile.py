@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from calrec.cli.__main__ import parser
-from calrec.cli.arguments import configuration
+from calrec.cli.options import configuration
 from calrec.config import runs
 from calrec.config.overrides import merge
 from pipelines.__main__ import main

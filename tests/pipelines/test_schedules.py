@@ -481,7 +481,7 @@ def test_mistakes_are_found_before_anything_is_sent(api: KfpApi, command: Comman
 def test_a_frozen_snapshot_is_refused(api: KfpApi, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     frozen = (Source("books", "gs://shop/books", snapshot="2026-11-01"),)
     monkeypatch.setattr(
-        "calrec.cli.arguments.get_run", lambda name: replace(get_run(name), sources=frozen, targets=("books",))
+        "calrec.cli.options.get_run", lambda name: replace(get_run(name), sources=frozen, targets=("books",))
     )
     code, _, error = command("apply", "nightly", "--cron", DAILY)
     assert code == 2 and "source 'books' has snapshot '2026-11-01'" in error and "leave it empty" in error

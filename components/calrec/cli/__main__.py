@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from calrec.cli import arguments as verbs
+from calrec.cli.options import configuration, with_settings
 from calrec.config import Config
 from calrec.config.runs import apply_ablations, get_run
 from calrec.system import machine
@@ -92,8 +93,8 @@ def parser() -> argparse.ArgumentParser:
 def _configuration(options: argparse.Namespace) -> Config:
     """What a verb for a whole run is asked for, or the settings for one step."""
     if getattr(options, "whole", False):
-        return verbs.configuration(options)
-    return verbs.with_settings(apply_ablations(get_run(options.run), options.ablation), options)
+        return configuration(options)
+    return with_settings(apply_ablations(get_run(options.run), options.ablation), options)
 
 
 if __name__ == "__main__":

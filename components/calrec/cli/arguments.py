@@ -1,15 +1,14 @@
 """What each verb of `calrec` takes: one function a verb, and nothing that is slow to load."""
 
 import argparse
-import json
 import os
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from calrec.config import Columns, Config, DataConfig, Source
-from calrec.config.overrides import merge, override
-from calrec.config.runs import ABLATIONS, RUNS, apply_ablations, get_run
+from calrec.cli.options import add_changes, add_run_options
+from calrec.config import Columns, DataConfig
+from calrec.config.runs import RUNS
 
 _LEARNER = "model before its refit, whose validation items retrieve.fusion_users learns from (default: the model)"
 
@@ -295,43 +294,6 @@ VERBS = (
 )  # fmt: skip
 
 
-def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """Give a verb that works on a whole run the options that describe one."""
-    parser.add_argument("--run", default="sample", choices=list(RUNS), help="named run to start from (default: sample)")
-    parser.add_argument(
-        "--source", action="append", default=[], metavar="NAME=URI",
-        help="a category and its raw log (folder, gs://, sample:DEPARTMENT); the first one replaces the run's sources",
-    )  # fmt: skip
-    parser.add_argument(
-        "--target",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="a category to fine-tune for; the first one replaces the run's targets",
-    )
-    _changed(parser)
-
-
-def configuration(options: argparse.Namespace) -> Config:
-    """The named run with the command line's sources, targets and settings.
-
-    Raises:
-        ValueError: they do not fit together.
-    """
-    config = apply_ablations(get_run(options.run), options.ablation)
-    sources = tuple(source(text) for text in options.source) or config.sources
-    targets = tuple(options.target) or (config.targets if not options.source else tuple(s.domain for s in sources))
-    return with_settings(replace(config, sources=sources, targets=targets), options).whole()
-
-
-def source(text: str) -> Source:
-    """A category and where its log lies, from NAME=URI."""
-    name, equals, uri = text.partition("=")
-    if not equals:
-        raise ValueError(f"--source takes NAME=URI, got {text!r}; for example --source books=data/books")
-    return Source(name.strip(), uri.strip())
-
-
 def _step(steps: Any, name: str, summary: str, out: bool = True) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = steps.add_parser(name, help=summary, description=summary)
     if out:
@@ -339,44 +301,10 @@ def _step(steps: Any, name: str, summary: str, out: bool = True) -> argparse.Arg
     parser.add_argument(
         "--run", default="sample", choices=list(RUNS), help="named run whose settings apply (default: sample)"
     )
-    _changed(parser)
+    add_changes(parser)
     parser.set_defaults(command=name)
     return parser
 
 
-def _changed(parser: argparse.ArgumentParser) -> None:
-    """Options that change the settings of a named run."""
-    parser.add_argument(
-        "--ablation",
-        action="append",
-        default=[],
-        choices=list(ABLATIONS),
-        help="change the run by name, before --settings and --set",
-    )
-    parser.add_argument(
-        "--settings",
-        type=Path,
-        metavar="FILE",
-        help='JSON of settings over those of the run, {"SECTION": {"KEY": VALUE}}, as a pipeline\'s parameters',
-    )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="SECTION.KEY=VALUE",
-        help="change a setting, over --run and --settings, for example retrieve.k1=1.2",
-    )
-
-
 def _input(parser: argparse.ArgumentParser, name: str, what: str, **options: Any) -> None:
     parser.add_argument(f"--{name}", help=what, **{"metavar": "DIR", "type": Path, "required": True, **options})
-
-
-def with_settings(config: Config, options: argparse.Namespace) -> Config:
-    """A configuration with the settings of the file and of the command line."""
-    if options.settings:
-        try:
-            config = merge(config, json.loads(options.settings.read_text()))
-        except ValueError as error:
-            raise ValueError(f"{options.settings}: {error}") from None
-    return override(config, options.set)
