@@ -50,8 +50,8 @@ lint: setup  ## ruff, mypy, import contracts, spelling
 	$(BIN)/lint-imports
 	$(BIN)/typos
 
-compile: setup  ## write the pipelines as YAML to build/ and check them
-	$(BIN)/calrec compile --out build
+compile: setup  ## write the pipelines and the components as YAML to build/, and check them
+	$(BIN)/calrec compile --components --out build
 	$(BIN)/calrec validate build/*.yaml
 
 size: setup  ## lines of code by room

@@ -22,6 +22,7 @@ def add(commands: Any) -> None:
     add_run_options(compile_)
     compile_.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the YAML")
     cluster_options.add_image(compile_)
+    compile_.add_argument("--components", action="store_true", help="also each step's component, for other pipelines")
     compile_.add_argument("--only-new", action="store_true", help="training ends early when there is nothing new")
     compile_.set_defaults(command=_compile)
 
@@ -60,8 +61,10 @@ def add(commands: Any) -> None:
 
 
 def _compile(options: argparse.Namespace) -> int:
-    from pipelines.compiling import compile_pipeline
+    from pipelines.compiling import compile_components, compile_pipeline
 
+    if options.components:
+        print(*compile_components(options.out / "components"), sep="\n")
     config = configuration(options)
     for name in options.pipelines:
         print(compile_pipeline(name, config, options.out, options.image, options.cache_claim, options.only_new))

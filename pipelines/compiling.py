@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 from kfp import compiler
+from kfp.dsl.python_component import PythonComponent
 
 from calrec.config import SECTIONS, Config, naming
 from calrec.config.overrides import to_dict, unknown
@@ -78,6 +79,24 @@ def compile_pipeline(
     # Written anew: kfp's comment header prints dictionaries in random order.
     path.write_text(yaml.dump_all(documents, Dumper=yaml.CSafeDumper, allow_unicode=True, width=120))
     return path
+
+
+def compile_components(out: Path) -> list[Path]:
+    """Write each step's component as YAML, for pipelines of others: kfp.components.load_component_from_file reads it.
+
+    Args:
+        out: folder of the files, which are called after the components.
+    """
+    rooms = ("ingest", "textify", "model", "finetune", "generate", "retrieve", "recommend", "evaluate", "promote")
+    out.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for room in rooms:
+        module = importlib.import_module(f"calrec.{room}.component")
+        for name, component in vars(module).items():
+            if isinstance(component, PythonComponent):
+                paths.append(out / f"{name.replace('_', '-')}.yaml")
+                compiler.Compiler().compile(component, package_path=str(paths[-1]))
+    return paths
 
 
 def name_steps(documents: list[dict[str, Any]]) -> None:

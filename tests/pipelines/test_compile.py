@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 import yaml
+from kfp import components
 
 from calrec.cli.__main__ import parser
 from calrec.cli.options import configuration
 from calrec.config import runs
 from calrec.config.overrides import merge
 from pipelines.__main__ import main
-from pipelines.compiling import PIPELINES, arguments, compile_pipeline, load, pipeline
+from pipelines.compiling import PIPELINES, arguments, compile_components, compile_pipeline, load, pipeline
 from pipelines.reference import document
 from pipelines.validation import validate
 from tests.compiled import compiled
@@ -400,3 +401,14 @@ def test_a_users_mistake_is_exit_code_2(
     said = capsys.readouterr().err
     assert message in said and "hunter2" not in said
     assert not (tmp_path / "out").exists()
+
+
+def test_each_component_can_be_used_in_another_pipeline(tmp_path: Path):
+    paths = {path.stem: path for path in compile_components(tmp_path)}
+    assert set(paths) == {
+        "ingest", "textify", "base-model", "finetune", "generate", "retrieve", "index", "champion", "recommend",
+        "evaluate", "promote",
+    }  # fmt: skip
+    ingest = components.load_component_from_file(str(paths["ingest"]))
+    assert set(ingest.component_spec.inputs) == {"domain", "uri", "snapshot", "data"}
+    assert "interactions" in ingest.component_spec.outputs

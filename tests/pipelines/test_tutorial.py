@@ -7,6 +7,7 @@ from typing import Any
 import nbformat
 import pytest
 
+from tests.conftest import REPO
 from tests.pipelines.tutorial import TUTORIAL, run
 
 
@@ -28,3 +29,14 @@ def test_the_tutorial_was_saved_with_what_it_shows():
     assert [bool(cell.outputs) for cell in cells] == [False, *[True] * (len(cells) - 1)]
     assert not any(output.output_type == "error" for cell in cells for output in cell.outputs)
     assert "/tmp" not in "".join(map(text, cells)) and "/home" not in "".join(map(text, cells))
+
+
+def test_the_snippet_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As it stands there, but for the size of the training."""
+    (code,) = re.findall(r"```python\n(.*?)```", (REPO / "README.md").read_text(), re.S)
+    assert code.count("CALRec()") == 1
+    monkeypatch.chdir(tmp_path)
+    known: dict[str, Any] = {}
+    exec(code.replace("CALRec()", 'CALRec("tiny")'), known)
+    assert known["model"].recommend({"ann": []}, k=2)["rank"].tolist() == [1, 2]
+    assert (tmp_path / "pastry-model" / "manifest.json").is_file()
