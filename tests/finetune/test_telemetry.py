@@ -192,6 +192,8 @@ def test_a_quiet_report_says_nothing(monkeypatch: pytest.MonkeyPatch, capsys: py
 
 BAR = """
 from calrec.config import StageConfig
+from calrec.report import progress
+progress._DELAY_S = 0
 from calrec.finetune.telemetry import Report
 report = Report("stage1", StageConfig(steps=4), lambda step, metrics: None, 1)
 for step in (2, 3, 4):
