@@ -76,7 +76,13 @@ def test_every_step_shows_itself_in_the_run_view(world: tuple[Path, dict[str, An
     } <= set(summaries)
     assert all("|" in text for text in summaries.values())
     assert summaries["evaluate"].startswith("| target | users | Recall@10 |")
-    assert {path.parent.name for path in run.rglob("report")} == {"watch", "ingest", "textify", "base-model", "evaluate"}
+    assert {path.parent.name for path in run.rglob("report")} == {
+        "watch",
+        "ingest",
+        "textify",
+        "base-model",
+        "evaluate",
+    }
 
 
 def test_nothing_new_ends_early(world: tuple[Path, dict[str, Any], str]):
