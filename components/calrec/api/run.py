@@ -82,11 +82,11 @@ class Training:
         of = {**given, "generations": generations, "learner": self._learner(models)}
         return Target(models, generations, self._made("retrieve", of, domain=target))
 
-    def index(self, target: str, models: Sequence[Path], new_items: Any = None) -> Path:
+    def index(self, target: str, models: Sequence[Path]) -> Path:
         """The catalogue that a model's recommendations are looked up in."""
         texts, tokens, _ = self.texts()
         given = {"texts": texts, "tokens": tokens, "model": models[-1], "learner": self._learner(models)}
-        return self._made("index", given, domain=target, new_items=new_items)
+        return self._made("index", given, domain=target)
 
     def champion(self, target: str, of: Target, uri: str) -> Path:
         """Lists of the model in use for the users that the new one is judged by."""
