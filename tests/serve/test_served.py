@@ -53,7 +53,6 @@ def model(folder: Path, mlflow_server: str, tmp_path_factory: pytest.TempPathFac
         here.setenv("MLFLOW_TRACKING_URI", mlflow_server)
         here.setenv("CALREC_TRACKING", "required")
         here.delenv("MLFLOW_EXPERIMENT_ID", raising=False)  # MLflow sets it, perhaps for another test's server
-        mlflow.set_tracking_uri(mlflow_server)
         with runs.step("promote", "served"):
             promotion.register_version(folder, example(folder / "index"), "s", None, True)
         return Path(mlflow.artifacts.download_artifacts("models:/calrec-served@champion", dst_path=str(out)))

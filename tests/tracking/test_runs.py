@@ -31,7 +31,6 @@ def client(mlflow_server: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", f"test-{time.time_ns()}")
     monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "false")
-    mlflow.set_tracking_uri(mlflow_server)
     yield mlflow.MlflowClient()
     while mlflow.active_run():
         mlflow.end_run()
@@ -309,7 +308,7 @@ def test_who_ends_a_local_run_ends_the_steps_that_died_in_it(client, monkeypatch
 
 def test_a_step_whose_server_was_away_for_a_while_ends_its_run(client, monkeypatch: pytest.MonkeyPatch):
     with killing.before(os.environ["MLFLOW_TRACKING_URI"]) as proxy:
-        mlflow_client.mlflow().set_tracking_uri(proxy.url)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", proxy.url)
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         with tracking.step("ingest", "books") as run:
             proxy.refused = lambda path: True

@@ -13,13 +13,10 @@ from tests.versions import Judged, judged
 @pytest.fixture(autouse=True)
 def server(mlflow_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """The real server, which every test must reach."""
-    import mlflow
-
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "registry")
     monkeypatch.setenv("CALREC_TRACKING", "required")
     monkeypatch.setattr(promotion, "SETTLING", 0.05)  # of tests in which only one run finishes
-    mlflow.set_tracking_uri(mlflow_server)
     return mlflow_server
 
 

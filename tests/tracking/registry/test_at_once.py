@@ -14,10 +14,7 @@ WON, LOST = "is the champion, in the place of version", "became the champion at 
 
 def finish(me: int, tries: int, uri: str, versions: Versions, barrier: Any, said: Any) -> None:
     """A run after the other; each of them claims the place when the other one does."""
-    import mlflow
-
     os.environ |= {"MLFLOW_TRACKING_URI": uri, "MLFLOW_EXPERIMENT_NAME": "registry", "CALREC_TRACKING": "required"}
-    mlflow.set_tracking_uri(uri)
     crown = promotion._promote
 
     def together(*given: Any) -> tuple[bool, str]:

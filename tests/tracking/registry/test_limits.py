@@ -14,11 +14,9 @@ NAMES = ["men's", 'say "hi" to men\'s #1?', "книги и журналы", "本
 
 @pytest.fixture(params=["mlflow_server", "mlflow_on_postgres"])
 def both(request: pytest.FixtureRequest, server: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    import mlflow
 
     uri = str(request.getfixturevalue(request.param))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    mlflow.set_tracking_uri(uri)
     return uri
 
 

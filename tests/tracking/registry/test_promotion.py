@@ -157,10 +157,8 @@ def changes(proxy: killing.Proxy) -> list[tuple[int, bool]]:
 
 
 def _through(uri: str, work: object) -> None:
-    import mlflow
 
     os.environ["MLFLOW_TRACKING_URI"] = uri
-    mlflow.set_tracking_uri(uri)
     work()
 
 

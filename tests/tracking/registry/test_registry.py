@@ -184,7 +184,6 @@ def test_a_server_that_does_not_answer_is_said_and_then_nothing_is_known(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.delenv("CALREC_TRACKING", raising=False)
     monkeypatch.setattr(mlflow_client, "PAUSES", (0.01,))
-    mlflow.set_tracking_uri("http://127.0.0.1:9")
     source = Source("home", str(write_sequences(tmp_path / "raw")))
     seen = current.look_up([vars(source)], ["home"], {}, only_new=True)
     assert seen.decision.decision == "train" and seen.champions == {"home": NOT_KNOWN}

@@ -20,14 +20,11 @@ from tests.tracking.registry.world import Versions, numbers
 @pytest.fixture
 def proxy(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[killing.Proxy]:
     """Between the test and the server; tracking is not required."""
-    import mlflow
-
     with killing.before(server) as proxy:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", proxy.url)
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         monkeypatch.delenv("CALREC_TRACKING")
         monkeypatch.setattr(store, "PAUSES", (0.01, 0.02))
-        mlflow.set_tracking_uri(proxy.url)
         yield proxy
 
 
