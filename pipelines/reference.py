@@ -92,11 +92,15 @@ def _fields(kind: type, path: str) -> Iterator[list[str]]:
 
 
 def _docstrings(kind: type) -> dict[str, str]:
-    """Field → the string that stands behind it in the class."""
-    body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0].body  # type: ignore[attr-defined]
+    """Field → the string that stands behind it in the class, or in one that it is made of."""
     found = {}
-    for one, behind in itertools.pairwise(body):
+    for one, behind in itertools.chain.from_iterable(map(_lines, filter(dataclasses.is_dataclass, kind.__mro__))):
         is_text = isinstance(behind, ast.Expr) and isinstance(behind.value, ast.Constant)
         if isinstance(one, ast.AnnAssign) and is_text:
-            found[one.target.id] = " ".join(str(behind.value.value).split())  # type: ignore[union-attr]
+            found[one.target.id] = " ".join(str(behind.value.value).split())  # type: ignore[attr-defined]
     return found
+
+
+def _lines(kind: type) -> Iterator[tuple[ast.stmt, ast.stmt]]:
+    body: list[ast.stmt] = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0].body  # type: ignore[attr-defined]
+    return itertools.pairwise(body)

@@ -10,7 +10,6 @@ from types import SimpleNamespace
 import pytest
 
 from calrec import artifacts
-from calrec.config import StageConfig
 from calrec.finetune import telemetry
 from calrec.finetune.record import Record
 from calrec.finetune.telemetry import Report
@@ -40,7 +39,7 @@ def test_nothing_trained_costs_nothing():
 def test_time_counts_from_the_beginning_of_the_stage_and_on_top_of_what_was_before(monkeypatch: pytest.MonkeyPatch):
     clock = iter([100.0, 110.0, 113.0, 117.0])
     monkeypatch.setattr(telemetry.time, "perf_counter", lambda: next(clock))
-    report = Report("s", StageConfig(steps=9), lambda *_: None, 0)  # at 100
+    report = Report("s", 9, lambda *_: None, 0)  # at 100
     report.begin(5, Record(seconds=60.0, peak_memory_bytes=2**60))  # at 110
     report.count()  # at 113
     report.count()  # at 117

@@ -13,7 +13,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from calrec.config import ModelConfig, StageConfig
+from calrec.config import ModelConfig
 from calrec.finetune import telemetry
 from calrec.finetune.telemetry import Report, activation_bytes, expected_memory, flops, peak_by_name, peak_flops
 from calrec.finetune.tuning import add_adapters
@@ -150,7 +150,7 @@ def lines_of(capsys: pytest.CaptureFixture[str]) -> list[str]:
 def test_lines_and_log(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     monkeypatch.setattr(telemetry, "REPORT_SECONDS", 0.0)
     points: list[tuple[int, dict[str, float]]] = []
-    report = Report("stage1 x", StageConfig(steps=3), lambda step, metrics: points.append((step, metrics)), 1, 1e9)
+    report = Report("stage1 x", 3, lambda step, metrics: points.append((step, metrics)), 1, 1e9)
     for step in (2, 3):
         report.step(step, METRICS, tokens=100, flops=1e6)
     report.validation(3, {"nig": 2.5, "ndcg": 0.25}, better=True)
@@ -172,7 +172,7 @@ def test_lines_and_log(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
 
 def test_between_two_lines_steps_are_added_up(capsys: pytest.CaptureFixture[str]):
     points: list[dict[str, float]] = []
-    report = Report("s", StageConfig(steps=3), lambda _, metrics: points.append(metrics), 0)
+    report = Report("s", 3, lambda _, metrics: points.append(metrics), 0)
     for step in (1, 2, 3):
         report.step(step, METRICS, tokens=100, flops=1e6)
         assert (report.tokens, len(points)) == ((100 * step, 0) if step < 3 else (0, 1))
@@ -182,7 +182,7 @@ def test_between_two_lines_steps_are_added_up(capsys: pytest.CaptureFixture[str]
 def test_a_quiet_report_says_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     monkeypatch.setattr(telemetry, "REPORT_SECONDS", 0.0)
     points: list[int] = []
-    report = Report("s", StageConfig(steps=3), lambda step, _: points.append(step), 0, quiet=True)
+    report = Report("s", 3, lambda step, _: points.append(step), 0, quiet=True)
     report.step(3, METRICS, 100, 1e6)
     report.validation(3, {"nig": 2.5}, better=True)
     report.line("something")
@@ -195,7 +195,7 @@ from calrec.config import StageConfig
 from calrec.report import progress
 progress._DELAY_S = 0
 from calrec.finetune.telemetry import Report
-report = Report("stage1", StageConfig(steps=4), lambda step, metrics: None, 1)
+report = Report("stage1", 4, lambda step, metrics: None, 1)
 for step in (2, 3, 4):
     report.step(step, {"loss": 3.0}, 10, 1.0)
 report.validation(4, {"nig": 2.5}, better=True)

@@ -8,11 +8,21 @@ from calrec.config.data import Columns, DataConfig, Source, SplitConfig
 from calrec.config.model import BASELINES, EvaluateConfig, GenerateConfig, ModelConfig, RetrieveConfig
 from calrec.config.production import IMAGE, BatchConfig, ClusterConfig, GateConfig
 from calrec.config.text import TextConfig
-from calrec.config.training import LaunchConfig, StageConfig
+from calrec.config.training import (
+    CheckpointConfig,
+    ComputeConfig,
+    LaunchConfig,
+    LossConfig,
+    OptimizerConfig,
+    SamplingConfig,
+    StageConfig,
+    ValidationConfig,
+)
 from calrec.config.whole import SECTIONS, Config, metric_names
 
 __all__ = [
-    "BASELINES", "IMAGE", "SECTIONS", "BatchConfig", "ClusterConfig", "Columns", "Config", "DataConfig",
-    "EvaluateConfig", "GateConfig", "GenerateConfig", "LaunchConfig", "ModelConfig", "RetrieveConfig", "Source",
-    "SplitConfig", "StageConfig", "TextConfig", "metric_names",
+    "BASELINES", "IMAGE", "SECTIONS", "BatchConfig", "CheckpointConfig", "ClusterConfig", "Columns", "ComputeConfig",
+    "Config", "DataConfig", "EvaluateConfig", "GateConfig", "GenerateConfig", "LaunchConfig", "LossConfig",
+    "ModelConfig", "OptimizerConfig", "RetrieveConfig", "SamplingConfig", "Source", "SplitConfig", "StageConfig",
+    "TextConfig", "ValidationConfig", "metric_names",
 ]  # fmt: skip

@@ -11,6 +11,12 @@ def check(ok: bool, message: str) -> None:
         raise ValueError(message)
 
 
+def at_least_zero(section: object, *names: str) -> None:
+    """A ValueError that names the first of these settings of the section that is below 0, or not finite."""
+    for name in names:
+        check(0 <= getattr(section, name) < float("inf"), f"{name} must be >= 0, got {getattr(section, name)}")
+
+
 def one_of(name: str, value: str, allowed: Sequence[str]) -> None:
     """A ValueError that lists the allowed values."""
     check(value in allowed, f"{name} must be one of {', '.join(allowed)}; got {value!r}")

@@ -3,22 +3,41 @@
 from dataclasses import dataclass
 
 from calrec.config import naming
-from calrec.config.checks import check, one_of
+from calrec.config.checks import at_least_zero, check, one_of
 
 
 @dataclass(frozen=True)
-class StageConfig:
-    """One stage of fine-tuning (PAPER.md, "Loss"); stage 1, stage 2 and the refit have one each."""
+class LossConfig:
+    """The loss of a step (PAPER.md, "Loss")."""
 
-    steps: int = 1000
-    """Optimizer steps; 0 passes the model through (the ablation)."""
-    batch_size: int = 32
-    """Users per step, over all ranks; with negatives = "batch" each has batch_size - 1 negatives."""
+    alpha: float = 0.125
+    """Weight of L_TT, target against target-in-context."""
+    beta: float = 0.025
+    """Weight of L_UT, history against target; may be negative (the ablation)."""
+    tau: float = 0.5
+    """Temperature of both contrastive losses."""
+    direction: str = "both"
+    """Side that is normalised over in InfoNCE: user, target, or both (their mean)."""
     negatives: str = "batch"
     """Whose targets are negatives: batch (all users of the step, over ranks and packed rows, by GradCache), ranks
     (those that all ranks work on at one time), or micro (those of one packed row on one rank)."""
-    micro_tokens: int = 16384
-    """Tokens of one packed row, which bound the memory; a longer batch is worked on in several rows. 0: no bound."""
+
+    def __post_init__(self) -> None:
+        check(
+            self.alpha >= 0 and self.alpha + abs(self.beta) < 1,
+            f"alpha must be >= 0 and alpha + |beta| < 1, got {self.alpha} + {abs(self.beta)}; lower alpha or beta",
+        )
+        check(self.tau > 0, f"tau must be > 0, got {self.tau}")
+        one_of("direction", self.direction, ("both", "user", "target"))
+        one_of("negatives", self.negatives, ("batch", "ranks", "micro"))
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """How the weights change."""
+
+    steps: int = 1000
+    """Optimizer steps; 0 passes the model through (the ablation)."""
     lr: float = 1e-3
     """Peak learning rate, after a linear warm-up."""
     schedule: str = "cosine"
@@ -33,14 +52,22 @@ class StageConfig:
     """Decay of an exponential moving average of the weights, which is then validated and kept; 0: none."""
     dropout: float = 0.0
     """Share of the embeddings, and of what each attention and feed-forward layer adds, that is zeroed in training."""
-    alpha: float = 0.125
-    """Weight of L_TT, target against target-in-context."""
-    beta: float = 0.025
-    """Weight of L_UT, history against target; may be negative (the ablation)."""
-    tau: float = 0.5
-    """Temperature of both contrastive losses."""
-    direction: str = "both"
-    """Side that is normalised over in InfoNCE: user, target, or both (their mean)."""
+
+    def __post_init__(self) -> None:
+        at_least_zero(self, "steps")
+        check(self.lr > 0, f"lr must be > 0, got {self.lr}")
+        one_of("schedule", self.schedule, ("cosine", "linear", "constant"))
+        check(0 <= self.warmup < 1, f"warmup is a share of the steps, 0 <= warmup < 1; got {self.warmup}")
+        check(0 <= self.dropout < 1, f"dropout is a share, 0 <= dropout < 1; got {self.dropout}")
+        check(0 <= self.ema < 1, f"ema is a decay, 0 <= ema < 1 (0: none); got {self.ema}")
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """Whose histories, cut where, a step works on."""
+
+    batch_size: int = 32
+    """Users per step, over all ranks; with negatives = "batch" each has batch_size - 1 negatives."""
     train_on: str = "last"
     """Items whose tokens are predicted: last (the target), or all (each item of the history is a next item too)."""
     position: str = "random"
@@ -53,6 +80,24 @@ class StageConfig:
     until: str = "valid"
     """Up to which held-out item a history is trained on: valid, or test: the validation items too, with settings that
     validation chose before; then nothing is validated and the last weights are kept."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check(
+            self.batch_size >= 2,
+            f"batch_size must be >= 2, got {self.batch_size}: with one row both contrastive losses are identically 0; "
+            "raise batch_size",
+        )
+        one_of("train_on", self.train_on, ("last", "all"))
+        one_of("position", self.position, ("random", "last"))
+        one_of("until", self.until, ("valid", "test"))
+        mix_weights(self.mix)
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """When the weights are judged on held-out items, and which are kept."""
+
     valid_every: int = 100
     """Steps between validations. 0: no validation, the last weights are kept."""
     valid_users: int = 256
@@ -64,6 +109,18 @@ class StageConfig:
     """Which weights are kept: best (in valid_metric), or last."""
     patience: int = 0
     """Validations without gain after which the stage ends; 0: never."""
+
+    def __post_init__(self) -> None:
+        at_least_zero(self, "valid_every", "patience")
+        check(self.valid_users >= 2, f"valid_users must be >= 2, got {self.valid_users}")
+        one_of("valid_metric", self.valid_metric, ("nig", "ndcg"))
+        one_of("keep", self.keep, ("best", "last"))
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """When a stage writes what an interrupted one goes on from."""
+
     checkpoint_every: int = 200
     """Steps between checkpoints, from which an interrupted stage goes on; 0: none by steps."""
     checkpoint_minutes: float = 5.0
@@ -71,6 +128,18 @@ class StageConfig:
     none by time. No number of the training depends on it."""
     keep_checkpoints: int = 2
     """Newest checkpoints that are kept."""
+
+    def __post_init__(self) -> None:
+        at_least_zero(self, "checkpoint_every", "checkpoint_minutes")
+        check(self.keep_checkpoints >= 1, f"keep_checkpoints must be >= 1, got {self.keep_checkpoints}")
+
+
+@dataclass(frozen=True)
+class ComputeConfig:
+    """How the machine computes it; but for rounding it changes no result."""
+
+    micro_tokens: int = 16384
+    """Tokens of one packed row, which bound the memory; a longer batch is worked on in several rows. 0: no bound."""
     attention: str = "auto"
     """How packed rows attend: loop (one causal SDPA per sequence), varlen (FlashAttention, GPU and bf16), flex (flex
     attention, GPU); auto takes the fastest that fits; padded is the reference path without packing."""
@@ -81,51 +150,28 @@ class StageConfig:
     """Compute each layer again in the backward pass: less memory, about a third more time."""
     compile: bool = False
     """torch.compile of each layer."""
-    seed: int = 0
     threads: int = 0
     """CPU threads; 0: all that the container may use."""
 
     def __post_init__(self) -> None:
-        check(self.steps >= 0, f"steps must be >= 0, got {self.steps}")
-        check(
-            self.batch_size >= 2,
-            f"batch_size must be >= 2, got {self.batch_size}: with one row both contrastive losses are identically 0; "
-            "raise batch_size",
-        )
-        check(
-            self.alpha >= 0 and self.alpha + abs(self.beta) < 1,
-            f"alpha must be >= 0 and alpha + |beta| < 1, got {self.alpha} + {abs(self.beta)}; lower alpha or beta",
-        )
-        check(self.tau > 0, f"tau must be > 0, got {self.tau}")
-        check(self.lr > 0, f"lr must be > 0, got {self.lr}")
-        check(0 <= self.warmup < 1, f"warmup is a share of the steps, 0 <= warmup < 1; got {self.warmup}")
-        check(0 <= self.dropout < 1, f"dropout is a share, 0 <= dropout < 1; got {self.dropout}")
-        check(0 <= self.ema < 1, f"ema is a decay, 0 <= ema < 1 (0: none); got {self.ema}")
-        for name, valid in _CHOICES.items():
-            one_of(name, getattr(self, name), valid)
-        for name in ("valid_every", "patience", "checkpoint_every", "checkpoint_minutes", "threads", "micro_tokens"):
-            check(0 <= getattr(self, name) < float("inf"), f"{name} must be >= 0, got {getattr(self, name)}")
+        at_least_zero(self, "micro_tokens", "threads")
+        one_of("attention", self.attention, ("auto", "loop", "varlen", "flex", "padded"))
+        one_of("precision", self.precision, ("auto", "fp32", "bf16"))
+
+
+@dataclass(frozen=True)
+class StageConfig(  # dataclasses take the fields of the last base first
+    ComputeConfig, CheckpointConfig, ValidationConfig, SamplingConfig, LossConfig, OptimizerConfig
+):
+    """One stage of fine-tuning; stage 1, stage 2 and the refit have one each. A function takes the group it needs."""
+
+    def __post_init__(self) -> None:
+        for group in StageConfig.__bases__:
+            group.__post_init__(self)  # type: ignore[attr-defined]
         check(
             self.until == "valid" or self.patience == 0,
             f"until = test leaves nothing to validate, so patience = {self.patience} cannot end the stage; set it to 0",
         )
-        check(self.valid_users >= 2, f"valid_users must be >= 2, got {self.valid_users}")
-        check(self.keep_checkpoints >= 1, f"keep_checkpoints must be >= 1, got {self.keep_checkpoints}")
-        mix_weights(self.mix)
-
-
-_CHOICES = {
-    "negatives": ("batch", "ranks", "micro"),
-    "schedule": ("cosine", "linear", "constant"),
-    "direction": ("both", "user", "target"),
-    "train_on": ("last", "all"),
-    "position": ("random", "last"),
-    "until": ("valid", "test"),
-    "valid_metric": ("nig", "ndcg"),
-    "keep": ("best", "last"),
-    "attention": ("auto", "loop", "varlen", "flex", "padded"),
-    "precision": ("auto", "fp32", "bf16"),
-}
 
 
 def mix_weights(mix: str) -> dict[str, float]:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from calrec.config import StageConfig
+from calrec.config import LossConfig
 from calrec.finetune import losses
 from calrec.finetune.batches import Batch
 from calrec.finetune.losses import Terms
@@ -34,7 +34,7 @@ def no_interruption() -> bool:
 def backward(
     towers: Towers,
     batches: Sequence[Batch],
-    stage: StageConfig,
+    loss: LossConfig,
     ranks: Ranks,
     interrupted: Callable[[], bool] = no_interruption,
 ) -> Terms:
@@ -43,7 +43,7 @@ def backward(
     Args:
         towers: the network; on several ranks its gradients are averaged over them.
         batches: the packed rows of this rank; every rank has as many, with as many users in each.
-        stage: weights, temperature, and which users are each other's negatives.
+        loss: weights, temperature, and which users are each other's negatives.
         ranks: the processes that share the step.
         interrupted: asked before each packed row.
 
@@ -55,9 +55,9 @@ def backward(
     """
     predicted = float(ranks.total(torch.tensor(float(sum(len(b.label_N) for b in batches)), device=towers.device)))
     users = ranks.size * sum(map(len, batches))
-    nig_weight = (1 - stage.alpha - stage.beta) / predicted
-    replays = len(batches) > 1 and stage.negatives == "batch"
-    pushes, contrasts, before = _cached(towers, batches, stage, ranks, interrupted) if replays else ([], [], [])
+    nig_weight = (1 - loss.alpha - loss.beta) / predicted
+    replays = len(batches) > 1 and loss.negatives == "batch"
+    pushes, contrasts, before = _cached(towers, batches, loss, ranks, interrupted) if replays else ([], [], [])
     nll = torch.zeros((), device=towers.device)
     for turn, batch in enumerate(batches):
         if interrupted():
@@ -68,7 +68,7 @@ def backward(
             read = towers(batch)
             if not replays:
                 share = len(batch) * ranks.size / users
-                pushed, contrast = _contrast(read.vectors_3BD.detach(), batch.group_B, stage, ranks, share)
+                pushed, contrast = _contrast(read.vectors_3BD.detach(), batch.group_B, loss, ranks, share)
                 pushes.append(pushed)
                 contrasts.append(contrast)
             # Gradients are averaged over ranks, but these are each rank's part of a sum.
@@ -77,13 +77,13 @@ def backward(
             )
         nll += read.nll.detach()
     tt, ut = torch.stack(contrasts).sum(0)
-    if stage.negatives == "micro":
+    if loss.negatives == "micro":
         tt, ut = ranks.total(torch.stack([tt, ut]))
-    return losses.combine(ranks.total(nll) / predicted, tt, ut, stage.alpha, stage.beta)
+    return losses.combine(ranks.total(nll) / predicted, tt, ut, loss.alpha, loss.beta)
 
 
 def _cached(
-    towers: Towers, batches: Sequence[Batch], stage: StageConfig, ranks: Ranks, interrupted: Callable[[], bool]
+    towers: Towers, batches: Sequence[Batch], loss: LossConfig, ranks: Ranks, interrupted: Callable[[], bool]
 ) -> tuple[list[Tensor], list[Tensor], list[dict[str, Tensor]]]:
     """Gradients of all embeddings, the contrastive losses, and the random state before each row."""
     before, vectors = [], []
@@ -94,19 +94,17 @@ def _cached(
             before.append(random_state())
             vectors.append(towers(batch, graph=False).vectors_3BD)
     group_B = torch.cat([batch.group_B for batch in batches])
-    pushed, contrast = _contrast(torch.cat(vectors, 1), group_B, stage, ranks, 1.0)
+    pushed, contrast = _contrast(torch.cat(vectors, 1), group_B, loss, ranks, 1.0)
     parts: list[Tensor] = list(torch.split(pushed, [len(batch) for batch in batches], 1))  # type: ignore[no-untyped-call]
     return parts, [contrast], before
 
 
-def _contrast(
-    own_3BD: Tensor, group_B: Tensor, stage: StageConfig, ranks: Ranks, share: float
-) -> tuple[Tensor, Tensor]:
+def _contrast(own_3BD: Tensor, group_B: Tensor, loss: LossConfig, ranks: Ranks, share: float) -> tuple[Tensor, Tensor]:
     """Gradient of α·L_TT + β·L_UT, times `share`, for this rank's embeddings; and L_TT and L_UT times `share`.
 
     Each rank computes the loss of all ranks' embeddings and keeps the gradient of its own.
     """
-    many, alone = own_3BD.shape[1], stage.negatives == "micro"
+    many, alone = own_3BD.shape[1], loss.negatives == "micro"
     if alone:
         share /= ranks.size
         all_3BD = own_3BD
@@ -116,9 +114,9 @@ def _contrast(
     first = 0 if alone else ranks.rank * many
     with torch.enable_grad():
         v_u, v_tu, v_t = all_3BD = all_3BD.detach().requires_grad_()
-        tt = share * losses.info_nce(v_tu, v_t, group_B, stage.tau, stage.direction)
-        ut = share * losses.info_nce(v_u, v_t, group_B, stage.tau, stage.direction)
-        (pushed,) = torch.autograd.grad(stage.alpha * tt + stage.beta * ut, all_3BD)
+        tt = share * losses.info_nce(v_tu, v_t, group_B, loss.tau, loss.direction)
+        ut = share * losses.info_nce(v_u, v_t, group_B, loss.tau, loss.direction)
+        (pushed,) = torch.autograd.grad(loss.alpha * tt + loss.beta * ut, all_3BD)
     return pushed[:, first : first + many], torch.stack([tt, ut]).detach()
 
 

@@ -9,30 +9,30 @@ import torch
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
-from calrec.config import StageConfig
+from calrec.config import OptimizerConfig
 from calrec.finetune.ranks import trainable_parameters
 
 
-def adamw(network: Any, stage: StageConfig) -> torch.optim.AdamW:
+def adamw(network: Any, config: OptimizerConfig) -> torch.optim.AdamW:
     """AdamW of the trainable weights; vectors (norms, biases) are not decayed."""
     parameters = list(trainable_parameters(network).values())
     groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": stage.weight_decay},
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
     fused = all(p.device.type in ("cpu", "cuda") for p in parameters)
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=stage.lr, betas=(0.9, 0.95), fused=fused)
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=config.lr, betas=(0.9, 0.95), fused=fused)
 
 
-def rate(step: int, stage: StageConfig) -> float:
-    """Share of the peak learning rate at a step, counted from 0: linear warm-up, then `stage.schedule`."""
-    ramp = max(1, round(stage.steps * stage.warmup))
+def rate(step: int, config: OptimizerConfig) -> float:
+    """Share of the peak learning rate at a step, counted from 0: linear warm-up, then `config.schedule`."""
+    ramp = max(1, round(config.steps * config.warmup))
     if step < ramp:
         return (step + 1) / ramp
-    done = (step - ramp) / max(1, stage.steps - ramp)
-    if stage.schedule == "constant":
+    done = (step - ramp) / max(1, config.steps - ramp)
+    if config.schedule == "constant":
         return 1.0
-    if stage.schedule == "linear":
+    if config.schedule == "linear":
         return 1.0 - 0.9 * done
     return 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * done))
 

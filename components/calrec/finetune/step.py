@@ -11,7 +11,7 @@ from torch import Tensor
 
 from calrec import artifacts
 from calrec.artifacts import Manifest, output
-from calrec.config import ModelConfig, StageConfig
+from calrec.config import ComputeConfig, ModelConfig, StageConfig
 from calrec.config.overrides import to_dict
 from calrec.finetune import adapters, arithmetic, attention, ranks, telemetry, towers
 from calrec.finetune.checkpoints import Checkpoints
@@ -93,7 +93,7 @@ def finetune(
     )
     base, own = origin_of(of_model), None
     with ranks.process_group() as (among, device), _alone(among, out, texts, tokens, model):
-        report = Report(label, stage, log, 0, quiet=not among.main)
+        report = Report(label, stage.steps, log, 0, quiet=not among.main)
         if stage.steps:
             _check(data, stage, among, network)
             network = add_adapters(network.to(device), tuning)
@@ -174,17 +174,17 @@ def _train(
     return weights, counts
 
 
-def precision(stage: StageConfig, device: torch.device, among: Ranks, before: str = "") -> torch.dtype:
+def precision(compute: ComputeConfig, device: torch.device, among: Ranks, before: str = "") -> torch.dtype:
     """Of matrix products; `auto` is what the stage began with, `before`, or else what rank 0's machine is made for."""
-    asked = before if stage.precision == "auto" else stage.precision
+    asked = before if compute.precision == "auto" else compute.precision
     return PRECISIONS[among.share(asked or ("bf16" if fast_bf16(device) else "fp32"))]
 
 
-def reading(network: Any, stage: StageConfig, dtype: torch.dtype, say: Callable[[str], None]) -> str:
+def reading(network: Any, compute: ComputeConfig, dtype: torch.dtype, say: Callable[[str], None]) -> str:
     """How the network's packed rows attend, or "padded" when it cannot be packed, which is said.
 
     Raises:
-        ValueError: the kernel that `stage.attention` names does not work for this network on this machine; the network
+        ValueError: the kernel that `attention` names does not work for this network on this machine; the network
             is no causal one.
     """
     name = type(towers.core(network)).__name__
@@ -193,17 +193,17 @@ def reading(network: Any, stage: StageConfig, dtype: torch.dtype, say: Callable[
             f"{name} lets a token see those after it, so it would read its targets; give a causal LM (some, such as "
             "BERT, become one by is_decoder = true in their config.json)"
         )
-    if stage.attention == "padded":
+    if compute.attention == "padded":
         return "padded"
-    auto = stage.attention == "auto"
+    auto = compute.attention == "auto"
     why = ""
-    for kernel in attention.candidates(ranks.device_of(network), dtype) if auto else [stage.attention]:
+    for kernel in attention.candidates(ranks.device_of(network), dtype) if auto else [compute.attention]:
         found = towers.suits(network, kernel, dtype)
         if not found:
             return kernel
         why = f"{why}; {kernel}: {found}".lstrip("; ")
     if not auto:
-        raise ValueError(f"attention = {stage.attention} does not work for {name} here ({why}); use auto")
+        raise ValueError(f"attention = {compute.attention} does not work for {name} here ({why}); use auto")
     say(f"{name} cannot be packed ({why}); training goes on padded, which is slower")
     return "padded"
 

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from calrec.config import StageConfig
 from calrec.finetune.record import Record
 from calrec.finetune.towers import core
 from calrec.model.device import peak_memory
@@ -153,15 +152,13 @@ def expected_memory(network: Any, bytes_per_token: float, tokens: int, state: in
 class Report:
     """Progress lines now and then, metrics to log and record, a bar below the lines where stderr is a terminal."""
 
-    def __init__(
-        self, label: str, stage: StageConfig, log: Log, first_step: int, peak: float = 0.0, quiet: bool = False
-    ):
+    def __init__(self, label: str, steps: int, log: Log, first_step: int, peak: float = 0.0, quiet: bool = False):
         """`peak` is the FLOP/s of all ranks (0: no MFU); a `quiet` report does nothing (ranks other than 0)."""
-        self.label, self.stage, self.log, self.peak, self.quiet = label, stage, log, peak, quiet
+        self.label, self.steps, self.log, self.peak, self.quiet = label, steps, log, peak, quiet
         self.started = self.last = self._counted = time.perf_counter()
         self.first_step, self.tokens, self.flops = first_step, 0, 0.0
         self.record = Record()
-        self.bar = None if quiet else bar(label, stage.steps, first_step, "step")
+        self.bar = None if quiet else bar(label, steps, first_step, "step")
 
     def begin(self, step: int, record: Record) -> None:
         """The stage begins or goes on after `step`; from now on its time counts."""
@@ -185,11 +182,11 @@ class Report:
         if self.bar is not None:
             self.bar.update(step - self.bar.n)
         now = time.perf_counter()
-        if now - self.last >= REPORT_SECONDS or step >= self.stage.steps:
-            eta = (now - self.started) / (step - self.first_step) * (self.stage.steps - step)
+        if now - self.last >= REPORT_SECONDS or step >= self.steps:
+            eta = (now - self.started) / (step - self.first_step) * (self.steps - step)
             speed = self._speed(now - self.last)
             parts = [_text(name, value) for name, value in {**metrics, **speed}.items()]
-            self.line(f"step {step}/{self.stage.steps} {' '.join(parts)} ETA {duration(eta)}")
+            self.line(f"step {step}/{self.steps} {' '.join(parts)} ETA {duration(eta)}")
             self.log(step, {**metrics, **speed})
             self.last, self.tokens, self.flops = now, 0, 0.0
 
