@@ -95,9 +95,8 @@ def _docstrings(kind: type) -> dict[str, str]:
     """Field → the string that stands behind it in the class, or in one that it is made of."""
     found = {}
     for one, behind in itertools.chain.from_iterable(map(_lines, filter(dataclasses.is_dataclass, kind.__mro__))):
-        is_text = isinstance(behind, ast.Expr) and isinstance(behind.value, ast.Constant)
-        if isinstance(one, ast.AnnAssign) and is_text:
-            found[one.target.id] = " ".join(str(behind.value.value).split())  # type: ignore[attr-defined]
+        if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name) and isinstance(behind, ast.Expr):
+            found[one.target.id] = " ".join(str(ast.literal_eval(behind.value)).split())
     return found
 
 
