@@ -15,6 +15,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+if (
+    "PYTEST_XDIST_WORKER" in os.environ
+):  # before torch is loaded: threads of two workers would wait for each other busily
+    os.environ |= {"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "1000"}
+
 import numpy as np
 import pytest
 
