@@ -15,9 +15,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-if (
-    "PYTEST_XDIST_WORKER" in os.environ
-):  # before torch is loaded: threads of two workers would wait for each other busily
+# Before torch is loaded: else the threads of two workers wait busily for each other, and tests take far longer.
+if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ |= {"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "1000"}
 
 import numpy as np
