@@ -18,7 +18,7 @@ from calrec.config.overrides import override
 from calrec.config.runs import ABLATIONS, apply_ablations, get_run
 from calrec.evaluate.results import METHOD
 from calrec.launch.folders import Folders
-from calrec.report import pages
+from calrec.report import tables
 from calrec.watch import current
 
 
@@ -120,7 +120,7 @@ def table(study: Study, evaluations: Mapping[tuple[str, str], Path]) -> str:
         given = f"--data {study.data}" + (f" --rankings {study.rankings}" if study.rankings else "")
         given += "".join(f" --set {setting}" for setting in study.settings)
         parts.append(
-            f"## {target}\n\n{pages.markdown(['method', 'users', *metrics], lines)}\n\n"
+            f"## {target}\n\n{tables.markdown(['method', 'users', *metrics], lines)}\n\n"
             f"`calrec study {given} --target {target} {again}`\n"
         )
     return "\n".join(parts)

@@ -1,6 +1,5 @@
 """Histories, text groups, counts and the report; the step against a plain loop over rows."""
 
-import html
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from markupsafe import escape
 
 from calrec import artifacts
 from calrec.config import TextConfig
@@ -154,7 +154,7 @@ def test_the_report_shows_whole_prompts_of_real_users(small: SimpleNamespace):
     assert len(shown) == 3 == report.count("\n    -> ")
     page = (small.texts / "report.html").read_text()
     assert page.count("<svg") == page.count("</svg>") == 3 and "http" not in page
-    assert all(html.escape(line.strip().removeprefix("-> ")) in page for one in shown for line in one.splitlines())
+    assert all(escape(line.strip().removeprefix("-> ")) in page for one in shown for line in one.splitlines())
 
 
 @given(st.lists(st.integers(0, 5000)), st.sampled_from([doubling, even]))

@@ -18,7 +18,7 @@ from calrec.config import EvaluateConfig
 from calrec.config.checks import check
 from calrec.evaluate.figures import correct_holm, differences, figures
 from calrec.evaluate.results import METHOD, Difference, Figure
-from calrec.report import pages
+from calrec.report import tables
 from calrec.system import printing
 
 _TITLE = ": B against A"
@@ -174,14 +174,14 @@ def _metrics(a: Mapping[str, Any], b: Mapping[str, Any], k: int, config: Evaluat
 
 def text(comparison: Comparison) -> str:
     """What was compared, a table, and the verdict, for a terminal."""
-    table = pages.text([_HEADER, *_rows(comparison)])
+    table = tables.text([_HEADER, *_rows(comparison)])
     return "\n".join([*map(printing.safe, _about(comparison)), "", table, "", comparison.verdict])
 
 
 def markdown(comparison: Comparison) -> str:
     """The same as Markdown."""
     about = "\n".join(f"- {printing.markdown(line)}" for line in _about(comparison))
-    table = pages.markdown(_HEADER, _rows(comparison))
+    table = tables.markdown(_HEADER, _rows(comparison))
     domain = printing.markdown(comparison.domain)
     return f"# {domain}{_TITLE}\n\n{about}\n\n{table}\n\n**{comparison.verdict}**\n"
 

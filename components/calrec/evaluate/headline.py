@@ -12,7 +12,7 @@ from calrec.evaluate.examples import table
 from calrec.evaluate.report import words
 from calrec.evaluate.results import CHAMPION, METHOD, means
 from calrec.evaluate.step import headline
-from calrec.report import pages
+from calrec.report import tables
 
 _MAIN = ("recall_at_10", "ndcg_at_10")
 
@@ -49,7 +49,7 @@ def outcome(folder: Path, decision: str = "–") -> Outcome:
         "best other method": _best({name: of[main] for name, of in found.items() if name not in (METHOD, CHAMPION)}),
         "decision": decision,
     }
-    return Outcome(ours, pages.markdown(list(row), [list(row.values())]), document["data"]["logs"])
+    return Outcome(ours, tables.markdown(list(row), [list(row.values())]), document["data"]["logs"])
 
 
 def _interval(figure: Mapping[str, Any]) -> str:

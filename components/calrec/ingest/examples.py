@@ -1,6 +1,6 @@
 """The first events and the most frequent items of a cleaned log, for a person who checks what was understood."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,14 +10,12 @@ from calrec.arrays.vocabulary import Vocabulary
 from calrec.config.checks import iso
 from calrec.ingest.rules import Cleaned
 from calrec.reading.layouts import ATTRIBUTES
-from calrec.report.manifests import Examples
+from calrec.report.document import Section, plain_table
 
 _SHOWN, _CELL = 5, 80  # rows, and characters of a cell
 
 
-def examples(
-    timed: bool, users: Vocabulary, items: Vocabulary, catalogue: pa.Table, cleaned: Cleaned
-) -> list[Examples]:
+def examples(timed: bool, users: Vocabulary, items: Vocabulary, catalogue: pa.Table, cleaned: Cleaned) -> list[Section]:
     """Five events and five items as they are written to the folder."""
     user, item, time, weight = next(iter(cleaned))
     when = [iso(moment)[:19].replace("T", " ") if timed else f"place {moment}" for moment in time[:_SHOWN].tolist()]
@@ -30,10 +28,10 @@ def examples(
     known = [name for name in ATTRIBUTES if any(rows[name].to_pylist())]
     described = zip(*(rows[name].to_pylist() for name in ("item_id", *known)), strict=True)
     return [
-        Examples("The first events", ("user", "item", "title", "weight", "time (UTC)"), _cut(events)),
-        Examples("The most frequent items", ("item", *known), _cut(described)),
+        _section("The first events", ("user", "item", "title", "weight", "time (UTC)"), events),
+        _section("The most frequent items", ("item", *known), described),
     ]
 
 
-def _cut(rows: Iterable[tuple[Any, ...]]) -> list[tuple[str, ...]]:
-    return [tuple(str(cell)[:_CELL] for cell in row) for row in rows]
+def _section(title: str, header: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> Section:
+    return Section(title, [plain_table(header, [[str(cell)[:_CELL] for cell in row] for row in rows], words=True)])

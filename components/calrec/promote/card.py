@@ -10,8 +10,7 @@ from calrec.promote.evaluation import parse_evaluation
 from calrec.promote.gate import Decision
 from calrec.promote.sections import cost, headline, reasons
 from calrec.report import document as report
-from calrec.report.document import Section, Text
-from calrec.report.pages import format_cell
+from calrec.report.document import Section, Text, format_cell
 from calrec.system.printing import safe
 from calrec.tracking import limits
 

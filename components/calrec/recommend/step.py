@@ -13,7 +13,7 @@ from calrec.recommend import histories
 from calrec.recommend.parts import Parts
 from calrec.recommend.recommender import Filters, Recommender
 from calrec.recommend.rows import History, Reject
-from calrec.report import pages
+from calrec.report import tables
 from calrec.report.progress import Progress
 from calrec.retrieve.candidates import FILL, Ranked
 from calrec.retrieve.step import table
@@ -127,7 +127,7 @@ def format_list(recommender: Recommender, ranked: Sequence[Ranked]) -> str:
         at = catalogue.at(one.item)
         score = "" if one.score is None else f"{one.score:.4f}"
         rows.append((str(place), catalogue.item_id[at], catalogue.title[at][:48], score, reason))
-    return pages.text([("", "item", "title", "score", "why"), *rows])
+    return tables.text([("", "item", "title", "score", "why"), *rows])
 
 
 def fill_alone(ranked: Sequence[Ranked]) -> bool:

@@ -1,9 +1,11 @@
 """A report as blocks that know nothing of a format, and the two formats: what the page says, its Markdown twin says."""
 
-import html
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 from calrec.system import printing
 
@@ -33,7 +35,7 @@ class Text:
 
     text: str
     kind: str = ""
-    """lead: what matters most; note: in small letters."""
+    """lead: what matters most; warning: is marked as one; note: in small letters; code: its lines stay as they are."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +50,36 @@ class Table:
     """Rows that should not be relied on."""
 
 
+def format_cell(cell: object) -> str:
+    """A cell's text: 1234567 is shown as 1,234,567."""
+    return f"{cell:,}" if isinstance(cell, int) and not isinstance(cell, bool) else str(cell)
+
+
+def plain_table(header: Sequence[str], rows: Sequence[Sequence[object]], words: bool = False) -> Table:
+    """A table of plain cells.
+
+    Args:
+        header: names of the columns.
+        rows: cells; whole numbers get thousands separators.
+        words: whether all columns are text; else only the first is.
+    """
+    columns = frozenset(range(len(header)) if words else {0})
+    return Table(header, [[Cell(format_cell(cell)) for cell in row] for row in rows], columns)
+
+
 @dataclass(frozen=True)
 class Charts:
     """Drawings side by side, on the page only: a table says the same."""
 
     drawings: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Bars below their labels, from top to bottom; on the page only."""
+
+    title: str
+    bars: Sequence[tuple[str, int]]
 
 
 @dataclass(frozen=True)
@@ -67,7 +94,7 @@ class Case:
     """What → what stands between two of its things; absent: they are numbered."""
 
 
-Block = Text | Table | Charts | Case
+Block = Text | Table | Charts | Histogram | Case
 
 
 @dataclass(frozen=True)
@@ -86,30 +113,38 @@ def shorten(text: str, longest: int = 160) -> str:
     return line if len(line) <= longest else line[: longest - 1] + "…"
 
 
-# --- Markdown ---------------------------------------------------------------------------------------------------
-
-
 def markdown(title: str, sections: Sequence[Section]) -> str:
-    """The document as Markdown."""
-    parts = [f"# {printing.markdown(title)}"]
+    """The document as Markdown; without a title, what stands below it."""
+    parts = [f"# {printing.markdown(title)}"] if title else []
     for section in sections:
         parts += [f"## {printing.markdown(section.title)}"] if section.title else []
-        parts += [_markdown(block) for block in section.blocks if not isinstance(block, Charts)]
+        parts += [_markdown(block) for block in section.blocks if not isinstance(block, Charts | Histogram)]
     return "\n\n".join(parts) + "\n"
 
 
 def _markdown(block: Text | Table | Case) -> str:
     if isinstance(block, Text):
-        return f"**{printing.markdown(block.text)}**" if block.kind == "lead" else printing.markdown(block.text)
+        return _text_markdown(block)
     if isinstance(block, Case):
         return _case_markdown(block)
-    rule = ["---" if at in block.words else "---:" for at in range(len(block.header))]
+    return table_markdown(block)
+
+
+def table_markdown(table: Table) -> str:
+    """A table as Markdown."""
     rows = [
-        [printing.markdown(name) for name in block.header],
-        rule,
-        *([_cell_markdown(c) for c in row] for row in block.rows),
+        [printing.markdown(name) for name in table.header],
+        ["---" if at in table.words else "---:" for at in range(len(table.header))],
+        *([_cell_markdown(cell) for cell in row] for row in table.rows),
     ]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _text_markdown(text: Text) -> str:
+    if text.kind == "code":
+        return "\n".join(f"    {line}" for line in text.text.splitlines())
+    said = printing.markdown(text.text)
+    return {"lead": f"**{said}**", "warning": f"**Warning: {said}**"}.get(text.kind, said)
 
 
 def _case_markdown(case: Case) -> str:
@@ -130,77 +165,41 @@ def _cell_markdown(cell: Cell) -> str:
     return " ".join(part for part in (text, printing.markdown(cell.beside), printing.markdown(cell.mark)) if part)
 
 
-# --- HTML -------------------------------------------------------------------------------------------------------
+def write(folder: Path, title: str, sections: Sequence[Section], style: str = "") -> None:
+    """Write the document as report.md and report.html."""
+    (folder / "report.md").write_text(markdown(title, sections))
+    (folder / "report.html").write_text(page(title, sections, style))
 
 
-def sections_html(sections: Sequence[Section]) -> list[str]:
-    """The document as HTML below its title, with a list of its sections; each part is whole."""
-    named = [section for section in sections if section.title]
-    links = "".join(f"<a href='#{anchor(s.title)}'>{html.escape(s.title)}</a>" for s in named)
-    first, *rest = [_section_html(section) for section in sections]
-    return [first, f"<nav aria-label='Sections'>{links}</nav>", *rest]
+def page(title: str, sections: Sequence[Section], style: str = "") -> str:
+    """The document as one HTML page without scripts or outside resources.
+
+    Args:
+        title: heading, and after "CALRec · " the name of the page.
+        sections: from top to bottom.
+        style: CSS beside that of every page.
+    """
+    return str(_template().render(title=title, sections=sections, style=style))
 
 
-def _section_html(section: Section) -> str:
-    inner, cases = "", ""
-    for block in section.blocks:
-        if isinstance(block, Case):
-            cases += _case_html(block)
-        else:
-            inner += _html(block)
-    inner += f"<div class=cases>{cases}</div>" if cases else ""
-    head = f"<h2 id='{anchor(section.title)}'>{html.escape(section.title)}</h2>" if section.title else ""
-    if section.closed:
-        return f"<section><details><summary>{head}</summary>{inner}</details></section>"
-    return f"<section>{head}{inner}</section>"
+@cache
+def _template() -> Any:
+    from jinja2 import Environment, FileSystemLoader
 
-
-def _html(block: Text | Table | Charts) -> str:
-    if isinstance(block, Text):
-        return f"<p{f' class={block.kind}' if block.kind else ''}>{html.escape(block.text)}</p>"
-    if isinstance(block, Charts):
-        return f"<div class=charts>{''.join(block.drawings)}</div>"
-    kinds = [" class=words" if at in block.words else "" for at in range(len(block.header))]
-    head = "".join(f"<th scope=col{k}>{html.escape(n)}</th>" for k, n in zip(kinds, block.header, strict=True))
-    body = "".join(
-        f"<tr{' class=muted' if at in block.muted else ''}>{_row_html(row, kinds)}</tr>"
-        for at, row in enumerate(block.rows)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
-    label = html.escape(f"Table: {', '.join(name for name in block.header if name)}", quote=True)
-    return (
-        f"<div class=wide tabindex=0 role=region aria-label='{label}'><table><thead><tr>{head}</tr></thead>"
-        f"<tbody>{body}</tbody></table></div>"
-    )
+    environment.filters["anchor"] = anchor
+    environment.tests |= {kind.__name__.lower(): _is(kind) for kind in (Text, Table, Charts, Histogram, Case)}
+    return environment.get_template("page.html")
 
 
-def _row_html(row: Sequence[Cell], kinds: Sequence[str]) -> str:
-    first, *rest = zip(row, kinds, strict=True)
-    cells = "".join(f"<td{kind}>{_cell_html(cell)}</td>" for cell, kind in rest)
-    return f"<th scope=row{first[1]}>{_cell_html(first[0])}</th>{cells}"
-
-
-def _case_html(case: Case) -> str:
-    lines = ""
-    for what, cells in case.lines.items():
-        between = case.between.get(what)
-        if between is None:
-            shown = "".join(f"<li{' class=hit' if c.strong else ''}>{_cell_html(c)}</li>" for c in cells)
-            shown = f"<ol>{shown}</ol>"
-        else:
-            shown = f" <span class=soft>{html.escape(between)}</span> ".join(_cell_html(cell) for cell in cells)
-        lines += f"<dt>{html.escape(what)}</dt><dd>{shown}</dd>"
-    kind = "good" if case.good else "bad"
-    return f"<article class='case {kind}'><h3>{html.escape(case.title)}</h3><dl>{lines}</dl></article>"
-
-
-def _cell_html(cell: Cell) -> str:
-    text = html.escape(cell.text)
-    text = f"<b>{text}</b>" if cell.strong else text
-    under = [f"<small>{html.escape(cell.beside)}</small>"] if cell.beside else []
-    if cell.mark:
-        under.append(f"<span class='mark{' down' if '▼' in cell.mark else ''}'>{html.escape(cell.mark)}</span>")
-    below = f"<span class=under>{' '.join(under)}</span>" if under else ""
-    return " ".join(part for part in (text, below, cell.chart) if part)
+def _is(kind: type) -> Callable[[object], bool]:
+    return lambda block: isinstance(block, kind)
 
 
 def anchor(title: str) -> str:

@@ -1,14 +1,14 @@
 """A manifest in words: its tables as text and as a page, and what a person should be warned of."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from calrec import artifacts
 from calrec.artifacts import Manifest
-from calrec.report import pages
-from calrec.report.pages import format_cell
+from calrec.report import document, tables
+from calrec.report.document import Histogram, Section, Text, format_cell, plain_table
 from calrec.system import printing
 
 # kind → count → (when it is worth a warning, what it says)
@@ -130,7 +130,7 @@ def single(manifest: Manifest) -> list[tuple[str, str]]:
 
 def rows(title: str, pairs: Sequence[tuple[str, Any]]) -> list[str]:
     """A titled list of names and values, aligned; nothing when it is empty."""
-    table = pages.text([(name, str(value)) for name, value in pairs]) if pairs else ""
+    table = tables.text([(name, str(value)) for name, value in pairs]) if pairs else ""
     return [f"{title}:", *(f"  {line}" for line in table.splitlines())] if pairs else []
 
 
@@ -154,57 +154,41 @@ def histograms(manifest: Manifest) -> dict[str, list[tuple[str, int]]]:
     }
 
 
-@dataclass(frozen=True)
-class Examples:
-    """Some rows of a table as a person may check them."""
-
-    heading: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-
-def write_report(folder: Path, title: str, manifest: Manifest, examples: Sequence[Examples] = ()) -> None:
+def write_report(folder: Path, title: str, manifest: Manifest, examples: Sequence[Section] = ()) -> None:
     """Write a manifest as report.md and report.html: warnings, notes, examples, rules, tables, histograms, counts."""
-    (folder / "report.md").write_text(f"# {printing.markdown(title)}\n\n{_words(manifest, examples)}")
-    sections = [
-        pages.sentences(warnings(manifest), "warning"),
-        pages.section("What was read", pages.sentences(manifest.notes)) if manifest.notes else "",
-        *(pages.section(one.heading, pages.table(one.header, one.rows, words=True)) for one in examples),
-        *(pages.section(heading, pages.table(header, rows)) for heading, header, rows in _tables(manifest)),
-        pages.section("In numbers", *(pages.histogram(name, bars) for name, bars in histograms(manifest).items())),
-        pages.section("Counts", pages.table((), _counts(manifest))),
-    ]
-    (folder / "report.html").write_text(pages.page(title, sections))
+    document.write(folder, title, _sections(manifest, examples))
 
 
 def markdown(manifest: Manifest, folder: Path) -> str:
     """A finished folder for a person to read: its report, else its manifest and its learning curve in Markdown."""
     reports = [path for name in ("report.md", "decision.md") if (path := Path(folder) / name).is_file()]
-    return reports[0].read_text() if reports else _words(manifest) + _curve(Path(folder))
+    if reports:
+        return reports[0].read_text()
+    return document.markdown("", [*_sections(manifest), *_curve(Path(folder))])
 
 
-def _words(manifest: Manifest, examples: Sequence[Examples] = ()) -> str:
-    """Warnings, notes, examples, rules, tables and counts."""
-    parts = ["".join(f"- {printing.markdown(sentence)}\n" for sentence in _sentences(manifest))]
-    parts += [f"{one.heading}:\n\n{pages.markdown(one.header, one.rows, words=True)}\n" for one in examples]
-    parts += [pages.markdown(header, rows) + "\n" for _, header, rows in _tables(manifest)]
-    parts += [pages.markdown(("count", ""), counts) + "\n"] if (counts := _counts(manifest)) else []
-    return "\n".join(part for part in parts if part)
+def _sections(manifest: Manifest, examples: Sequence[Section] = ()) -> list[Section]:
+    """Warnings, notes, examples, rules, tables, histograms and counts; those that are not empty."""
+    found = [
+        Section("", [Text(warning, "warning") for warning in warnings(manifest)]),
+        Section("What was read", [Text(note, "note") for note in manifest.notes]),
+        *examples,
+        *(Section(heading, [plain_table(header, rows)]) for heading, header, rows in _tables(manifest)),
+        Section("In numbers", [Histogram(name, bars) for name, bars in histograms(manifest).items()]),
+        Section("Counts", [plain_table(("count", ""), counts)] if (counts := _counts(manifest)) else []),
+    ]
+    return [section for section in found if section.blocks]
 
 
-def _curve(folder: Path) -> str:
-    """The validations of a stage as a table, at most so many of them; empty when there was none."""
+def _curve(folder: Path) -> list[Section]:
+    """The validations of a stage as a table, at most so many of them; none when there was none."""
     rows = [row for row in artifacts.read_record(folder).get("curves", []) if any("valid" in name for name in row)]
     if not rows:
-        return ""
+        return []
     names = list(rows[0])
     kept = rows if len(rows) <= _ROWS else [rows[round(i * (len(rows) - 1) / (_ROWS - 1))] for i in range(_ROWS)]
     cells = [[f"{row['step']:.0f}", *(f"{row[name]:.4f}" if name in row else "" for name in names[1:])] for row in kept]
-    return "\n" + pages.markdown(names, cells) + "\n"
-
-
-def _sentences(manifest: Manifest) -> list[str]:
-    return [*(f"Warning: {warning}" for warning in warnings(manifest)), *manifest.notes]
+    return [Section("Validations", [plain_table(names, cells)])]
 
 
 def _tables(manifest: Manifest) -> list[tuple[str, Sequence[str], list[tuple[str, ...]]]]:

@@ -1,6 +1,5 @@
 """What a person looks at before a model is trained: sizes, three prompts as the model sees them, and histograms."""
 
-import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from calrec.config.checks import iso
-from calrec.report import pages
+from calrec.report.document import Histogram, Section, Text, plain_table
 from calrec.system import printing
 from calrec.textify.baskets import FEWEST, meaning
 from calrec.textify.sequences import Histories, Ints
@@ -173,30 +172,25 @@ def _bars(values: Ints, upper: Sequence[int]) -> list[tuple[str, int]]:
     return bars[filled[0] : filled[-1] + 1] if filled else []
 
 
-def markdown(report: Report) -> str:
-    """The report as Markdown."""
-    shown = "\n".join(
-        f"{printing.markdown(one.title)}\n\n    {printing.safe(one.prompt)}\n    -> {printing.safe(one.target)}\n"
+def sections(report: Report) -> list[Section]:
+    """The report as blocks, with histograms on the page."""
+    shown = [
+        block
         for one in report.previews
-    )
-    warned = "".join(f"- Warning: {printing.markdown(warning)}\n" for warning in report.warnings)
-    warned += "\n" if warned else ""
-    table = pages.markdown(report.header, report.rows)
-    return f"# Texts\n\n{warned}{report.how} {report.chars}\n\n{table}\n\n{_LEGEND}\n\n{shown}"
-
-
-def page(report: Report) -> str:
-    """The report with histograms as one HTML page."""
-    prompts = [
-        f"<div class=user><small>{html.escape(one.title)}</small><br>{html.escape(one.prompt)}<br>"
-        f"-&gt; <b>{html.escape(one.target)}</b></div>"
-        for one in report.previews
+        for block in (
+            Text(one.title, "note"),
+            Text(f"{printing.safe(one.prompt)}\n-> {printing.safe(one.target)}", "code"),
+        )
     ]
-    charts = [pages.histogram(name, bars) for name, bars in report.histograms.items()]
-    warned = [f"<p><b>Warning:</b> {html.escape(warning)}</p>" for warning in report.warnings]
-    first = [
-        *warned,
-        f"<p>{html.escape(report.how)} {html.escape(report.chars)}</p>",
-        pages.table(report.header, report.rows),
+    return [
+        Section(
+            "",
+            [
+                *(Text(warning, "warning") for warning in report.warnings),
+                Text(f"{report.how} {report.chars}"),
+                plain_table(report.header, report.rows),
+                *(Histogram(name, bars) for name, bars in report.histograms.items()),
+            ],
+        ),
+        Section("Prompts", [Text(_LEGEND), *shown]),
     ]
-    return pages.page("Texts", [*first, *charts, f"<p>{html.escape(_LEGEND)}</p>", *prompts])

@@ -13,6 +13,7 @@ from calrec.artifacts import Manifest
 from calrec.config import SplitConfig, TextConfig
 from calrec.config.checks import iso
 from calrec.config.overrides import to_dict
+from calrec.report import document
 from calrec.system.printing import safe
 from calrec.textify import report
 from calrec.textify.leakage import refuse_leaks
@@ -64,8 +65,7 @@ def textify(data: Sequence[Path], out: Path, text: TextConfig, parts: SplitConfi
     with artifacts.writing(Path(out)) as folder:
         artifacts.write_table(folder, "items.parquet", item_table)
         artifacts.write_table(folder, "sequences.parquet", _sequences(histories, its_split))
-        (folder / "report.md").write_text(report.markdown(told))
-        (folder / "report.html").write_text(report.page(told))
+        document.write(folder, "Texts", report.sections(told))
         return artifacts.finish(
             folder,
             Manifest(

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from calrec import artifacts
 from calrec.artifacts import NOT_KNOWN
 from calrec.config.checks import check
-from calrec.report import pages
+from calrec.report import tables
 from calrec.storage import http
 from calrec.system.printing import safe
 from calrec.tracking import mlflow_client, runs
@@ -173,7 +173,7 @@ def table(target: str) -> str:
         said = f"taken back: {back}" if back else one.tags.get(DECISION, "")
         row = str(one.number), " ".join(one.aliases), f"{one.created:%Y-%m-%d %H:%M}", shown, data, said
         rows.append(tuple(map(safe, row)))
-    return pages.text(rows)
+    return tables.text(rows)
 
 
 def targets() -> list[str]:

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from calrec.config.checks import check
-from calrec.evaluate.report import charts, page, words
+from calrec.evaluate.report import charts, words
 from calrec.evaluate.report.charts import Line
-from calrec.report import document, pages
+from calrec.report import document
 from calrec.report.document import Block, Cell, Charts, Section, Table, Text, shorten
 
 SHOWN = 50
@@ -49,8 +49,7 @@ def history(target: str, versions: Sequence[Version]) -> tuple[str, str]:
     names = list(dict.fromkeys(name for one in newest for name in one.metrics))
     names = [name for name in names if name.removesuffix(_LOW).removesuffix(_HIGH) not in set(names) - {name}]
     title, sections = f"Versions of {shorten(target)}", [Section("", _blocks(newest, names, len(versions)))]
-    styled = pages.page(title, document.sections_html(sections), charts.STYLE + page.STYLE)
-    return styled, document.markdown(title, sections)
+    return document.page(title, sections, charts.STYLE), document.markdown(title, sections)
 
 
 def _blocks(versions: Sequence[Version], names: Sequence[str], count: int) -> list[Block]:

@@ -6,50 +6,12 @@ from itertools import groupby
 from calrec.evaluate.report import charts, drift, tables, words
 from calrec.evaluate.report.charts import Bar, Line
 from calrec.evaluate.results import METHOD, Evaluation, Example
-from calrec.report import document, pages
+from calrec.report import document
 from calrec.report.document import Block, Case, Cell, Charts, Section, Text, anchor, shorten
 
 _EXAMPLES, _LISTED, _HISTORY, _TEXTS = 10, 10, 8, 5  # shown
 _UNTRAINED = "0 steps: the stage passes the model through."
 _NO_CURVES = "No training record is at hand: the evaluate step was not given the models, or they are of before."
-
-STYLE = """
-:root{--soft:#57606a;--line:#d0d7de;--panel:#f6f8fa;--paper:#fff;--good:#0a7d55;--bad:#b3401b}
-@media(prefers-color-scheme:dark){
-:root{--soft:#9aa4af;--line:#3a424b;--panel:#1c2128;--paper:#121519;--good:#35c28d;--bad:#f0946c}}
-*{box-sizing:border-box}
-body{max-width:64rem;background:var(--paper);overflow-wrap:anywhere}
-h1{margin:.2em 0;line-height:1.2}h2{margin:2.2rem 0 .5rem;font-size:1.3rem}h3{margin:0 0 .5rem;font-size:1rem}
-.lead{font-size:1.15rem;line-height:1.45;border-left:4px solid var(--ours);padding-left:.9rem}
-.note,.soft,small{color:var(--soft);opacity:1}.note{font-size:.87rem}
-nav{display:flex;flex-wrap:wrap;gap:.3rem 1rem;margin:1.2rem 0;font-size:.9rem}
-a{color:var(--ours)}
-.wide{overflow-x:auto;margin:.8rem 0;border:1px solid var(--line);border-radius:6px;
-background:linear-gradient(to right,transparent,var(--paper) 70%) 100% 0/4rem 100% no-repeat local,
-linear-gradient(to right,transparent,#8886) 100% 0/1.2rem 100% no-repeat scroll}
-.wide table{margin:0;width:100%;font-size:.92rem;overflow-wrap:normal}
-.wide td,.wide th{border-bottom:1px solid var(--line);vertical-align:top;white-space:nowrap;text-align:right}
-.wide thead th{background:var(--panel);font-weight:600;vertical-align:bottom;white-space:normal;min-width:5rem;
-overflow-wrap:break-word}
-.wide tbody tr:last-child>*{border-bottom:0}
-.wide tbody th{font-weight:400}
-.wide .words{text-align:left;white-space:normal;min-width:7rem;max-width:26rem;overflow-wrap:anywhere}
-.wide tr>:first-child{position:sticky;left:0;background:var(--paper);border-right:1px solid var(--line);max-width:11rem}
-.wide thead tr>:first-child{background:var(--panel)}
-td .under{display:flex;flex-direction:row-reverse;gap:.5em}
-.mark{color:var(--good);font-weight:600;font-size:.8em;letter-spacing:-.05em}.mark.down{color:var(--bad)}
-.muted>*,.muted .mark{color:var(--soft)}.muted svg{opacity:.5}
-.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,19rem),1fr));gap:1.5rem 2rem;margin:1rem 0}
-.pair{margin-top:.25rem;max-width:100%}
-.cases{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr));gap:1rem}
-.case{border:1px solid var(--line);border-left:4px solid var(--bad);border-radius:6px;padding:.8rem 1rem;min-width:0}
-.case.good{border-left-color:var(--good)}.case h3{color:var(--bad)}.case.good h3{color:var(--good)}
-dl{margin:0}dt{color:var(--soft);font-size:.8rem;margin-top:.45rem}dd{margin:0}
-ol{margin:0;padding-left:1.6rem}.hit{color:var(--good)}
-summary{cursor:pointer}summary h2{display:inline-block;margin-bottom:.3rem}
-@media(max-width:30rem){body{margin:1rem auto}.wide td,.wide th{padding:.3rem .45rem}
-.wide{font-size:.95rem}.wide tr>:first-child{max-width:8.5rem}}
-"""
 
 
 def markdown(evaluation: Evaluation) -> str:
@@ -59,8 +21,7 @@ def markdown(evaluation: Evaluation) -> str:
 
 def page(evaluation: Evaluation) -> str:
     """The report as one HTML page without scripts or outside resources."""
-    parts = document.sections_html(_sections(evaluation))
-    return pages.page(_title(evaluation), parts, charts.STYLE + STYLE)
+    return document.page(_title(evaluation), _sections(evaluation), charts.STYLE)
 
 
 def drawings(evaluation: Evaluation) -> dict[str, str]:
@@ -73,7 +34,7 @@ def _title(evaluation: Evaluation) -> str:
 
 
 def _sections(evaluation: Evaluation) -> list[Section]:
-    warned = [Text(f"Warning: {warning}", "lead") for warning in evaluation.warnings]
+    warned = [Text(warning, "warning") for warning in evaluation.warnings]
     lead = [*warned, Text(words.verdict(evaluation), "lead"), Text(words.protocol(evaluation))]
     found = [
         Section("", lead),

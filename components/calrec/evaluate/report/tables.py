@@ -5,8 +5,7 @@ from typing import Any
 
 from calrec.evaluate.report import charts, words
 from calrec.evaluate.results import METHOD, Evaluation, Figure, Slice, Ties
-from calrec.report.document import Cell, Table, shorten
-from calrec.report.pages import format_cell
+from calrec.report.document import Cell, Table, format_cell, shorten
 from calrec.report.progress import duration
 
 _NONE = Cell("–")
