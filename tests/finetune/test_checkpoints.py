@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from calrec.finetune import saved
+from calrec.artifacts import sealed
 from calrec.finetune.checkpoints import Checkpoints, Progress
 from calrec.finetune.record import Record
 from calrec.storage import uris
@@ -111,7 +111,7 @@ def test_the_record_of_a_stage_is_kept_and_a_checkpoint_of_before_has_none(tmp_p
     state = json.loads(path.read_text())
     state.pop("sha256")
     del state["progress"]["record"]
-    path.write_text(json.dumps(state | {"sha256": saved.digest(state)}))
+    path.write_text(json.dumps(state | {"sha256": sealed.digest(state)}))
     found = made(tmp_path).load()
     assert found and found[1] == Progress(1) and found[1].record == Record()
 
@@ -160,12 +160,12 @@ def _forge(path: Path) -> None:
 
 DAMAGE = [
     ("step-00000020/weights.safetensors", _cut, "bytes, expected"),
-    ("step-00000020/optimizer.safetensors", flip, "another hash than when it was written"),
+    ("step-00000020/optimizer.safetensors", flip, "changed after it was written"),
     ("step-00000020/optimizer.safetensors", Path.unlink, "cannot be read"),
     ("step-00000020/state.json", Path.unlink, "cannot be read"),
     ("step-00000020/state.json", _cut, "cannot be read"),
-    ("step-00000020/state.json", _forge, "another hash than when it was written"),
-    ("best-00000020/weights.safetensors", flip, "another hash than when it was written"),
+    ("step-00000020/state.json", _forge, "changed after it was written"),
+    ("best-00000020/weights.safetensors", flip, "changed after it was written"),
 ]
 
 
@@ -207,7 +207,7 @@ def test_a_checkpoint_of_another_run_is_refused_with_the_settings_that_differ(st
     before = everything(tmp_path)
     other = made(tmp_path, stage={"lr": 0.2, "domains": ["home", "deli"]}, model={"tuning": "full"})
     text = (
-        'is of another run, with model = "absent" there, {"tuning": "full"} here; stage.lr = 0.1 there, 0.2 here; '
+        "is of another run: model.tuning was absent, is full; stage.lr was 0.1, is 0.2; "
         f"run with its settings and inputs, choose another --out or remove {tmp_path}"
     )
     with pytest.raises(ValueError, match=re.escape(text)):

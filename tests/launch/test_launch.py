@@ -143,6 +143,14 @@ def test_a_half_uploaded_folder_is_none(small: SimpleNamespace, exchange: Shared
     assert exchange.has("model")
 
 
+def test_a_copy_that_was_damaged_is_no_folder(small: SimpleNamespace, exchange: SharedFolder, tmp_path: Path):
+    exchange.upload(small.base, "model")
+    exchange.write("model/config.json", "{}")
+    with pytest.raises(ValueError, match=r"jobs/one/model is damaged: .*config.json changed after .*; remove it there"):
+        exchange.download("model", tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+
+
 def test_a_machines_first_process_fetches_for_all(
     small: SimpleNamespace, exchange: SharedFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

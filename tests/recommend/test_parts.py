@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,8 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from calrec import artifacts
-from calrec.artifacts import manifest
-from calrec.recommend import atomic, histories
+from calrec.artifacts import manifest, sealed
+from calrec.recommend import histories
 from calrec.recommend.histories import Reject
 from calrec.recommend.parts import Parts
 from calrec.report.progress import Progress, duration
@@ -158,7 +157,7 @@ def test_a_kill_before_and_after_each_file(tmp_path: Path, monkeypatch: pytest.M
     """Each write of the whole batch is once the last: torn aside, whole aside, and whole in its place."""
     assert run(tmp_path, tmp_path / "alone", format)
     expected = content(tmp_path / "alone")
-    real, calls, at = atomic.replace, 0, (0, "")
+    real, calls, at = sealed.replace, 0, (0, "")
 
     def replace(path: Path, write: Callable[[Path], None]) -> None:
         nonlocal calls
@@ -174,11 +173,11 @@ def test_a_kill_before_and_after_each_file(tmp_path: Path, monkeypatch: pytest.M
                 aside.write_bytes(aside.read_bytes()[:-5])
         raise KilledError
 
-    monkeypatch.setattr(atomic, "replace", replace)
-    monkeypatch.setattr(atomic, "sync", lambda path: None)  # no power fails here, and it takes most of the time
+    monkeypatch.setattr(sealed, "replace", replace)
+    monkeypatch.setattr(sealed, "sync", lambda path: None)  # no power fails here, and it takes most of the time
     assert run(tmp_path, tmp_path / "counted", format)
     total, states = calls, set()
-    assert total == 1 + 4 * 3 + 2  # the start; each part, its rejects and the progress; all rejects and the progress
+    assert total == 1 + 4 * 3 + 2 + 1  # start; each part, its rejects, progress; all rejects, progress; manifest
     for number in range(1, total + 1):
         for moment in ("torn", "before", "after"):
             calls, at, out = 0, (number, moment), tmp_path / f"{number}{moment}"
@@ -189,14 +188,6 @@ def test_a_kill_before_and_after_each_file(tmp_path: Path, monkeypatch: pytest.M
             assert run(tmp_path, out, format)
             assert content(out) == expected
     assert len(states) > total
-
-
-def test_a_kill_while_the_manifest_is_written(tmp_path: Path, alone: dict[str, bytes]):
-    for size in (0, 1, 300, len(alone["manifest.json"]) - 2):
-        out = shutil.copytree(tmp_path / "alone", tmp_path / f"torn{size}")
-        (out / "manifest.json").write_bytes(alone["manifest.json"][:size])
-        assert run(tmp_path, out)
-        assert content(out) == alone
 
 
 def test_a_kill_while_rejects_are_removed(tmp_path: Path, alone: dict[str, bytes], monkeypatch: pytest.MonkeyPatch):

@@ -2,7 +2,6 @@
 
 from calrec.artifacts.manifest import (
     Manifest,
-    file_hash,
     finish,
     read_manifest,
     read_record,
@@ -31,6 +30,7 @@ from calrec.artifacts.schemas import (
     SEQUENCES,
     USERS,
 )
+from calrec.artifacts.sealed import file_hash
 
 __all__ = [
     "GENERATIONS", "INDEX_ITEMS", "INTERACTIONS", "ITEMS", "ITEM_TEXTS", "KINDS", "LISTS", "MANIFEST",

@@ -4,7 +4,6 @@ A step's output is a folder of Parquet files (or a model) and one `manifest.json
 incomplete and is refused, as is one of another kind or schema version.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,9 +13,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from calrec.artifacts import sealed
 from calrec.artifacts.output import restore
 from calrec.artifacts.places import LOCK, MANIFEST, RECORD
 from calrec.artifacts.schemas import KINDS
+from calrec.artifacts.sealed import file_hash
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,7 @@ class Manifest:
 
 def short_hash(value: Any) -> str:
     """Hash of plain values, for names of folders and cache keys."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def file_hash(path: Path) -> str:
-    """sha256 of a file, read in blocks."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return sealed.digest(value)[:16]
 
 
 def finish(folder: Path, manifest: Manifest) -> Manifest:
@@ -61,12 +56,12 @@ def finish(folder: Path, manifest: Manifest) -> Manifest:
     version, names = KINDS[manifest.kind]
     missing = [name for name in names if not (folder / name).is_file()]
     assert not missing, f"{manifest.kind} folder lacks {missing}"
-    paths = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
-    files = {name: file_hash(path) for name, path in paths.items() if name not in (RECORD, LOCK)}
+    files = {name: file_hash(path) for name, path in sealed.files(folder).items() if name not in (RECORD, LOCK)}
     manifest = Manifest(**{**manifest.__dict__, "files": files})
     document = {"schema": f"calrec.{manifest.kind}/{version}", "digest": manifest.digest, **manifest.__dict__}
     document.pop("kind")
-    (folder / MANIFEST).write_text(json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    text = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    sealed.replace(folder / MANIFEST, lambda path: path.write_text(text))
     return manifest
 
 
@@ -121,9 +116,9 @@ def read_verified(folder: Path, kind: str) -> Manifest:
         ValueError: a file was changed after it was written; and what :func:`read_manifest` raises.
     """
     manifest = read_manifest(folder, kind)
-    changed = [name for name, hashed in manifest.files.items() if file_hash(Path(folder) / name) != hashed]
-    if changed:
-        raise ValueError(f"{folder}: {', '.join(changed)} changed after it was written; build the folder again")
+    found = [sealed.damage(Path(folder) / name, sha256=hashed) for name, hashed in manifest.files.items()]
+    if any(found):
+        raise ValueError(f"{'; '.join(filter(None, found))}; build the folder again")
     return manifest
 
 

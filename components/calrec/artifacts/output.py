@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
+from calrec.artifacts import sealed
 from calrec.artifacts.places import MANIFEST, absolute, check_out, refuse_foreign
 from calrec.storage.files import sync
 
@@ -89,7 +90,7 @@ def claim(out: Path, kind: str = "", inputs: Iterable[Any] = ()) -> Iterator[Pat
     check_out(out, kind, inputs)
     place.parent.mkdir(parents=True, exist_ok=True)
     with lock(_beside(place, "lock"), Path(out)) as alone:
-        _restore(place)
+        sealed.restore(place, _beside(place, "old"))
         if alone:
             for rest in (_beside(place, "old"), *place.parent.glob(f".{glob.escape(place.name)}.calrec-new-*")):
                 shutil.rmtree(rest, ignore_errors=True)
@@ -141,9 +142,9 @@ def lock(path: Path, out: Path) -> Iterator[bool]:
 def restore(out: Path) -> None:
     """Bring back a folder whose replacement was killed between its two renames; else nothing is done."""
     place = absolute(Path(out))
-    if _beside(place, "old").is_dir():
+    if (old := _beside(place, "old")).is_dir():
         with lock(_beside(place, "lock"), out):
-            _restore(place)
+            sealed.restore(place, old)
 
 
 # --- inside -----------------------------------------------------------------------------------------------------
@@ -151,12 +152,6 @@ def restore(out: Path) -> None:
 
 def _beside(place: Path, what: str) -> Path:
     return place.with_name(f".{place.name}.calrec-{what}")
-
-
-def _restore(place: Path) -> None:
-    old = _beside(place, "old")
-    if old.is_dir() and not (place.exists() and any(place.iterdir())):
-        old.rename(place)
 
 
 def _swap(part: Path, place: Path) -> None:
@@ -172,13 +167,7 @@ def _swap(part: Path, place: Path) -> None:
     except ValueError as error:  # somebody wrote into it while the step worked
         old = next(path for n in range(1, 1 << 30) if not (path := place.with_name(f"{place.name}.kept-{n}")).exists())
         print(f"warning: {error.args[0].partition(';')[0]}; the old folder is kept as {old.name}", flush=True)
-    place.rename(old)
-    try:
-        part.rename(place)
-    except OSError:
-        old.rename(place)
-        raise
-    sync(place.parent)
+    sealed.swap(part, place, old)
     if old == _beside(place, "old"):
         shutil.rmtree(old, ignore_errors=True)
 

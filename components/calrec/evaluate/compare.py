@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from calrec import artifacts
-from calrec.artifacts import places
+from calrec.artifacts import places, sealed
 from calrec.config import EvaluateConfig
 from calrec.config.checks import check
 from calrec.evaluate.figures import correct_holm, differences, figures
@@ -191,9 +191,8 @@ def write(comparison: Comparison, out: Path) -> None:
     check_out(out)
     document = {**asdict(comparison), "verdict": comparison.verdict}
     out.parent.mkdir(parents=True, exist_ok=True)
-    aside = out.with_name(f".{out.name}.calrec-new")
-    aside.write_text(markdown(comparison) if out.suffix == ".md" else json.dumps(document, indent=1) + "\n")
-    aside.replace(out)
+    text = markdown(comparison) if out.suffix == ".md" else json.dumps(document, indent=1) + "\n"
+    sealed.replace(out, lambda path: path.write_text(text))
 
 
 def check_out(out: Path, *inputs: Path) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor
 
+from calrec.artifacts import sealed
 from calrec.finetune import saved
 from calrec.finetune.mirror import Mirror
 from calrec.finetune.record import Record
@@ -59,7 +60,7 @@ class Checkpoints:
         self.identity: dict[str, Any] = json.loads(json.dumps(identity))  # as it is read back: lists for tuples
         self.notes: list[str] = []
         """What a reader of the manifest should know: failed uploads, damaged checkpoints that were skipped."""
-        self._mirror = Mirror(remote, saved.digest(self.identity)[:12], folder, self._items, self._note)
+        self._mirror = Mirror(remote, sealed.digest(self.identity)[:12], folder, self._items, self._note)
 
     def save(self, tensors: dict[str, dict[str, Tensor]], progress: Progress) -> None:
         """Write a checkpoint, remove those older than the `keep` newest, and copy it in the background.
@@ -142,17 +143,14 @@ class Checkpoints:
         final, old = self.folder / name, self.folder / f"{name}.old"
         if final.exists():
             self.wait()  # it may be on its way to the remote folder
-            final.rename(old)  # a process killed after this line: _recover() takes it back
-        part.rename(final)
-        sync(self.folder)
+        sealed.swap(part, final, old)
         sync(self.folder.parent)
         shutil.rmtree(old, ignore_errors=True)
 
     def _recover(self) -> None:
         """Put away what a killed process left half done."""
         for old in self.folder.glob("*.old"):
-            if not old.with_suffix("").exists():
-                old.rename(old.with_suffix(""))
+            sealed.restore(old.with_suffix(""), old)
         for rest in [*self.folder.glob("*.old"), *self.folder.glob("*.partial")]:
             shutil.rmtree(rest, ignore_errors=True)
 

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+from calrec.artifacts import elsewhere, sealed
 from calrec.finetune.saved import STATE, DamagedError
 from calrec.storage.files import Remote
 
@@ -37,7 +38,7 @@ class Mirror:
 
     def listed(self) -> set[str]:
         """The whole items there."""
-        self._copied = {name.split("/")[0] for name in self._names() if name.endswith(f"/{STATE}")}
+        self._copied = {path.parent.name for path in self._there() if path.name == STATE}
         return set(self._copied)
 
     def download(self, item: str, folder: Path) -> None:
@@ -46,12 +47,8 @@ class Mirror:
         Raises:
             DamagedError: it is not there.
         """
-        names = [name for name in self._names() if name.startswith(f"{item}/")]
-        if self.remote is None or not names:
+        if self.remote is None or not elsewhere.download(self.remote, f"{self._prefix}/{item}", folder):
             raise DamagedError(f"{item} has no remote copy")
-        folder.mkdir(parents=True)
-        for name in names:
-            self.remote.get(f"{self._prefix}/{name}", folder / name.split("/")[1])
 
     def start(self) -> None:
         """Copy what is missing and delete what the local folder no longer has, in the background."""
@@ -99,21 +96,18 @@ class Mirror:
 
     def _copy(self, item: str) -> None:
         assert self.remote
-        for path in sorted((self._folder / item).iterdir(), key=lambda path: path.name == STATE):
-            self.remote.put(path, f"{self._prefix}/{item}/{path.name}")
+        elsewhere.upload(self.remote, f"{self._prefix}/{item}", sealed.files(self._folder / item), STATE)
         self._copied.add(item)
 
     def _clear(self, kept: set[str]) -> None:
         """Delete all other items: steps before the best weights that they name, state.json first."""
+        assert self.remote
         try:
-            for name in sorted(self._names(), key=lambda n: (not n.startswith("step"), not n.endswith(STATE))):
-                item = name.split("/")[0]
-                if item not in kept and self.remote:
-                    self._copied.discard(item)
-                    self.remote.delete(f"{self._prefix}/{name}")
+            self._copied &= kept
+            left = [str(path) for path in self._there() if path.parent.name not in kept]
+            elsewhere.delete(self.remote, sorted(left, reverse=True), STATE)
         except Exception as error:
             self._note(f"old checkpoints in the remote folder were not deleted ({error})")
 
-    def _names(self) -> list[str]:
-        start = f"{self._prefix}/"
-        return [n.removeprefix(start) for n in self.remote.names() if n.startswith(start)] if self.remote else []
+    def _there(self) -> list[Path]:
+        return [Path(name) for name in elsewhere.names(self.remote, self._prefix)] if self.remote else []

@@ -1,6 +1,5 @@
 """One folder of tensors that can be told to be whole: safetensors files and a state.json, written last."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from calrec.artifacts import sealed
 from calrec.storage.files import sync
 
 STATE = "state.json"
@@ -17,11 +17,6 @@ _FORMAT = 1
 
 class DamagedError(Exception):
     """A folder that is not whole; the message says why."""
-
-
-def digest(value: Any) -> str:
-    """SHA-256 of a JSON value, whatever the order of its keys."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def write(folder: Path, tensors: dict[str, dict[str, Tensor]], identity: Any, progress: dict[str, Any]) -> None:
@@ -35,10 +30,10 @@ def write(folder: Path, tensors: dict[str, dict[str, Tensor]], identity: Any, pr
     for name, group in tensors.items():
         path = folder / f"{name}.safetensors"
         save_file(_apart(group), path)
-        files[path.name] = {"sha256": _hash(path), "bytes": path.stat().st_size}
-    state = {"format": _FORMAT, "fingerprint": digest(identity), "identity": identity}
+        files[path.name] = {"sha256": sealed.file_hash(path), "bytes": path.stat().st_size}
+    state = {"format": _FORMAT, "fingerprint": sealed.digest(identity), "identity": identity}
     state |= {"progress": progress, "files": files}
-    (folder / STATE).write_text(json.dumps(state | {"sha256": digest(state)}, indent=1))
+    (folder / STATE).write_text(json.dumps(state | {"sha256": sealed.digest(state)}, indent=1))
     for path in [*folder.iterdir(), folder]:
         sync(path)
 
@@ -60,27 +55,17 @@ def read_state(folder: Path, identity: Any) -> dict[str, Any]:
     remedy = f"choose another --out or remove {folder.parent}"
     if saved != _FORMAT:
         raise ValueError(f"{folder} has format {saved!r}, this program reads format {_FORMAT}; {remedy}")
-    if digest(state) != seal:
-        raise DamagedError(f"{folder / STATE} has another hash than when it was written")
-    if other := _differences(state["identity"], identity):
-        raise ValueError(
-            f"{folder} is of another run, with {'; '.join(other)}; run with its settings and inputs, {remedy}"
-        )
+    if sealed.digest(state) != seal:
+        raise DamagedError(f"{folder / STATE} changed after it was written")
+    sealed.refuse_other(folder, state["identity"], identity, f"run with its settings and inputs, {remedy}")
     return dict(state)
 
 
 def verify(folder: Path, state: dict[str, Any]) -> None:
     """DamagedError, unless every file has the size and the hash that state.json says."""
     for name, said in state["files"].items():
-        path = folder / name
-        try:
-            size = path.stat().st_size
-            if size != said["bytes"]:
-                raise DamagedError(f"{path} has {size} bytes, expected {said['bytes']}")
-            if _hash(path) != said["sha256"]:
-                raise DamagedError(f"{path} has another hash than when it was written")
-        except OSError as error:
-            raise DamagedError(f"{path} cannot be read ({error.strerror or error})") from error
+        if why := sealed.damage(folder / name, said["bytes"], said["sha256"]):
+            raise DamagedError(why)
 
 
 def load_tensors(folder: Path, state: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
@@ -100,19 +85,3 @@ def _apart(group: dict[str, Tensor]) -> dict[str, Tensor]:
         apart[name] = plain.clone() if memory in seen else plain
         seen.add(memory)
     return apart
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _differences(saved: Any, now: Any, name: str = "") -> list[str]:
-    """Settings that differ, as `stage.lr = 0.1 there, 0.2 here`."""
-    if saved == now:
-        return []
-    if isinstance(saved, dict) and isinstance(now, dict):
-        keys = sorted(saved.keys() | now.keys())
-        found = [_differences(saved.get(k, "absent"), now.get(k, "absent"), f"{name}.{k}" if name else k) for k in keys]
-        return [line for lines in found for line in lines]
-    return [f"{name or 'identity'} = {json.dumps(saved)} there, {json.dumps(now)} here"]

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from calrec import artifacts
-from calrec.artifacts import MANIFEST
+from calrec.artifacts import MANIFEST, elsewhere, sealed
 from calrec.storage import uris
-from calrec.storage.files import below, private
+from calrec.storage.files import private
 
 INTERRUPTED = os.EX_TEMPFAIL
 """Exit code of a training that wrote a checkpoint and stopped: the same command goes on from there."""
@@ -67,32 +67,30 @@ class SharedFolder:
         """Put a step's folder there, its manifest last; one that is there already is left as it is."""
         if self.has(name):
             return
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-        for path in sorted(files, key=lambda path: path == folder / MANIFEST):
-            self._files.put(path, f"{name}/{path.relative_to(folder).as_posix()}")
+        elsewhere.upload(self._files, name, sealed.files(folder), MANIFEST)
 
     def publish(self, folder: Path, name: str) -> None:
         """Put a batch there for readers of tables: what is no part gets a name with _, the manifest comes last."""
         if self.has(f"{name}/_{MANIFEST}"):
             return
-        for path in sorted(folder.iterdir(), key=lambda path: (path.name == MANIFEST, path.name)):
-            called = path.name if path.name.startswith("part-") else f"_{path.name}"
-            self._files.put(path, f"{name}/{called}")
+        files = {file if file.startswith("part-") else f"_{file}": path for file, path in sealed.files(folder).items()}
+        elsewhere.upload(self._files, name, files, f"_{MANIFEST}")
 
     def download(self, name: str, out: Path, kind: str = "model") -> None:
         """Get a step's folder, which holds this kind of things.
 
         Raises:
             FileNotFoundError: it is not there, or not whole.
+            ValueError: it holds another kind, or a file is not as it was written.
         """
         if not self.has(name):
             raise FileNotFoundError(f"{self.uri}/{name}: no {MANIFEST} there; was the folder emptied meanwhile?")
         with artifacts.writing(out, kind) as part:
-            for file in self._files.names():
-                if file.startswith(f"{name}/"):
-                    path = below(part, file.removeprefix(f"{name}/"))
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    self._files.get(file, path)
+            elsewhere.download(self._files, name, part)
+            try:
+                artifacts.read_verified(part, kind)
+            except ValueError as error:
+                raise ValueError(f"{self.uri}/{name} is damaged: {error}; remove it there first") from None
 
     def fetch(self, names: Sequence[str], local_rank: int) -> Path:
         """Folders on this machine's disk: the machine's first process gets them, the others wait for it."""
@@ -106,9 +104,8 @@ class SharedFolder:
 
     def remove(self, *names: str) -> None:
         """Delete texts and folders; without a name all that is there."""
-        for file in self._files.names():
-            if not names or file.split("/")[0] in names:
-                self._files.delete(file)
+        found = [file for file in self._files.names() if not names or file.split("/")[0] in names]
+        elsewhere.delete(self._files, found, MANIFEST)
 
 
 def publish(folder: Path, destination: str, target: str) -> None:

@@ -10,11 +10,12 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from calrec import artifacts
 from calrec.artifacts import Manifest, places
@@ -46,39 +47,29 @@ class Paths:
 
 @dataclass(frozen=True)
 class Job:
-    """One training as its processes read it."""
+    """One training as its processes read it; calrec.finetune.step.finetune explains what is not explained here."""
 
     paths: Paths
     stage: StageConfig
     tuning: ModelConfig
-    name: str
-    domains: tuple[str, ...]
-    sharding: str
-    checkpoints: str
+    name: str = "stage1"
+    domains: tuple[str, ...] = ()
+    sharding: str = "ddp"
+    checkpoints: str = ""
     """URI of the folder to which checkpoints are mirrored; empty: none."""
     run: str = ""
     """MLflow run of the curves, on another machine; here the curves go through the shared folder."""
 
 
 def finetune(
-    texts: Path,
-    tokens: Path,
-    model: Path,
-    out: Path,
-    *,
-    stage: StageConfig,
-    tuning: ModelConfig,
-    launch: LaunchConfig,
-    log: Log,
-    train: Train,
-    name: str = "stage1",
-    domains: Sequence[str] = (),
-    checkpoints: str = "",
-) -> Manifest | None:
+    texts: Path, tokens: Path, model: Path, out: Path, *,
+    launch: LaunchConfig, log: Log, train: Train, checkpoints: str = "", **asked: Any,
+) -> Manifest | None:  # fmt: skip
     """The finetune step (calrec.finetune.step.finetune, which explains the other arguments) where `launch` wants it.
 
-    `launch` says where. `checkpoints` is the URI to which checkpoints are mirrored, gs:// or a mounted folder, empty
-    for none; a TrainJob needs one that all of its machines reach, and passes its inputs and its model through it.
+    `launch` says where, `train` is that function, and `asked` are stage, tuning, name and domains, as in :class:`Job`.
+    `checkpoints` is the URI to which checkpoints are mirrored, gs:// or a mounted folder, empty for none; a TrainJob
+    needs one that all of its machines reach, and passes its inputs and its model through it.
 
     Returns:
         what was made; None in a process of torchrun other than the first.
@@ -89,12 +80,9 @@ def finetune(
         ValueError: a launcher that does not fit the machine, and as the step.
     """
     places.check_out(out, "model", (texts, tokens, model))
-    launcher = _launcher(launch, stage.steps)
-    job = Job(
-        Paths(*(str(Path(path).absolute()) for path in (texts, tokens, model, out))),
-        stage=stage, tuning=tuning, name=name, domains=tuple(domains), sharding=launch.sharding,
-        checkpoints=_absolute(checkpoints),
-    )  # fmt: skip
+    paths = Paths(*(str(Path(path).absolute()) for path in (texts, tokens, model, out)))
+    job = Job(paths, sharding=launch.sharding, checkpoints=_absolute(checkpoints), **asked)
+    launcher = _launcher(launch, job.stage.steps)
     if launcher == "local":
         return _train(train, job, log)
     with _interruptible():
@@ -153,11 +141,8 @@ def _processes(launch: LaunchConfig) -> int:
 
 
 def _train(train: Train, job: Job, log: Log) -> Manifest | None:
-    paths = job.paths
-    return train(
-        Path(paths.texts), Path(paths.tokens), Path(paths.model), Path(paths.out), job.stage, job.tuning, job.name,
-        job.domains, log, remote=uris.folder(job.checkpoints) if job.checkpoints else None, sharding=job.sharding,
-    )  # fmt: skip
+    paths, remote = map(Path, astuple(job.paths)), uris.folder(job.checkpoints) if job.checkpoints else None
+    return train(*paths, job.stage, job.tuning, job.name, job.domains, log, remote=remote, sharding=job.sharding)
 
 
 @contextmanager

@@ -81,7 +81,7 @@ def _training(stage: str) -> Step:
         (),
         {
             "name": lambda call, run: stage,
-            "domains": lambda call, run: [call.target] if call.target else [],
+            "domains": lambda call, run: (call.target,) if call.target else (),
             "train": lambda call, run: load("calrec.finetune.step:finetune"),
             "log": lambda call, run: run.metrics,
             "checkpoints": lambda call, run: call.values.get("checkpoints", os.environ.get("CALREC_CHECKPOINTS", "")),

@@ -16,21 +16,22 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from calrec import artifacts
-from calrec.artifacts import Manifest, output
+from calrec.artifacts import Manifest, output, sealed
 from calrec.artifacts.places import LOCK
 from calrec.config.checks import check, one_of
-from calrec.recommend import atomic
 from calrec.recommend.rows import Reject
 from calrec.recommend.second_place import PROGRESS, Copies
-from calrec.storage.files import Remote, is_data, sync
+from calrec.storage.files import Remote, is_data
 
 FORMATS = ("parquet", "jsonl")
 REJECTS = pa.schema([("where", pa.string()), ("reason", pa.string()), ("raw", pa.string())])
-_OURS = re.compile(r"(part|rejects)-\d{5,}\.(parquet|jsonl)|\.(part|rejects|progress)[-.][-.\w]*\.tmp")
+_OURS = re.compile(r"(part|rejects)-\d{5,}\.(parquet|jsonl)|\.(part|rejects|progress|manifest)[-.][-.\w]*\.tmp")
+_ROWS = 4096  # of a table that are Python objects at once
 
 
 class Parts:
@@ -137,8 +138,6 @@ class Parts:
         stored = pq.read_metadata(self.out / "rejects.parquet").num_rows
         facts = {**self.counts, "rejects": stored, "parts": len(self._parts), **(counts or {})}
         self.manifest = artifacts.finish(self.out, Manifest("batch", self._fingerprint, facts, **manifest))
-        for path in (self.out / artifacts.MANIFEST, self.out):
-            sync(path)
         self.close()
         return self.manifest
 
@@ -154,9 +153,9 @@ class Parts:
         table = pa.concat_tables([rows for rows, _, _, _ in waiting])
         rejects = [one for _, _, some, _ in waiting for one in some]
         if rejects:
-            atomic.replace(self._rejects(number), lambda path: atomic.write_parquet(path, _table(rejects)))
-        write = atomic.write_parquet if self.format == "parquet" else atomic.write_jsonl
-        atomic.replace(self.part(number), lambda path: write(path, table))
+            sealed.replace(self._rejects(number), lambda path: _write_parquet(path, _table(rejects)))
+        write = _write_parquet if self.format == "parquet" else _write_jsonl
+        sealed.replace(self.part(number), lambda path: write(path, table))
         sums = Counter[str]()
         for _, _, _, counts in waiting:
             sums.update(counts)
@@ -179,13 +178,14 @@ class Parts:
                     writer.write_table(pq.read_table(self._rejects(number)))
                 writer.write_table(_table(last))
 
-        atomic.replace(self.out / "rejects.parquet", write)
+        sealed.replace(self.out / "rejects.parquet", write)
         self._ended = True
         self._write_progress(self.out / "rejects.parquet")
 
     def _write_progress(self, *finished: Path) -> None:
         state = {"fingerprint": self._fingerprint, "parts": self._parts, "ended": self._ended}
-        atomic.replace(self.out / PROGRESS, lambda path: _write_json(path, state))
+        text = json.dumps(state, sort_keys=True) + "\n"
+        sealed.replace(self.out / PROGRESS, lambda path: path.write_text(text))
         self._copies.put(*finished, self.out / PROGRESS)
 
     # --- going on -----------------------------------------------------------------------------------------------
@@ -193,7 +193,7 @@ class Parts:
     def _open(self) -> None:
         """Take over what an earlier session left, or begin."""
         progress = self.out / PROGRESS
-        if (self.out / artifacts.MANIFEST).is_file() and not self._torn_manifest():
+        if (self.out / artifacts.MANIFEST).is_file():
             found = artifacts.read_manifest(self.out, "batch")
             self._refuse_other(found.config)
             self.manifest = found
@@ -227,28 +227,13 @@ class Parts:
         self._parts = [part for _, part in whole]
 
     def _is_whole(self, numbered: tuple[int, Mapping[str, Any]]) -> bool:
-        path = self.part(numbered[0])
-        return path.is_file() and path.stat().st_size == numbered[1]["bytes"]
+        return not sealed.damage(self.part(numbered[0]), numbered[1]["bytes"])
 
     def _has_rejects(self, numbered: tuple[int, Mapping[str, Any]]) -> bool:
         return not numbered[1]["rejects"] or self._rejects(numbered[0]).is_file()
 
-    def _torn_manifest(self) -> bool:
-        """Whether the manifest is one that a kill cut short; it is removed."""
-        path = self.out / artifacts.MANIFEST
-        try:
-            json.loads(path.read_bytes())
-        except ValueError:
-            if (self.out / PROGRESS).is_file():
-                path.unlink()
-                return True
-        return False
-
     def _refuse_other(self, found: Mapping[str, Any]) -> None:
-        old, new = _flat(found), _flat(self._fingerprint)
-        if differ := [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]:
-            each = "; ".join(f"{n} was {old.get(n, 'absent')}, is {new.get(n, 'absent')}" for n in differ)
-            raise ValueError(f"{self.out} is of another run: {each}; remove the folder or give another --out")
+        sealed.refuse_other(self.out, found, self._fingerprint, "remove the folder or give another --out")
 
     def _remove_unfinished(self) -> None:
         kept = {self.part(number).name for number in range(len(self._parts))}
@@ -262,18 +247,18 @@ def _table(rejects: Sequence[Reject]) -> pa.Table:
     return pa.Table.from_pylist([asdict(one) for one in rejects], schema=REJECTS)
 
 
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, sort_keys=True) + "\n")
+def _write_parquet(path: Path, table: pa.Table) -> None:
+    pq.write_table(table, path, compression="zstd")
+
+
+def _write_jsonl(path: Path, table: pa.Table) -> None:
+    """An object per user: user_id, and the other columns of each row under items; a user's rows stand together."""
+    rows = (row for batch in table.to_batches(max_chunksize=_ROWS) for row in batch.to_pylist())
+    with path.open("wb") as stream:
+        for user, its_rows in itertools.groupby(rows, key=lambda row: row.pop("user_id")):
+            stream.write(orjson.dumps({"user_id": user, "items": list(its_rows)}) + b"\n")
 
 
 def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
     """As JSON gives it back: tuples are lists, keys are text."""
     return dict(json.loads(json.dumps(value)))
-
-
-def _flat(value: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Nested values by their dotted names."""
-    flat: dict[str, Any] = {}
-    for name, one in value.items():
-        flat |= _flat(one, f"{above}{name}.") if isinstance(one, Mapping) else {f"{above}{name}": one}
-    return flat

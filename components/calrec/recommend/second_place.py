@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from calrec import artifacts
-from calrec.recommend import atomic
+from calrec.artifacts import elsewhere, sealed
 from calrec.storage.files import Remote
 from calrec.system.printing import redact
 
@@ -34,12 +34,12 @@ class Copies:
         """
         if self._remote is None or (out / PROGRESS).exists():
             return
-        there = [path.name for path in map(Path, self._remote.names()) if path.parts[:-1] == (self._folder,)]
-        if PROGRESS not in there:
+        there = elsewhere.names(self._remote, self._folder)
+        if f"{self._folder}/{PROGRESS}" not in there:
             return
         print(f"going on from {self._folder}, which another machine left", flush=True)
-        for name in sorted(there, key=lambda name: name != PROGRESS):
-            atomic.replace(out / name, partial(self._remote.get, f"{self._folder}/{name}"))
+        for name in sorted(there, key=lambda name: Path(name).name != PROGRESS):
+            sealed.replace(out / Path(name).name, partial(self._remote.get, name))
 
     def put(self, *paths: Path) -> None:
         """Copy finished files, and what could not be copied before; a failure is told and no reason to stop."""
@@ -58,8 +58,6 @@ class Copies:
         if self._remote is None:
             return
         try:
-            for name in sorted(self._remote.names(), key=lambda name: Path(name).name != PROGRESS):
-                if name.startswith(f"{self._folder}/"):
-                    self._remote.delete(name)
+            elsewhere.delete(self._remote, elsewhere.names(self._remote, self._folder), PROGRESS)
         except Exception as error:
             print(f"warning: the copies in {self._folder} were not deleted ({redact(str(error))})", flush=True)

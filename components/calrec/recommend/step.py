@@ -51,7 +51,7 @@ def recommend_all(
         format: parquet or jsonl.
         max_unknown: highest share of the histories' items that the index may not hold.
         version: name of the model in each row; empty: the content of its folder.
-        remote: a second place for finished parts, from which another machine goes on; see :mod:`.copies`.
+        remote: a second place for finished parts, from which another machine goes on; see :mod:`.second_place`.
 
     Raises:
         ValueError: too many unknown items; `out` is of other settings; and what the recommender refuses.
