@@ -30,7 +30,10 @@ def started(root: Path, steps: int) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=REPO, env=environment, stdout=subprocess.PIPE, text=True)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGTERM, *(pytest.param(one, marks=pytest.mark.long) for one in (signal.SIGINT, signal.SIGHUP))],
+)
 def test_a_run_that_is_ended_in_a_training_closes_its_runs_and_goes_on(tmp_path: Path, number: signal.Signals):
     root = tmp_path / "build"
     run = started(root, 100_000)

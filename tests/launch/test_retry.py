@@ -96,6 +96,7 @@ def test_without_a_checkpoint_of_its_own_it_is_not_tried_again(
     assert train(small, tmp_path / "c" / "out", mirror=mirror).counts["steps"] == 6
 
 
+@pytest.mark.long
 def test_a_process_that_is_killed_is_started_again(
     small: SimpleNamespace, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):

@@ -261,6 +261,7 @@ def test_processes_that_stopped_after_a_checkpoint_are_no_failure(api: Api, tmp_
     assert stop.value.code == 75 and not exchange.has(RESULT)
 
 
+@pytest.mark.long
 def test_sigterm_deletes_the_job_and_the_same_command_goes_on(api: Api, small: SimpleNamespace, tmp_path: Path):
     """The job's pods write a checkpoint when they are told to stop; the next attempt waits for that."""
     api.ends = "run"

@@ -93,6 +93,7 @@ def test_nothing_new_ends_early(world: tuple[Path, dict[str, Any], str]):
     assert "train" in locally(root, "training", {**given, "toys": True, "settings": [*SETTINGS, "stage1.steps=7"]})
 
 
+@pytest.mark.long
 def test_new_data_are_trained_on_and_the_champion_is_judged_by_the_same_fresh_users(
     world: tuple[Path, dict[str, Any], str],
 ):
@@ -129,6 +130,7 @@ def test_a_batch_recommends_to_everybody_with_the_champion(world: tuple[Path, di
     )
 
 
+@pytest.mark.long
 def test_a_batch_that_failed_goes_on_from_its_copies(world: tuple[Path, dict[str, Any], str]):
     """Here when all lists are there: what they are to be copied to is no folder, and then it is."""
     root, given, _ = world

@@ -341,6 +341,7 @@ LARGE = [
 ]
 
 
+@pytest.mark.long
 def test_large_requests_are_answered_or_refused_in_bounded_memory(served: Served):
     """480 answers to texts never seen before, and 10 MB bodies, after rounds of the same: nothing of them stays.
 

@@ -183,14 +183,8 @@ def sections(report: Report) -> list[Section]:
         )
     ]
     return [
-        Section(
-            "",
-            [
-                *(Text(warning, "warning") for warning in report.warnings),
-                Text(f"{report.how} {report.chars}"),
-                plain_table(report.header, report.rows),
-                *(Histogram(name, bars) for name, bars in report.histograms.items()),
-            ],
-        ),
+        Section("", [*(Text(one, "warning") for one in report.warnings), Text(f"{report.how} {report.chars}")]),
+        Section("Sizes", [plain_table(report.header, report.rows)]),
+        Section("In numbers", [Histogram(name, bars) for name, bars in report.histograms.items()]),
         Section("Prompts", [Text(_LEGEND), *shown]),
     ]

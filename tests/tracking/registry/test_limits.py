@@ -12,7 +12,7 @@ from tests.tracking.registry.world import Versions, numbers
 NAMES = ["men's", 'say "hi" to men\'s #1?', "книги и журналы", "本 100%", "x" * 100, "a@b", "50 % off"]
 
 
-@pytest.fixture(params=["mlflow_server", "mlflow_on_postgres"])
+@pytest.fixture(params=[pytest.param("mlflow_server", marks=pytest.mark.long), "mlflow_on_postgres"])
 def both(request: pytest.FixtureRequest, server: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
     uri = str(request.getfixturevalue(request.param))
@@ -46,6 +46,7 @@ def registered(target: str, like: Registered, number: int) -> None:
     assert registry.newest(target).number == number
 
 
+@pytest.mark.long
 def test_sixty_versions_are_described_and_the_next_one_is_promoted(versions: Versions, target: str, both: str):
     versions.settle()
     champion = registry.champion(target)

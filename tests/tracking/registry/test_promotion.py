@@ -162,6 +162,7 @@ def _through(uri: str, work: object) -> None:
     work()
 
 
+@pytest.mark.long
 def test_a_promotion_that_is_killed_at_any_change_leaves_one_champion(
     versions: Versions, target: str, proxy: killing.Proxy
 ):
@@ -208,6 +209,7 @@ def test_a_rollback_that_is_killed_at_any_change_leaves_one_champion(
         assert numbers(target) == (1, 2)
 
 
+@pytest.mark.long
 def test_one_that_is_killed_while_it_is_registered_is_registered_by_the_next_try(
     versions: Versions, target: str, proxy: killing.Proxy
 ):
