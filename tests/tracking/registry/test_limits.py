@@ -14,7 +14,6 @@ NAMES = ["men's", 'say "hi" to men\'s #1?', "книги и журналы", "本
 
 @pytest.fixture(params=[pytest.param("mlflow_server", marks=pytest.mark.long), "mlflow_on_postgres"])
 def both(request: pytest.FixtureRequest, server: str, monkeypatch: pytest.MonkeyPatch) -> str:
-
     uri = str(request.getfixturevalue(request.param))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     return uri

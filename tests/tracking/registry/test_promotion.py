@@ -157,7 +157,6 @@ def changes(proxy: killing.Proxy) -> list[tuple[int, bool]]:
 
 
 def _through(uri: str, work: object) -> None:
-
     os.environ["MLFLOW_TRACKING_URI"] = uri
     work()
 
