@@ -86,7 +86,7 @@ class Study:
         print(f"study: {row} on {target}", flush=True)
         config = dataclasses.replace(config, sources=tuple(current.snapshots([vars(one) for one in config.sources])))
         training = Training(config, Folders(self.root))
-        return training.evaluation(target, training.ranked(target), rankings=self._others(target))
+        return training.evaluation(target, training.rank(target), rankings=self._others(target))
 
     def _others(self, target: str) -> dict[str, Path]:
         """Rankings by other recommenders for a set, by method."""

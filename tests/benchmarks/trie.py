@@ -67,10 +67,10 @@ class Path:
         self.nodes: list[Any] = []
         for _ in range(STEPS):
             nodes = np.where(built.leaf_group[nodes] >= 0, ROOT, nodes)
-            nodes = built.forced(nodes)[1] if skip_forced else nodes
+            nodes = built.skip_forced(nodes)[1] if skip_forced else nodes
             self.nodes.append(nodes)
             nodes = built.draw(logits.numpy(), nodes, np.arange(ROWS), rng.random(ROWS), TEMPERATURE)
-            nodes = built.forced(nodes)[1] if skip_forced else nodes
+            nodes = built.skip_forced(nodes)[1] if skip_forced else nodes
         self.allowed = [[tokens_after(built, node) for node in step] for step in self.nodes]
         self.children = statistics.mean(len(tokens) for step in self.allowed for tokens in step)
 

@@ -54,8 +54,8 @@ def test_ranks_of_items_and_of_texts():
     found = scores_of([[10, 11, 12], [11, 13, 12], [14], []], [10, 12, 12, 10])
     assert found.rank.tolist() == [1, 3, 0, 0]
     assert found.rank_text.tolist() == [1, 2, 0, 0]
-    assert found.counted().tolist() == [2, 1, 0, 1]
-    assert found.counted(on_texts=True).tolist() == [2, 1, 1, 0]
+    assert found.rank_counts().tolist() == [2, 1, 0, 1]
+    assert found.rank_counts(on_texts=True).tolist() == [2, 1, 1, 0]
 
 
 def test_blocks_may_come_in_any_order_of_users():

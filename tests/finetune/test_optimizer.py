@@ -86,7 +86,7 @@ def test_the_averages_are_swapped_in_and_out(network: Any):
     step(network, adamw(network, STAGE))
     average.update(network, 10**9)
     weights = values(network)
-    with pytest.raises(RuntimeError, match="in between"), average.swapped(network):
+    with pytest.raises(RuntimeError, match="in between"), average.applied_to(network):
         assert same(values(network), average.tensors)
         assert network.lm_head.weight is network.get_input_embeddings().weight
         raise RuntimeError("in between")
@@ -104,7 +104,7 @@ def test_averages_are_fp32_where_weights_are_not(network: Any):
     assert average.tensors[name].dtype == torch.float32
     assert torch.equal(average.tensors[name], before[name].float().lerp(values(network)[name].float(), 1 - 0.999))
     weights = values(network)
-    with average.swapped(network):
+    with average.applied_to(network):
         assert torch.equal(values(network)[name], average.tensors[name].bfloat16())
     assert same(values(network), weights)
 
@@ -112,7 +112,7 @@ def test_averages_are_fp32_where_weights_are_not(network: Any):
 def test_without_decay_nothing_is_kept(network: Any):
     average, weights = Average(network, 0.0), values(network)
     average.update(network, 10**9)
-    with average.swapped(network):
+    with average.applied_to(network):
         assert same(values(network), weights)
     assert average.tensors == {}
 
@@ -143,7 +143,7 @@ def test_sharded_weights_are_averaged_too(network: Any, tmp_path: Any):
         half = {name: tensor.full_tensor() for name, tensor in average.tensors.items()}  # type: ignore[attr-defined]
         assert same(half, {name: plain[name].lerp(weights[name], 0.5) for name in plain})
         before = network(torch.arange(12)[None]).logits
-        with average.swapped(network):
+        with average.applied_to(network):
             swapped = network(torch.arange(12)[None]).logits
         assert torch.equal(network(torch.arange(12)[None]).logits, before)
         assert not torch.equal(swapped, before)

@@ -86,7 +86,7 @@ def test_only_items_lead_to_leaves(items):
 @given(CATALOGUES)
 def test_forced_runs(items):
     trie = build(items)
-    runs, final = trie.forced(np.arange(len(trie)))
+    runs, final = trie.skip_forced(np.arange(len(trie)))
     for node, expected in pairs(trie, items):
         tokens, at = [], node
         while isinstance(expected, dict) and len(expected) == 1:
@@ -98,9 +98,9 @@ def test_forced_runs(items):
 
 def test_one_item_is_forced_from_the_root_to_its_leaf():
     trie = build([(7, 8, 9)])
-    (run,), (final,) = (found.rows() if isinstance(found, Ragged) else found for found in trie.forced([ROOT]))
+    (run,), (final,) = (found.rows() if isinstance(found, Ragged) else found for found in trie.skip_forced([ROOT]))
     assert run.tolist() == [7, 8, 9, END] and trie.leaf_group[final] == 0
-    assert trie.forced([])[0].rows() == []
+    assert trie.skip_forced([])[0].rows() == []
     drawn = trie.draw(np.zeros((1, 10), np.float32), [ROOT], [0, 0], [0.0, 0.999], 1.0)
     assert trie.token[drawn].tolist() == [7, 7]
 

@@ -215,7 +215,9 @@ def test_a_step_logs_a_run_and_a_champion_that_comes_back_whole(
     request = example(made.index)
     with runs.step("promote", "home") as run:
         run.metrics(1, {"recall_at_10": 0.25})
-        run.asked(["home"], [{"domain": "home", "uri": "gs://shop/home", "snapshot": "7"}], {"gate": GATE}, "**train**")
+        run.log_request(
+            ["home"], [{"domain": "home", "uri": "gs://shop/home", "snapshot": "7"}], {"gate": GATE}, "**train**"
+        )
         run.table("examples", [{"user_id": "u1", "rank": 2}])
         run.headline("home", {"recall_at_10": 0.25}, "| target |\n| --- |\n| home |", {"home": "0123"})
         own = runs.active()

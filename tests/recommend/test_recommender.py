@@ -139,7 +139,7 @@ def test_a_ranker_for_one_call_lists_as_a_recommender_of_these_settings(small: S
     users = [History("1", ("i0", "i1")), History("2", titles=("a thing that nobody sells",))]
     filters = Filters(in_stock=("i2", "i5", "i9"))
     shared = recommender(small, index)
-    asked, unknown = shared.asked(users)
+    asked, unknown = shared.queries(users)
     expected, _ = recommender(small, index, filters=filters, retrieve=replace(RETRIEVE, k=2))(users)
     assert list(shared.ranker(filters, 2)(asked)) == expected and not unknown
     assert list(shared.ranker(Filters())(asked)) == shared(users)[0]
@@ -164,7 +164,7 @@ def test_a_described_item_is_the_catalogues_where_the_text_is_and_else_a_new_tex
             "1", attributes=(Described("red lamp 0", "Home", "brand 0"), Described("blue chair 0", "Home", "brand 3"))
         ),
     ]
-    (asked, bare, titled, other), _ = known.asked(users)
+    (asked, bare, titled, other), _ = known.queries(users)
     assert plain(bare) == plain(asked) == plain(titled) and list(asked.history) == [0, 1]
     assert (
         list(other.history) == [0]
@@ -175,7 +175,7 @@ def test_a_described_item_is_the_catalogues_where_the_text_is_and_else_a_new_tex
 def test_of_a_long_history_of_new_texts_only_those_of_the_prompt_are_read(small: SimpleNamespace, index: Path):
     known = recommender(small, index)
     titles = tuple(f"unheard of {n}" for n in range(2000))
-    (long, short), _ = known.asked([History("1", titles=titles), History("1", titles=titles[-40:])])
+    (long, short), _ = known.queries([History("1", titles=titles), History("1", titles=titles[-40:])])
     assert (
         plain(long)[1] == plain(short)[1]
         and long.recent == short.recent

@@ -107,7 +107,7 @@ def simulated(users: int, seed: int) -> tuple[np.ndarray, list[np.ndarray], list
 
 def test_the_weights_of_simulated_choices_are_found():
     weights, given, chosen = simulated(20_000, 0)
-    fusion = Fusion.learned([*given, given[0]], [*chosen, -1])
+    fusion = Fusion.learn([*given, given[0]], [*chosen, -1])
     assert (fusion.users, fusion.without) == (20_000, 1)
     assert [fusion.weights[name] for name in FEATURES] == pytest.approx(weights.tolist(), abs=0.12)
     assert fusion.weights[FEATURES[-1]] == 0
@@ -115,7 +115,7 @@ def test_the_weights_of_simulated_choices_are_found():
 
 def test_the_weights_are_the_optimum_of_the_formula():
     _, given, chosen = simulated(50, 1)
-    fusion = Fusion.learned(given, chosen)
+    fusion = Fusion.learn(given, chosen)
     weights = torch.tensor([fusion.weights[name] for name in FEATURES], dtype=torch.float64, requires_grad=True)
     scale = torch.tensor(np.concatenate(given).std(axis=0))
     losses = [
@@ -129,7 +129,7 @@ def test_the_weights_are_the_optimum_of_the_formula():
 
 def test_nobody_to_learn_from_is_an_error():
     with pytest.raises(ValueError, match="of 2 validation users none has the next item"):
-        Fusion.learned([np.ones((2, len(FEATURES)))] * 2, [-1, -1])
+        Fusion.learn([np.ones((2, len(FEATURES)))] * 2, [-1, -1])
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +144,7 @@ def world(small: SimpleNamespace) -> SimpleNamespace:
         cache=cache,
         search=search,
         reader=Reader(network, targets, 1e9),
-        write=Generator(network, tokenizer, cache.end, sampling, targets).written,
+        write=Generator(network, tokenizer, cache.end, sampling, targets).generate_all,
     )
 
 

@@ -22,11 +22,11 @@ class Poisoned(Recommender):
 
     sizes: list[int]
 
-    def asked(self, users: Sequence[History]) -> Any:
+    def queries(self, users: Sequence[History]) -> Any:
         self.sizes.append(len(users))
         if any(one.user_id == "poison" for one in users):
             raise FloatingPointError("/a/path: user poison")
-        return super().asked(users)
+        return super().queries(users)
 
 
 @pytest.fixture(scope="module")

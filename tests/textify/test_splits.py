@@ -17,7 +17,7 @@ from calrec.artifacts import Manifest
 from calrec.config import GenerateConfig, SplitConfig, StageConfig, TextConfig
 from calrec.evaluate.users import load_judged
 from calrec.finetune import order, validation
-from calrec.generate.step import held_out
+from calrec.generate.step import choose_users
 from calrec.model.loading import load_users
 from calrec.retrieve.catalogue import load_catalogue
 from calrec.retrieve.following import countable
@@ -341,7 +341,7 @@ def test_training_draws_only_from_before_the_first_cut(timed: SimpleNamespace):
 @pytest.mark.parametrize(("which", "expected"), [("test", ["all", "no valid", "one train", "late"]),
                                                  ("valid", ["all", "no test", "one train"])])  # fmt: skip
 def test_only_users_with_a_target_are_asked_for(timed: SimpleNamespace, which: str, expected: list[str]):
-    users, at = held_out(timed.users, GenerateConfig(split=which))
+    users, at = choose_users(timed.users, GenerateConfig(split=which))
     assert [timed.users.user_id[user] for user in users] == expected and min(at) >= 1
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calrec.textify.texts import LABELS
-from calrec.textify.words import joined_in, normal, words
+from calrec.textify.words import find_pairs, normal, words
 
 ZWNJ, ZWJ, ZWSP, SHY = "\u200c", "\u200d", "\u200b", "\xad"
 
@@ -100,10 +100,10 @@ def test_words_of_scripts_without_spaces(name: str):
 def test_a_catalogue_says_which_characters_are_of_one_word():
     texts = [f"Title: {brand}{kind}{colour}." for brand in ("小米", "华为", "格力") for kind in ("无线耳机", "智能手表")
              for colour in ("黑色", "白色", "蓝色")]  # fmt: skip
-    joined = joined_in(texts)
+    joined = find_pairs(texts)
     assert joined == {"小米", "华为", "格力", "无线", "线耳", "耳机", "智能", "能手", "手表", "黑色", "白色", "蓝色"}
     assert words("小米无线耳机红色", joined) == ["小米", "无线耳机", "红", "色"]
-    assert joined_in(["red tea", "café", "単語"]) == set()  # once is no word
+    assert find_pairs(["red tea", "café", "単語"]) == set()  # once is no word
 
 
 def test_what_differs_in_width_case_or_silent_characters_is_one_title():

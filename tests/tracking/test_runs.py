@@ -345,11 +345,11 @@ def test_targets_that_end_together_all_stand_in_the_headline(in_a_cluster):
 def test_the_parent_says_what_was_asked_and_why(in_a_cluster):
     sources = [{"domain": "toys & games", "uri": "gs://b/t", "snapshot": "7"}]
     with tracking.step("watch") as run:
-        run.asked(["books", "toys & games"], sources, {"split": SplitConfig()}, "**train**\n\n- new data\n")
+        run.log_request(["books", "toys & games"], sources, {"split": SplitConfig()}, "**train**\n\n- new data\n")
         run.headline("books", {}, "| target |\n| --- |\n| books |")
         run.headline("books", {}, "| target |\n| --- |\n| books, promoted |")
     with tracking.step("watch") as run:  # tried again, when other data lie there
-        run.asked(["books", "toys & games"], [{**sources[0], "snapshot": "8"}], {}, "**train**\n\n- newer data\n")
+        run.log_request(["books", "toys & games"], [{**sources[0], "snapshot": "8"}], {}, "**train**\n\n- newer data\n")
     parent = parent_of_all(in_a_cluster)
     assert parent.info.run_name == "books + toys & games" and parent.info.status == "FINISHED"
     assert parent.data.params["run.targets"] == "books,toys & games"

@@ -105,7 +105,7 @@ class CALRec:
         check(k is None or k >= 1, f"k must be >= 1, got {k}")
         recommender = self._opened()
         users = [History(str(user), titles=tuple(map(str, items))) for user, items in _by_user(histories).items()]
-        asked, _ = recommender.asked(users)
+        asked, _ = recommender.queries(users)
         lists = list(recommender.ranker(Filters(), k)(asked))
         return table([one.user_id for one in users], lists, recommender.catalogue).to_pandas()
 
@@ -196,7 +196,7 @@ class CALRec:
         training = self._trained()
         target = training.config.targets[0]
         if self._made is None:
-            self._made = training.ranked(target)
+            self._made = training.rank(target)
         return training.evaluation(target, self._made)
 
     def _opened(self) -> "Recommender":

@@ -73,7 +73,7 @@ class Training:
                 made.append(self._made(stage, given, domain=domain))
         return tuple(made)
 
-    def ranked(self, target: str) -> Target:
+    def rank(self, target: str) -> Target:
         """The model of a target, and its lists for the held-out users."""
         texts, tokens, _ = self.texts()
         models = self.models(target)
@@ -103,17 +103,17 @@ class Training:
         }  # fmt: skip
         return self._made("evaluate", given, domain=target)
 
-    def promoted(self, target: str, of: Target, state: str) -> Path:
+    def promote(self, target: str, of: Target, state: str) -> Path:
         """The gate's decision; the model is registered where there is a registry. It is made each time."""
         given = {"evaluation": of.evaluation, "model": of.models[-1], "index": of.index}
         always = dataclasses.replace(self._folders, fresh=True)
-        return always.made("promote", given, self._sections, domain=target, state=state)
+        return always.get_or_make("promote", given, self._sections, domain=target, state=state)
 
     def _learner(self, models: Sequence[Path]) -> Path | None:
         return models[-2] if self.config.refit.steps else None
 
     def _made(self, name: str, inputs: Mapping[str, Any], **more: Any) -> Path:
-        return self._folders.made(name, inputs, self._sections, **more)
+        return self._folders.get_or_make(name, inputs, self._sections, **more)
 
 
 def run(config: Config, root: Path, fresh: bool = False) -> Result:
@@ -153,17 +153,17 @@ def _run(config: Config, root: Path, fresh: bool) -> Result:
     print(f"calrec: {len(config.sources)} categories, targets {', '.join(config.targets)}; into {folder}", flush=True)
     parent, experiment = _tracked(lambda: runs.start_parent(" + ".join(config.targets), files)) or ("", "")
     words = report(seen.decision)
-    _tracked(lambda: runs.join_run(parent).asked(config.targets, seen.sources, shaping, words))
+    _tracked(lambda: runs.join_run(parent).log_request(config.targets, seen.sources, shaping, words))
     os.environ.update({"CALREC_PARENT_RUN": parent, "MLFLOW_EXPERIMENT_ID": experiment} if parent else {})
     training = Training(config, Folders(root / "artifacts", fresh))
     made: dict[str, Target] = {}
     try:
         for target in config.targets:
-            of = training.ranked(target)
+            of = training.rank(target)
             rival = training.champion(target, of, current.champion_of(target, seen.champions))
             judged = training.evaluation(target, of, rival)
             of = dataclasses.replace(of, evaluation=judged, index=training.index(target, of.models))
-            training.promoted(target, of, seen.decision.state)
+            training.promote(target, of, seen.decision.state)
             made[target] = of
     except BaseException as error:
         status, why = "FAILED" if isinstance(error, Exception) else "KILLED", f"{type(error).__name__}: {error}"

@@ -85,7 +85,7 @@ class Scores:
         codes = lists.items[lists.items >= 0]
         self._listed += np.bincount(codes, minlength=len(self._group_of) - 1)[self._catalogue.items]
 
-    def counted(self, on_texts: bool = False) -> Ints:
+    def rank_counts(self, on_texts: bool = False) -> Ints:
         """Users by rank, from 0 to k."""
         return np.bincount(self.rank_text if on_texts else self.rank, minlength=self.k + 1)
 

@@ -188,8 +188,8 @@ def _judgements(methods: Mapping[str, Scores], config: EvaluateConfig) -> dict[s
     against = dict(zip(others, correct_holm(tables), strict=True))
     return {
         name: Method(
-            figures=figures(scores.counted(), config),
-            on_texts=means(scores.counted(on_texts=True), config),
+            figures=figures(scores.rank_counts(), config),
+            on_texts=means(scores.rank_counts(on_texts=True), config),
             ties=scores.ties(config),
             coverage=scores.coverage,
             novelty=scores.novelty,

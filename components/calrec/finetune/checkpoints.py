@@ -84,7 +84,7 @@ class Checkpoints:
         self._recover()
         self._refuse_others()
         damaged = []
-        there = {name for name in {*self._items(), *self._mirror.listed()} if name.startswith("step")}
+        there = {name for name in {*self._items(), *self._mirror.list_items()} if name.startswith("step")}
         for name in sorted(there, key=_number, reverse=True):
             try:
                 return self._load(name)

@@ -36,7 +36,7 @@ class Mirror:
         self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(1, "checkpoint-upload")
 
-    def listed(self) -> set[str]:
+    def list_items(self) -> set[str]:
         """The whole items there."""
         self._copied = {path.parent.name for path in self._there() if path.name == STATE}
         return set(self._copied)

@@ -62,7 +62,7 @@ class Average:
             torch._foreach_lerp_(list(self.tensors.values()), present, 1 - min(self.decay, (1 + step) / (10 + step)))
 
     @contextmanager
-    def swapped(self, network: Any) -> Iterator[None]:
+    def applied_to(self, network: Any) -> Iterator[None]:
         """The averages in place of the weights, for a validation or to be saved; the weights come back after it.
 
         Values are copied, not exchanged: sharded weights are views that others hold too.

@@ -109,7 +109,7 @@ class Trainer:
                 if done < stage.steps and self._is_due(done):
                     self.save()
         if stage.keep == "last" or not (stage.valid_every and self.held_out):
-            with self.average.swapped(self.network):  # on a CPU they are the network's own, which change back
+            with self.average.applied_to(self.network):  # on a CPU they are the network's own, which change back
                 return {name: weight.clone() for name, weight in self._weights().items()}
         return self.among.share_tensors(self.checkpoints.load_best(progress.best_step) if self.checkpoints else None)
 
@@ -172,7 +172,7 @@ class Trainer:
         if not (self.stage.valid_every and self.held_out):
             return
         progress = self.progress
-        with self.average.swapped(self.network):
+        with self.average.applied_to(self.network):
             values = validation.validate(self.towers, self.held_out, self.among)
             score = values["nig"] if self.stage.valid_metric == "nig" else -values["ndcg"]
             better = score < progress.best_score

@@ -69,7 +69,7 @@ class Prompts:
         )
         return out
 
-    def padded(self, layer: int) -> tuple[Tensor, Tensor]:
+    def pad(self, layer: int) -> tuple[Tensor, Tensor]:
         """Keys and values as [U, H, P, K], zeros behind shorter prompts; made once."""
         if layer not in self._padded:
             self._padded[layer] = _stacked(self.keys[layer]), _stacked(self.values[layer])
@@ -222,7 +222,7 @@ class Branches:
 
     def _prompts_grid(self, layer: int, q_THGK: Tensor, window: int) -> tuple[Tensor, Tensor]:
         """Over the prompts, one padded product for all; tokens are sorted by owner."""
-        keys, values = self.prompts.padded(layer)
+        keys, values = self.prompts.pad(layer)
         users, most = len(keys), max(self._count_U)
         owner_T, place_T = self._owner_T, self._place_T
         q_UMHGK = self._in_grid(q_THGK, owner_T, place_T, users, most)

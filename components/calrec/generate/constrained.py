@@ -19,7 +19,7 @@ from calrec.generate.decoder import Decoder
 from calrec.generate.draws import uniforms
 from calrec.generate.rows import Floats, Rows
 from calrec.generate.samples import Prompt, Sample, not_finite
-from calrec.generate.shared_prefix import Finished, children, in_batches, moved
+from calrec.generate.shared_prefix import Finished, children, in_batches, move_samples
 from calrec.generate.trie import ROOT, Trie, best
 
 
@@ -69,7 +69,7 @@ def _samples(walk: "_Walk", config: GenerateConfig) -> list[list[Sample]]:
         for child, one in done:
             first = int(alive_S[first_C[child]])
             finished.add(first // config.samples, first, dataclasses.replace(one, count=int(count_C[child])))
-        alive_S, row_S = moved(alive_S, of_S, slot_C >= 0, slot_C[slot_C >= 0])
+        alive_S, row_S = move_samples(alive_S, of_S, slot_C >= 0, slot_C[slot_C >= 0])
         step += 1
     return finished.lists()
 
@@ -126,7 +126,7 @@ class _Walk:
     def start(self) -> tuple[Ints, Done]:
         """Read what every item begins with; the row of each user, and who has ended (a catalogue of one item)."""
         everyone = np.arange(len(self.prompts))
-        runs, final = self.trie.forced(self.node_R)
+        runs, final = self.trie.skip_forced(self.node_R)
         return self._read(everyone, runs, final) if len(runs.flat) else (everyone, [])
 
     def draw(self, row_S: Ints, uniform_S: Floats, temperature: float) -> Ints:
@@ -154,7 +154,7 @@ class _Walk:
         Returns:
             the row of each child, -1 when it has ended; and what has ended.
         """
-        runs, final_C = self.trie.forced(node_C)
+        runs, final_C = self.trie.skip_forced(node_C)
         sizes = runs.lengths()
         flat = np.insert(runs.flat, runs.offsets[:-1], self.trie.token[node_C])
         return self._read(parent_C, Ragged(flat, running(sizes + 1)), final_C)

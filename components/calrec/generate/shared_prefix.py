@@ -104,7 +104,7 @@ def _sample(decoder: Decoder, prompts: Sequence[Prompt], end: int, config: Gener
         if not goes_on_C.any():
             break
         slots = rows.advance(parent_C[goes_on_C], total_C[goes_on_C], one_each(token_C[goes_on_C]))
-        alive_S, row_S = moved(alive_S, child_S, goes_on_C, slots)
+        alive_S, row_S = move_samples(alive_S, child_S, goes_on_C, slots)
     return finished.lists()
 
 
@@ -119,7 +119,7 @@ def children(row_S: Ints, choice_S: Ints) -> tuple[Ints, Ints, Ints, Ints]:
     return keys // width, keys % width, child_S, first_C
 
 
-def moved(alive_S: Ints, child_S: Ints, goes_on: Flags, slots: Ints) -> tuple[Ints, Ints]:
+def move_samples(alive_S: Ints, child_S: Ints, goes_on: Flags, slots: Ints) -> tuple[Ints, Ints]:
     """The samples that are left, and their rows, after the children that go on moved into slots."""
     row_C = np.full(len(goes_on), -1)
     row_C[goes_on] = slots

@@ -43,7 +43,7 @@ def generate(texts: Path, tokens: Path, model: Path, out: Path, domain: str, con
 
     use_threads(config.threads)
     users = load_users(texts, [domain])
-    chosen, cut_at = held_out(users, config)
+    chosen, cut_at = choose_users(users, config)
     network, tokenizer, cache, of_model = load_model(model, tokens, texts)
     settle(network)
     if config.split == "valid" and saw_validation(of_model):
@@ -90,7 +90,7 @@ def generate(texts: Path, tokens: Path, model: Path, out: Path, domain: str, con
         )
 
 
-def held_out(users: Users, config: GenerateConfig) -> tuple[list[int], list[int]]:
+def choose_users(users: Users, config: GenerateConfig) -> tuple[list[int], list[int]]:
     """The users to predict for, and where each history ends; a fixed random sample when `max_users` says so.
 
     Raises:

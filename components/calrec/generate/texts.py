@@ -50,7 +50,7 @@ class Generator:
             yield prompts[at : at + size]
             at += size
 
-    def written(self, prompts: Sequence[Prompt]) -> Iterator[list[Generation]]:
+    def generate_all(self, prompts: Sequence[Prompt]) -> Iterator[list[Generation]]:
         """The texts of any number of prompts, in their order, batch after batch."""
         for batch in self.batches(prompts):
             yield from self(batch)

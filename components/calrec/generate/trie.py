@@ -83,7 +83,7 @@ class Trie:
         """The node that a token sequence leads to from the root; -1 when no item begins like that."""
         return int(kernels.walk(self.offsets, self.token, np.asarray(tokens, np.int64)))
 
-    def forced(self, nodes: ArrayLike) -> tuple[Ragged, Int32]:
+    def skip_forced(self, nodes: ArrayLike) -> tuple[Ragged, Int32]:
         """The tokens that follow each node without a choice, and where they end: a node with a choice, or a leaf.
 
         A node that has a choice, or is a leaf, gives an empty row and itself.

@@ -35,7 +35,7 @@ class Tidying(NamedTuple):
         least = np.float32(data.min_weight if quantity and data.min_weight else -np.inf)
         return cls(quantity and data.returns == "cancel", quantity, least, data.dedup)
 
-    def named(self, lost: Int64) -> dict[str, int]:
+    def by_rule(self, lost: Int64) -> dict[str, int]:
         """What `kernels.tidy` dropped, by rule; no rule that was not asked for."""
         event = "one event per user, item and time"
         rules = {
@@ -66,7 +66,7 @@ def row_rules(data: DataConfig, has_metadata: Bools, weight: str) -> list[Rule]:
     return rules
 
 
-def filtered(columns: Columns, rules: list[Rule], dropped: dict[str, int]) -> Columns:
+def apply_filters(columns: Columns, rules: list[Rule], dropped: dict[str, int]) -> Columns:
     """The rows that every rule keeps; what each drops is added to `dropped`."""
     for rule, keeps in rules:
         mask = keeps(columns)

@@ -19,7 +19,7 @@ from calrec.arrays.grouping import by_user
 from calrec.config import DataConfig
 from calrec.config.checks import iso
 from calrec.ingest import kernels
-from calrec.ingest.events import DEDUP, Bools, Tidying, filtered, row_rules
+from calrec.ingest.events import DEDUP, Bools, Tidying, apply_filters, row_rules
 from calrec.ingest.profile import Facts
 from calrec.ingest.spill import Blocks, Columns, Group, Runs, rows_of
 
@@ -73,8 +73,8 @@ class EventLog:
         rules = row_rules(data, has_metadata, weight)
         dropped = dict.fromkeys([name for name, _ in rules], 0)
         for group in self._runs.groups():
-            histories.add(group, filtered(self._runs.gather(group), rules, dropped))
-        dropped |= tidying.named(histories.lost)
+            histories.add(group, apply_filters(self._runs.gather(group), rules, dropped))
+        dropped |= tidying.by_rule(histories.lost)
         self._refuse_nothing(dropped)
         self._runs.clear()
         before, longest = len(self) - sum(dropped.values()), int(histories.length.max(initial=0))

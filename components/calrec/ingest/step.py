@@ -71,7 +71,7 @@ def ingest(
         events = EventLog(scratch / "events", _memory(data))
         _encode(log, users, items, attributes, events)
         of_items = log.describe(attributes)
-        known = attributes.known(len(items))
+        known = attributes.described(len(items))
         strangers = _other_metadata(of_items, known, items)
         if strangers and not known.any():
             raise ValueError(f"{source}: {strangers[0]}")

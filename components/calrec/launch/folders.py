@@ -25,7 +25,7 @@ class Folders:
     root: Path
     fresh: bool = False
 
-    def made(
+    def get_or_make(
         self,
         name: str,
         inputs: Mapping[str, Any],

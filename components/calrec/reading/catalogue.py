@@ -43,7 +43,7 @@ class Account:
         """For the manifest."""
         return {name: getattr(self, name) for name in ("read", "cleaned", "missing", "not_readable")}
 
-    def said(self, what: str) -> str:
+    def quote(self, what: str) -> str:
         """The examples in words."""
         return ", ".join(f"'{one}'" for one in self.examples[what])
 
@@ -142,18 +142,18 @@ def _said(name: str, account: Account, items: int) -> list[str]:
     if account.not_utf8:
         found.append(
             f"{account.not_utf8:,} of {items:,} items have a {name} that is not UTF-8, such as "
-            f"{account.said('not_utf8')}; it is left empty: name the encoding of the files, such as "
+            f"{account.quote('not_utf8')}; it is left empty: name the encoding of the files, such as "
             "--set data.encoding=cp1252"
         )
     if other := account.not_readable - account.not_utf8:
         found.append(
             f"{other:,} of {items:,} items have a {name} that cannot be read, such as "
-            f"{account.said('not_readable')}; it is left empty: if another column holds it, name that with "
+            f"{account.quote('not_readable')}; it is left empty: if another column holds it, name that with "
             f"--set data.columns.{name}=NAME"
         )
     if account.cleaned:
         found.append(
-            f"{account.cleaned:,} {_PLURAL[name]} were page fragments, such as {account.said('cleaned')}; they are "
+            f"{account.cleaned:,} {_PLURAL[name]} were page fragments, such as {account.quote('cleaned')}; they are "
             "left empty"
         )
     return found
@@ -187,5 +187,5 @@ def refuse_not_utf8(source: str, accounts: Mapping[str, Account], limit: float) 
             raise ValueError(
                 f"{source}: {account.not_utf8:,} of {items:,} items have a {name} that is not UTF-8 "
                 f"({account.not_utf8 / items:.1%}, data.max_reject_share is {limit:.1%}), such as "
-                f"{account.said('not_utf8')}; name the encoding of the files, such as --set data.encoding=cp1252"
+                f"{account.quote('not_utf8')}; name the encoding of the files, such as --set data.encoding=cp1252"
             )

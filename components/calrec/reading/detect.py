@@ -64,7 +64,7 @@ class Look:
             self.kind, columns, header, self.body, self.delimiter, self.quoted, self.escaped, self.encoding, self.types,
             **options,
         )  # fmt: skip
-        for name in layout.wanted():
+        for name in layout.columns_to_read():
             if self.header.count(name) > 1:
                 raise ValueError(f"the header names the column {name!r} twice: {', '.join(self.header)}; rename one")
         return layout

@@ -76,7 +76,7 @@ class Texts:
             self._slots = np.zeros(1 << (4 * needed).bit_length(), np.int32)
             enter(self._keys, self._size, self._slots)
 
-    def known(self, found: Flags) -> None:
+    def mark_described(self, found: Flags) -> None:
         """Mark the items that an event describes."""
         found[(self._keys[: self._size] >> 32)] = True
 

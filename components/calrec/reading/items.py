@@ -113,12 +113,12 @@ class Attributes:
             else:
                 yield item, record
 
-    def known(self, n_items: int) -> NDArray[np.bool_]:
+    def described(self, n_items: int) -> NDArray[np.bool_]:
         """For each item of the log, whether anything is known of it."""
         found = np.zeros(n_items, dtype=bool)
         found[list(self._described)] = True
         for beside in self._beside.values():
-            beside.known(found)
+            beside.mark_described(found)
         return found
 
     def catalogue(self, domain: str, codes: NDArray[np.int64]) -> Catalogue:

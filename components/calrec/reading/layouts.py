@@ -58,7 +58,7 @@ class Layout:
         fields: list[tuple[str, Any]] = [("user_id", pa.string()), ("item_id", pa.string()), ("timestamp", pa.int64())]
         return pa.schema([*fields, ("weight", pa.float32()), *((name, pa.string()) for name in self.attributes)])
 
-    def wanted(self) -> list[str]:
+    def columns_to_read(self) -> list[str]:
         """Columns of the file that are read, each once."""
         names = [name for candidates in self.columns.values() for name in candidates]
         return list(dict.fromkeys([*names, *(column for column, _, _ in self.filters)]))

@@ -67,7 +67,7 @@ def _fast_json(block: Block, layout: Layout) -> pa.Table | None:
     data = block.data
     if not data.startswith(b"{") or _NULL_OUTSIDE.search(data):
         return None
-    schema = pa.schema([(name, TYPES[layout.types.get(name, "text")]) for name in layout.wanted()])
+    schema = pa.schema([(name, TYPES[layout.types.get(name, "text")]) for name in layout.columns_to_read()])
     table = pyarrow.json.read_json(
         pa.BufferReader(data),
         read_options=pyarrow.json.ReadOptions(use_threads=False, block_size=len(data) + 1),
@@ -145,7 +145,8 @@ def _fast_csv(block: Block, layout: Layout) -> pa.Table | None:
         ),
         parse_options=pyarrow.csv.ParseOptions(delimiter=_delimiter(layout), quote_char=False),
         convert_options=pyarrow.csv.ConvertOptions(
-            include_columns=layout.wanted(), column_types={name: pa.string() for name in layout.wanted()}
+            include_columns=layout.columns_to_read(),
+            column_types={name: pa.string() for name in layout.columns_to_read()},
         ),
     )
     return table if len(table) == data.count(b"\n") + (not data.endswith(b"\n")) else None

@@ -181,7 +181,7 @@ def _parsed(file: File, layout: Layout) -> Iterator[_Parsed]:
     """Blocks parsed in threads, in the order of the file."""
     events = Events(layout)
     if layout.kind == "parquet":
-        yield from (_of_batch(at, batch, events, layout) for at, batch in _parquet(file, layout.wanted()))
+        yield from (_of_batch(at, batch, events, layout) for at, batch in _parquet(file, layout.columns_to_read()))
         return
     source = records_in_blocks(file, layout)
 
@@ -260,7 +260,7 @@ def _rows(at: int, table: pa.Table) -> Iterator[parsing.Line]:
 def read_records(file: File, layout: Layout) -> Iterator[parsing.Line]:
     """(line, raw, record or the reason why there is none) of each row of an item file."""
     if layout.kind == "parquet":
-        for at, batch in _parquet(file, layout.wanted()):
+        for at, batch in _parquet(file, layout.columns_to_read()):
             yield from _rows(at, batch)
         return
     for block in records_in_blocks(file, layout):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from calrec import artifacts
 from calrec.model.loading import Users, load_users
-from calrec.textify.words import joined_in, words
+from calrec.textify.words import find_pairs, words
 
 Ints = NDArray[np.int64]
 FILE, PROFILE = "drift.json", "profile.json"
@@ -164,7 +164,7 @@ def median(of: Mapping[int, int]) -> float:
 
 def _new_words(log: _Log, texts: Sequence[str]) -> float:
     """Share of the words in the texts of all events that are in none of these; one that is said twice counts twice."""
-    joined = joined_in(texts)
+    joined = find_pairs(texts)
     known = set(words("\n".join(texts), joined))
     events = np.bincount(log.codes, minlength=len(log.items))
     bought = np.flatnonzero(events)

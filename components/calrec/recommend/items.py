@@ -63,7 +63,7 @@ def read_items(path: Path, category: str = "last") -> pa.Table:
         if account.not_utf8:
             raise ValueError(
                 f"{path.name}: {account.not_utf8:,} items have a {name} that is not UTF-8, such as "
-                f"{account.said('not_utf8')}; save the file as UTF-8"
+                f"{account.quote('not_utf8')}; save the file as UTF-8"
             )
     for sentence in (*found.notes, *found.warnings):
         print(f"{path.name}: {sentence}", flush=True)

@@ -98,10 +98,10 @@ class Recommender:
 
     def __call__(self, users: Sequence[History]) -> tuple[list[list[Ranked]], list[Reject]]:
         """The list of each user, and what of the histories is not known and was left out."""
-        asked, rejects = self.asked(users)
+        asked, rejects = self.queries(users)
         return list(self._ranker(asked)), rejects
 
-    def asked(self, users: Sequence[History]) -> tuple[list[Asked], list[Reject]]:
+    def queries(self, users: Sequence[History]) -> tuple[list[Asked], list[Reject]]:
         """What a ranker must know of each user, texts by the model among it; and what of the histories is not known."""
         rejects: list[Reject] = []
         extra: dict[str, int] = {}

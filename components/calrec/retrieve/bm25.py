@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from calrec.textify.words import VERSION, Joined, joined_in, joined_of, words
+from calrec.textify.words import VERSION, Joined, find_pairs, intern_pairs, words
 
 Ints = NDArray[np.int32]
 Longs = NDArray[np.int64]
@@ -69,7 +69,7 @@ class Index:
         Raises:
             ValueError: no text has a word.
         """
-        tokenise = tokenise or _words_with(joined_in(texts))
+        tokenise = tokenise or _words_with(find_pairs(texts))
         codes, lengths, vocabulary = _coded(texts, tokenise)
         if not len(codes):
             raise ValueError("no text of the catalogue has a single word; BM25 has nothing to search")
@@ -111,7 +111,7 @@ class Index:
         size = int(facts["size"])
         if len(offsets) != len(vocabulary) + 1 or not offsets[-1] == len(groups) == len(weights):
             raise ValueError(f"{folder}: the files of the BM25 index do not belong together; build it again")
-        tokenise = tokenise or _words_with(joined_of(facts.get("joined", ())))
+        tokenise = tokenise or _words_with(intern_pairs(facts.get("joined", ())))
         return cls(size, vocabulary, offsets, groups, weights, tokenise)
 
     @property
@@ -137,9 +137,9 @@ class Index:
 
     def bags(self, texts: Sequence[str]) -> Bags:
         """The known words of each text."""
-        return self.counted(texts)[0]
+        return self.count_words(texts)[0]
 
-    def counted(self, texts: Sequence[str]) -> tuple[Bags, Longs]:
+    def count_words(self, texts: Sequence[str]) -> tuple[Bags, Longs]:
         """The known words of each text, and how many words it has, [texts]."""
         codes, lengths, found = _coded(texts, self.tokenise)
         term = np.array([self.term_of.get(word, -1) for word in found.to_pylist()], np.int64)[codes]

@@ -148,7 +148,7 @@ class Fusion:
         return found
 
     @staticmethod
-    def learned(features: Sequence[Floats], bought: Sequence[int]) -> "Fusion":
+    def learn(features: Sequence[Floats], bought: Sequence[int]) -> "Fusion":
         """The weights that make what was bought most likely, with a little ridge; a convex problem, solved by L-BFGS.
 
         Args:

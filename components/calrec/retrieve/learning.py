@@ -74,7 +74,7 @@ def learn_fusion(
             features.append(its)
         progress.add(len(part))
     progress.end()
-    fusion = Fusion.learned(features, places)
+    fusion = Fusion.learn(features, places)
     told = ", ".join(f"{name} {weight:.3g}" for name, weight in fusion.weights.items())
     print(f"weights of {fusion.users:,} users: {told}", flush=True)
     return fusion
@@ -106,7 +106,7 @@ def learn_with_model(
         )
     network, targets = place_network(network), cache.targets(catalogue.first)
     reader = Reader(network, targets, config.memory_gb * 1e9)
-    write = Generator(network, tokenizer, cache.end, sampling, targets).written
+    write = Generator(network, tokenizer, cache.end, sampling, targets).generate_all
     return learn_fusion(users, catalogue, search, config, reader, cache, write, asked)
 
 

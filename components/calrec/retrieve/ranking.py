@@ -135,7 +135,7 @@ class Ranker:
             others = [other.rows for other in self._known.values()]
             self._tally(matches.take([at for at, text in enumerate(new) if not any(text in rows for rows in others)]))
             found.rows |= {text: len(found.rows) + at for at, text in enumerate(new)}
-            found.matches = found.matches.joined(matches)
+            found.matches = found.matches.append(matches)
 
     def _tally(self, matches: Matches) -> None:
         self._searched += len(matches)

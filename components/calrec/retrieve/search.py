@@ -46,8 +46,8 @@ class Matches:
         """No more than so many groups of each text."""
         return replace(self, groups=self.groups[:, :depth], scores=self.scores[:, :depth])
 
-    def joined(self, other: "Matches") -> "Matches":
-        """These and the other ones behind them, of one depth."""
+    def append(self, other: "Matches") -> "Matches":
+        """These matches, then the others, of the same depth, as one."""
         pairs = zip(vars(self).values(), vars(other).values(), strict=True)
         return Matches(*(np.concatenate(pair) for pair in pairs))
 
@@ -98,7 +98,7 @@ class Search:
         if allowed is not None and allowed.shape != (self.index.size,):
             raise ValueError(f"allowed has shape {allowed.shape}, but the catalogue has {self.index.size} groups")
         row_of_text = {text: row for row, text in enumerate(dict.fromkeys(texts))}
-        all_bags, words = self.index.counted(list(row_of_text))
+        all_bags, words = self.index.count_words(list(row_of_text))
         bags, row_of_bag = _distinct(all_bags)
         found = Matches.empty(len(bags.offsets) - 1, min(depth, self.index.size))
         mask = np.array([] if allowed is None else allowed, np.uint8)

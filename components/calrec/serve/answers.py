@@ -97,7 +97,7 @@ class Answers:
                 self._settle([one])
 
     def _answer(self, batch: Sequence[_Waiting]) -> None:
-        asked, _ = self._recommender.asked([one.query.history() for one in batch])
+        asked, _ = self._recommender.queries([one.query.history() for one in batch])
         alike = defaultdict[Hashable, list[tuple[_Waiting, Asked]]](list)
         for one, its in zip(batch, asked, strict=True):
             alike[one.wish].append((one, its))

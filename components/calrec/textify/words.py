@@ -102,7 +102,7 @@ def normal(text: str) -> str:
     return unicodedata.normalize("NFKC", folded).translate(_AFTER).replace("i\N{COMBINING DOT ABOVE}", "i")
 
 
-def joined_in(texts: Sequence[str]) -> Joined:
+def find_pairs(texts: Sequence[str]) -> Joined:
     """Pairs of Han characters that a catalogue holds together: more than once, and mostly where one of them stands.
 
     Without them most pairs of a long title lie across two words, are rare, and outweigh its words.
@@ -116,10 +116,10 @@ def joined_in(texts: Sequence[str]) -> Joined:
                 single[unit] += times
             for pair in pairwise(units):
                 pairs[pair] += times
-    return joined_of(a + b for (a, b), n in pairs.items() if n > 1 and 2 * n > min(single[a], single[b]))
+    return intern_pairs(a + b for (a, b), n in pairs.items() if n > 1 and 2 * n > min(single[a], single[b]))
 
 
-def joined_of(pairs: Iterable[str]) -> Joined:
+def intern_pairs(pairs: Iterable[str]) -> Joined:
     """Pairs as :func:`words` takes them; equal ones are one object, which its cache tells at once from another."""
     return _one(frozenset(pairs))
 

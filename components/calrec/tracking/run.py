@@ -81,7 +81,7 @@ class Run:
 
     # --- at the parent ----------------------------------------------------------------------------------------------
 
-    def asked(
+    def log_request(
         self, targets: Sequence[str], sources: Sequence[Mapping[str, str]], sections: Mapping[str, Any], why: str
     ) -> None:
         """Say at the parent what was asked for: its name, its parameters, and in its description why it runs.

@@ -50,7 +50,7 @@ def watch(
         seen = current.look_up(sources, targets, shaping, only_new)
         Path(report.path).write_text(words(seen.decision))
         run.note(words(seen.decision))
-        run.asked(targets, seen.sources, shaping, words(seen.decision))
+        run.log_request(targets, seen.sources, shaping, words(seen.decision))
     return seen.decision.decision, seen.decision.state, seen.sources, seen.champions
 
 
@@ -72,5 +72,5 @@ def find_champions(sources: list) -> NamedTuple("Found", [("sources", list), ("c
         found = current.find_champions(sources)
         why = "\n".join(f"- {markdown(target)}: {markdown(uri)}" for target, uri in found.champions.items())
         run.note(why)
-        run.asked(list(found.champions), found.sources, {}, f"Recommendations for everybody with\n\n{why}")
+        run.log_request(list(found.champions), found.sources, {}, f"Recommendations for everybody with\n\n{why}")
     return found.sources, found.champions

@@ -68,7 +68,7 @@ def test_thirty_targets_fit_into_the_first_step(both: str, target: str, monkeypa
     targets = [f"a category with a long name, number {at}" for at in range(30)]
     sources = [{"domain": name, "uri": f"gs://shop/{name}", "snapshot": "7" * 40} for name in targets]
     with runs.step("watch") as run:
-        run.asked(targets, sources, {}, "\n".join(f"- {one}" for one in sources))
+        run.log_request(targets, sources, {}, "\n".join(f"- {one}" for one in sources))
         own = runs.active()
         for name in targets:
             run.headline(name, {"recall": 0.5}, f"| target | said |\n| --- | --- |\n| {name} | {'x' * 400} |")

@@ -18,7 +18,7 @@ from calrec.watch import current
 source = "https://me:SECRET@127.0.0.1:9/log.csv?sig=SECRET"
 with runs.step("watch") as run:
     seen = current.look_up([{"domain": "d", "uri": source, "snapshot": "1"}], ["d"], {}, False)
-    run.asked(["d"], seen.sources, {}, seen.decision.reasons[-1])
+    run.log_request(["d"], seen.sources, {}, seen.decision.reasons[-1])
     config = {"domain": "d", "source": source}
     run.record(Manifest("interactions", config=config, files={"a": "0"}), "FOLDER")
     run.note(f"read from {source}")

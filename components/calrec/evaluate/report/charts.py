@@ -126,7 +126,7 @@ def curves(title: str, lines: Sequence[Line], across: str = "steps", span: tuple
     axes = _Axes(values, span, 40 + 18 * _legend(shown)[1], across)
     said = "; ".join(f"{line.label} from {line.points[0][1]:.4g} to {line.points[-1][1]:.4g}" for line in shown)
     drawn = "".join(_line(line, at, axes) for at, line in enumerate(shown))
-    return _chart(f"{title}: {said}", axes.bottom + 36, f"{_title(title)}{_legend(shown)[0]}{axes.drawn()}{drawn}")
+    return _chart(f"{title}: {said}", axes.bottom + 36, f"{_title(title)}{_legend(shown)[0]}{axes.draw()}{drawn}")
 
 
 def downsample(points: Sequence[Point]) -> list[Point]:
@@ -160,7 +160,7 @@ class _Axes:
         low, high, at = (math.log(v) if self.log else v for v in (self.low, self.high, value))
         return float(self.bottom - (at - low) / (high - low) * _HEIGHT)
 
-    def drawn(self) -> str:
+    def draw(self) -> str:
         across = "".join(
             f"<path class='grid' d='M{_LEFT} {self.y(tick):.1f}H{_WIDTH - _RIGHT}'/>"
             f"<text class='tick' x='{_LEFT - 6}' y='{self.y(tick) + 4:.1f}' text-anchor='end'>{_number(tick)}</text>"
