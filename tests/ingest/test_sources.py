@@ -76,7 +76,7 @@ def test_the_web_gives_the_same_folder_though_it_breaks_off(
 @pytest.mark.parametrize(
     ("source", "code", "message"),
     [
-        ("s3://shop/logs", 2, "s3:// is not supported; use a local path, gs:// or https://"),
+        ("ftp://shop/logs", 2, "ftp:// is not supported; use a local path, gs://, s3:// or https://"),
         ("gs://nobucket/logs", 2, "gs://nobucket/logs: "),
         ("nowhere", 2, "source nowhere does not exist"),
         ("http://127.0.0.1:9/x.csv", 1, "http://127.0.0.1:9/x.csv"),
