@@ -43,7 +43,9 @@ class ModelConfig:
     """Seed of a scratch model's first weights and of the adapters'."""
 
     def __post_init__(self) -> None:
-        check(bool(self.name), "model.name is empty; give scratch, a Hugging Face name, a folder, a gs:// or an s3:// URI")
+        check(
+            bool(self.name), "model.name is empty; give scratch, a Hugging Face name, a folder, a gs:// or an s3:// URI"
+        )
         one_of("model.size", self.size, ("tiny", "small", "base"))
         one_of("model.tuning", self.tuning, ("full", "lora"))
         check(self.vocab_size >= 300, f"model.vocab_size must be >= 300 (256 bytes and merges), got {self.vocab_size}")

@@ -59,7 +59,8 @@ def run(
     if not job["checkpoints"]:
         raise ValueError(
             "launch.launcher = trainjob needs a place that all of its machines reach; give --checkpoints "
-            "gs://BUCKET/FOLDER, s3://BUCKET/FOLDER or a folder that is mounted in all pods (in the pipeline: CALREC_CHECKPOINTS)"
+            "gs://BUCKET/FOLDER, s3://BUCKET/FOLDER or a folder that is mounted in all pods (in the pipeline: "
+            "CALREC_CHECKPOINTS)"
         )
     cluster, name = Cluster(sleep), _name(job, inputs, launch)
     exchange = SharedFolder(f"{job['checkpoints'].rstrip('/')}/{name}")
