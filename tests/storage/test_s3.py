@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from calrec.storage import http, s3, uris
-from tests.web import DATA
+from tests.web import DATA, Web
 
 
 @pytest.fixture(autouse=True)
@@ -79,6 +79,18 @@ def test_what_a_store_answers_is_said_in_a_line(s3: Any, said: str, error: type[
     message = str(raised.value)
     assert message.startswith("s3://shop/logs: ") and "\n" not in message and "Request" not in message
     assert "a-name" not in message and "hunter2" not in message
+
+
+@pytest.mark.parametrize(("code", "error"), [(401, PermissionError), (403, PermissionError), (503, ConnectionError)])
+def test_a_store_that_refuses_is_said(s3: Any, web: Web, code: int, error: type[Exception], tmp_path: Path):
+    web.status = {"GET": [code], "HEAD": [code]}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", web.url)
+        folder = uris.folder("s3://shop/run")
+        for call in (folder.names, lambda: folder.get("x", tmp_path / "y")):
+            with pytest.raises(error, match="s3://shop/run.*; check AWS_") as raised:
+                call()
+            assert "\n" not in str(raised.value) and "hunter2" not in str(raised.value)
 
 
 def test_a_bucket_that_is_not_there_is_said(s3: Any, tmp_path: Path):
