@@ -12,7 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from calrec.storage import http, s3, uris
+from calrec.storage import http, uris
+from calrec.storage import s3 as module
 from tests.web import DATA, Web
 
 
@@ -72,8 +73,6 @@ def test_a_store_that_does_not_answer_is_said(s3: Any, monkeypatch: pytest.Monke
     ],
 )
 def test_what_a_store_answers_is_said_in_a_line(s3: Any, said: str, error: type[Exception], text: str):
-    from calrec.storage import s3 as module
-
     with pytest.raises(error, match=text) as raised, module.translate_errors("s3://shop/logs"):
         raise OSError(f"When doing it for key 'x' in bucket 'shop': AWS Error {said}")
     message = str(raised.value)
@@ -114,7 +113,7 @@ def test_an_object_name_that_leaves_the_folder_is_refused(s3: Any, name: str):
 
 def test_two_versions_of_an_object_are_never_mixed(day: Any, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(http, "CHUNK", 100_001)
-    monkeypatch.setattr(s3, "_AT_RANDOM", 5000)
+    monkeypatch.setattr(module, "_AT_RANDOM", 5000)
     (file,) = uris.files("s3://shop/logs")
     stream, source = file.open(), file.seekable()
     assert (stream.read(200_000), source.read(1000)) == (DATA[:200_000], DATA[:1000])
@@ -124,16 +123,24 @@ def test_two_versions_of_an_object_are_never_mixed(day: Any, monkeypatch: pytest
             read()
 
 
+def test_a_bucket_whose_region_nobody_knows_is_said(s3: Any):
+    with (
+        pytest.raises(FileNotFoundError, match="s3://shop/logs: .*check the names of bucket and object"),
+        module.translate_errors("s3://shop/logs"),
+    ):
+        raise OSError("Bucket 'shop' not found")
+
+
 def test_an_object_that_is_replaced_while_a_request_runs_is_an_error(day: Any, monkeypatch: pytest.MonkeyPatch):
     (file,) = uris.files("s3://shop/logs")
-    check = s3._Object.check
+    check = module._Object.check
 
     def late(its: Any) -> Any:
         opened = check(its)
         day.put_object(Bucket="shop", Key="logs/day.bin", Body=DATA[::-1])
         return opened
 
-    monkeypatch.setattr(s3._Object, "check", late)
+    monkeypatch.setattr(module._Object, "check", late)
     with pytest.raises(ValueError, match="the file changed since it was listed: it was replaced"):
         file.open().read()
 
@@ -171,5 +178,6 @@ def test_pyarrow_takes_the_error_through(day: Any):
     source = file.seekable()
     assert isinstance(source, pa.PythonFile) and source.size() == len(DATA)
     day.delete_object(Bucket="shop", Key="logs/day.bin")
-    with pytest.raises(ValueError, match="changed since it was listed: it was deleted"):
-        source.read(10)
+    for read in (lambda: source.read(10), file.seekable, file.open().read):
+        with pytest.raises(ValueError, match="changed since it was listed: it was deleted"):
+            read()

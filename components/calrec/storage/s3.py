@@ -8,7 +8,7 @@ import io
 import os
 import re
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -95,17 +95,17 @@ def translate_errors(uri: str, write: bool = False) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        found = _ERROR.search(str(error))
-        if not found:
+        if type(error) is not OSError:  # Arrow's has no class of its own; what was told before has
             raise
-        raise _translated(uri, write, *found.groups(default="")) from error
+        found = _ERROR.search(str(error))
+        raise _translated(uri, write, *(found.groups("") if found else ("", "", str(error)))) from error
 
 
 def _translated(uri: str, write: bool, code: str, status: str, text: str) -> Exception:
     said = redact(" ".join(f"{uri}: {code} {status} {text}".split()))
     for key in filter(None, map(os.environ.get, KEYS)):
         said = said.replace(key, "…")
-    if code in _GONE:
+    if code in _GONE or (not code and "not found" in text):  # the second: whose region was asked for
         return FileNotFoundError(f"{said}; check the names of bucket and object")
     if code in _REFUSED or status in ("401", "403"):
         rights = "s3:PutObject and s3:DeleteObject" if write else "s3:GetObject and s3:ListBucket"
@@ -144,7 +144,11 @@ class _Object:
     def check(self) -> Any:
         """The object, open, if it is still the same one."""
         path, seconds = self._found.path, self._found.mtime_ns // 10**9
-        its = system(path.partition("/")[0]).open_input_file(path)
+        try:
+            with translate_errors(self._uri):
+                its = system(path.partition("/")[0]).open_input_file(path)
+        except FileNotFoundError as error:
+            raise http.changed_error(self._uri, "was deleted") from error
         about = its.metadata()
         self._tag = self._tag or about["ETag"]
         changed = datetime.fromisoformat(about["Last-Modified"].decode()).timestamp()
@@ -154,12 +158,10 @@ class _Object:
 
     def read(self, offset: int, count: int) -> bytes:
         """Bytes from an offset; looked at before and after, for a request cannot name the version."""
-        try:
-            with translate_errors(self._uri):
-                data: bytes = self.check().read_at(count, offset)
-                self.check()
-        except FileNotFoundError as error:
-            raise http.changed_error(self._uri, "was deleted") from error
+        its, data = self.check(), b""
+        with suppress(FileNotFoundError), translate_errors(self._uri):  # the second look says that it was deleted
+            data = its.read_at(count, offset)
+        self.check()
         return data
 
     def ask(self, offset: int) -> AbstractContextManager[tuple[Any, int]]:
