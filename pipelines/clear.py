@@ -12,7 +12,8 @@ def faults(where: str, value: Any) -> Iterator[str]:
         if (harmless := redact(text)) != text:
             yield (
                 f"{where}: {harmless} has a user, a password or a query, and Kubeflow, its local runner too, stores "
-                "and shows parameters in clear; give gs:// and the pods' identity, a folder, or an address without them"
+                "and shows parameters in clear; give gs:// or s3:// and the pods' identity or Secret, a folder, or an "
+                "address without them"
             )
 
 

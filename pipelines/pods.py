@@ -12,15 +12,16 @@ from typing import Any
 from kfp import dsl, kubernetes
 
 from calrec.config import IMAGE, ClusterConfig
+from calrec.storage import s3
 
-# Where the tracking server is, and its credentials, the cache of raw files, the place of checkpoints, and whether a
-# model hub may be asked: all optional, and none in the YAML.
+# Where the tracking server and the store of s3:// are, and their credentials, the cache of raw files, the place of
+# checkpoints, and whether a model hub may be asked: all optional, and none in the YAML.
 SETTINGS = "calrec"
 _CONFIG = (
     "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "CALREC_TRACKING", "CALREC_CACHE", "CALREC_CHECKPOINTS",
-    "HF_HUB_OFFLINE",
+    "HF_HUB_OFFLINE", *s3.SETTINGS,
 )  # fmt: skip
-_SECRET = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+_SECRET = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", *s3.KEYS)
 _PART_OF = "app.kubernetes.io/part-of"  # what the network policy of the steps knows them by
 _KIND = "app.kubernetes.io/component"
 _RETRIES = 2  # attempts after the first; trainings and batches go on from what is in CALREC_CHECKPOINTS

@@ -9,8 +9,9 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -43,7 +44,20 @@ create_server("127.0.0.1", int(sys.argv[1]), in_memory=True, default_bucket="sho
 _STARTS = re.compile(
     r"subprocess|multiprocessing|socket|tests\.(web|database|killing)|mlflow|kfp|kubernetes|docker|launcher=|hypothesis"
 )
-_SLOW_TO_MAKE = {"small", "web", "bucket", "emulator", "mlflow_server", "mlflow_on_postgres", "world", "trained", "api"}
+_SLOW_TO_MAKE = {
+    "small",
+    "web",
+    "bucket",
+    "emulator",
+    "s3",
+    "moto",
+    "store",
+    "mlflow_server",
+    "mlflow_on_postgres",
+    "world",
+    "trained",
+    "api",
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -172,10 +186,18 @@ def _wait_for(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
 @pytest.fixture(scope="session")
 def emulator() -> Iterator[str]:
     """A process of its own: pyarrow holds the interpreter's lock while it waits for a server."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = subprocess.Popen([sys.executable, "-c", EMULATOR, str(port)], stderr=subprocess.DEVNULL)
+    yield from _serving("-c", EMULATOR, str(port := free_port()), port=port)
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[str]:
+    """A store that speaks as Amazon S3 does, in a process of its own."""
+    yield from _serving("-m", "moto.server", "-p", str(port := free_port()), port=port)
+
+
+def _serving(*command: str, port: int) -> Iterator[str]:
+    log = subprocess.DEVNULL
+    server = subprocess.Popen([sys.executable, *command], stdout=log, stderr=log)
     try:
         for _ in range(400):
             with socket.socket() as probe:
@@ -195,6 +217,48 @@ def bucket(emulator: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     urllib.request.urlopen(f"{emulator}/wipe?keep-buckets=1").close()
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", emulator)
     return gcs.Client(project="test").bucket("shop")
+
+
+@pytest.fixture
+def s3(moto: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Bucket `shop` of an S3 store, empty, as boto3 speaks to it; the environment leads there."""
+    import boto3
+
+    urllib.request.urlopen(urllib.request.Request(f"{moto}/moto-api/reset", method="POST")).close()
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", moto)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a-name")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
+    client = boto3.client("s3", region_name="us-east-1")
+    client.create_bucket(Bucket="shop")
+    return client
+
+
+@dataclass(frozen=True)
+class Store:
+    """Bucket `shop` of one of the two kinds of stores."""
+
+    root: str
+    put: Callable[[str, bytes], Any]
+    delete: Callable[[str], Any]
+
+
+@pytest.fixture(params=["gs", "s3"])
+def store(request: pytest.FixtureRequest) -> Store:
+    if request.param == "s3":
+        s3 = request.getfixturevalue("s3")
+        return Store(
+            "s3://shop",
+            lambda name, data: s3.put_object(Bucket="shop", Key=name, Body=data),
+            lambda name: s3.delete_object(Bucket="shop", Key=name),
+        )
+    bucket = request.getfixturevalue("bucket")
+    return Store(
+        "gs://shop",
+        lambda name, data: bucket.blob(name).upload_from_string(data),
+        lambda name: bucket.blob(name).delete(),
+    )
 
 
 @pytest.fixture

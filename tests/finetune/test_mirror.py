@@ -12,11 +12,11 @@ from calrec.storage import google, uris
 from tests.finetune.test_checkpoints import everything, flip, loaded, made, names, save, tensors
 
 
-@pytest.fixture(params=["folder", "bucket"])
+@pytest.fixture(params=["folder", "bucket", "s3"])
 def elsewhere(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
-    if request.param == "bucket":
-        request.getfixturevalue("bucket")
-        return uris.folder("gs://shop/run")
+    if request.param != "folder":
+        request.getfixturevalue(request.param)
+        return uris.folder("gs://shop/run" if request.param == "bucket" else "s3://shop/run")
     return uris.folder(str(tmp_path / "volume"))
 
 

@@ -10,7 +10,7 @@ import pytest
 from calrec import artifacts
 from calrec.cli.__main__ import main
 from calrec.storage import http
-from tests.conftest import write_lines
+from tests.conftest import Store, write_lines
 from tests.web import Web
 
 EVENTS = [
@@ -49,17 +49,17 @@ def tables(manifest: artifacts.Manifest) -> dict[str, str]:
     return {name: manifest.files[name] for name in ("interactions.parquet", "items.parquet", "rejects.parquet")}
 
 
-def test_a_bucket_gives_the_same_folder(logs: Path, expected: dict[str, str], bucket: Any, tmp_path: Path):
+def test_a_bucket_gives_the_same_folder(logs: Path, expected: dict[str, str], store: Store, tmp_path: Path):
     for path in logs.iterdir():
-        bucket.blob(f"shop/2026/{path.name}").upload_from_filename(str(path))
-    assert tables(run("gs://shop/shop/2026", tmp_path / "out")) == expected
-    assert tables(run("gs://shop/shop/*/*.gz", tmp_path / "out")) == expected
+        store.put(f"shop/2026/{path.name}", path.read_bytes())
+    assert tables(run(f"{store.root}/shop/2026", tmp_path / "out")) == expected
+    assert tables(run(f"{store.root}/shop/*/*.gz", tmp_path / "out")) == expected
 
 
-def test_parquet_in_a_bucket_gives_the_same_folder(logs: Path, expected: dict[str, str], bucket: Any, tmp_path: Path):
+def test_parquet_in_a_bucket_gives_the_same_folder(logs: Path, expected: dict[str, str], store: Store, tmp_path: Path):
     pq.write_table(pa.Table.from_pylist(EVENTS), tmp_path / "events.parquet", row_group_size=100)
-    bucket.blob("lake/events.parquet").upload_from_filename(str(tmp_path / "events.parquet"))
-    source = f"gs://shop/lake/events.parquet,{logs / 'items.jsonl.gz'}"
+    store.put("lake/events.parquet", (tmp_path / "events.parquet").read_bytes())
+    source = f"{store.root}/lake/events.parquet,{logs / 'items.jsonl.gz'}"
     assert tables(run(source, tmp_path / "out")) == expected
 
 
@@ -76,8 +76,9 @@ def test_the_web_gives_the_same_folder_though_it_breaks_off(
 @pytest.mark.parametrize(
     ("source", "code", "message"),
     [
-        ("s3://shop/logs", 2, "s3:// is not supported; use a local path, gs:// or https://"),
+        ("ftp://shop/logs", 2, "ftp:// is not supported; use a local path, gs://, s3:// or https://"),
         ("gs://nobucket/logs", 2, "gs://nobucket/logs: "),
+        ("s3://nobucket/logs", 2, "s3://nobucket/logs: NO_SUCH_BUCKET"),
         ("nowhere", 2, "source nowhere does not exist"),
         ("http://127.0.0.1:9/x.csv", 1, "http://127.0.0.1:9/x.csv"),
     ],
@@ -87,6 +88,7 @@ def test_what_cannot_be_reached_is_said_in_a_line(
     code: int,
     message: str,
     bucket: Any,
+    s3: Any,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,

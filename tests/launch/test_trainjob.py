@@ -106,6 +106,7 @@ def test_the_resource_has_only_fields_that_trainer_knows(monkeypatch: pytest.Mon
     told(
         monkeypatch, CALREC_IMAGE="shop/calrec@sha256:1", MLFLOW_TRACKING_URI="http://mlflow", MLFLOW_RUN_ID="r",
         MLFLOW_TRACKING_PASSWORD="hidden", KFP_RUN_ID="run-1", CALREC_TIME_LIMIT="3600",
+        AWS_ENDPOINT_URL="http://minio:9000", AWS_SECRET_ACCESS_KEY="hidden",
     )  # fmt: skip
     launch = LaunchConfig(launcher="trainjob", processes=4, nodes=2, runtime="TrainingRuntime/ours")
     made = trainjob.resource("calrec-stage1-1", "gs://shop/jobs/1", "stage1", launch)
@@ -121,7 +122,9 @@ def test_the_resource_has_only_fields_that_trainer_knows(monkeypatch: pytest.Mon
     assert [one["name"] for one in trainer["env"]] == [
         "CALREC_IMAGE",
         "MLFLOW_TRACKING_URI",
+        "AWS_ENDPOINT_URL",
         "MLFLOW_TRACKING_PASSWORD",
+        "AWS_SECRET_ACCESS_KEY",
     ]
     assert made["spec"]["activeDeadlineSeconds"] == 3600
     assert "hidden" not in json.dumps(made) and made["metadata"]["labels"]["pipeline/runid"] == "run-1"
@@ -131,8 +134,8 @@ def test_the_resource_has_only_fields_that_trainer_knows(monkeypatch: pytest.Mon
 
 
 def told(monkeypatch: pytest.MonkeyPatch, **environment: str) -> None:
-    """The step's environment: of MLflow's and our variables these alone."""
-    for name in [name for name in os.environ if name.startswith(("MLFLOW_", "CALREC_"))]:
+    """The step's environment: of MLflow's, the stores' and our variables these alone."""
+    for name in [name for name in os.environ if name.startswith(("MLFLOW_", "CALREC_", "AWS_"))]:
         monkeypatch.delenv(name)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)

@@ -4,14 +4,16 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
+from calrec.storage import s3
 from pipelines.compiling import PIPELINES, load
 from tests.compiled import compiled
 from tests.manifests.network import Pod
 from tests.manifests.references import matches
 from tests.manifests.rendering import Object, find, named
 
-# Steps go without these: the claim brings CALREC_CACHE, checkpoints need a bucket, a token replaces the password.
-OPTIONAL = {"CALREC_CACHE", "CALREC_CHECKPOINTS", "MLFLOW_TRACKING_TOKEN"}
+# Steps go without these: the claim brings CALREC_CACHE, checkpoints need a bucket, a token replaces the password, and
+# an overlay may use no s3://.
+OPTIONAL = {"CALREC_CACHE", "CALREC_CHECKPOINTS", "MLFLOW_TRACKING_TOKEN", *s3.KEYS, *s3.SETTINGS}
 
 
 @functools.cache

@@ -74,6 +74,7 @@ def test_two_processes_write_the_same_bytes(tmp_path: Path):
 @pytest.mark.parametrize("name", PIPELINES)
 def test_no_step_installs_anything_or_carries_a_secret(tmp_path: Path, name: str):
     secrets = {"MLFLOW_TRACKING_PASSWORD": "a-password", "MLFLOW_TRACKING_TOKEN": "a-token", "KFP_TOKEN": "a-key"}
+    secrets["AWS_SECRET_ACCESS_KEY"] = "hunter2"
     command = [sys.executable, "-m", "pipelines", "compile", "--out", str(tmp_path)]
     subprocess.run(command, check=True, cwd=REPO, env={**os.environ, **secrets}, capture_output=True)
     text = (tmp_path / f"calrec-{name}.yaml").read_text()

@@ -59,7 +59,8 @@ class CALRec:
 
         Args:
             logs: category → its log: a pandas DataFrame, an Arrow table, or a path or URI (folder, file, glob, gs://,
-                https://, sample:DEPARTMENT). The columns of user, item, time and title are found by name and content.
+                s3://, https://, sample:DEPARTMENT). The columns of user, item, time and title are found by name and
+                content.
             target: the category to recommend in; needed when there are several.
 
         Raises:

@@ -21,7 +21,7 @@ def ingest(steps: Any) -> None:
         required=True,
         metavar="NAME=URI",
         help="the category and its log; without NAME= it is called after the last part of the path. URI: folders, "
-        "files and globs, local, gs:// or https://, separated by commas; or sample:DEPARTMENT. In names, "
+        "files and globs, local, gs://, s3:// or https://, separated by commas; or sample:DEPARTMENT. In names, "
         "[,] [[] [*] [?] stand for these signs themselves; in https://, %%2C is a comma",
     )
     names = [f"data.columns.{f.name}" for f in fields(Columns)]
@@ -58,7 +58,7 @@ def finetune(steps: Any) -> None:
     """A model → the same trained."""
     parser = _step(steps, "finetune", "model → model trained with the CALRec loss")
     for name, what in (("texts", "folder of textify"), ("tokens", "token cache"), ("model", "model to start from")):
-        _input(parser, name, f"{what}, or its gs:// URI", type=str)
+        _input(parser, name, f"{what}, or its gs:// or s3:// URI", type=str)
     parser.add_argument(
         "--stage", choices=("stage1", "stage2", "refit"), default="stage1", help="section of settings (default: stage1)"
     )
@@ -67,7 +67,7 @@ def finetune(steps: Any) -> None:
         "--checkpoints",
         default=os.environ.get("CALREC_CHECKPOINTS", ""),
         metavar="URI",
-        help="mirror checkpoints to this folder, gs:// or mounted, and go on from there on any machine "
+        help="mirror checkpoints to this folder, gs://, s3:// or mounted, and go on from there on any machine "
         "(default: $CALREC_CHECKPOINTS, else they lie beside --out alone)",
     )
 

@@ -15,7 +15,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", default="sample", choices=list(RUNS), help="named run to start from (default: sample)")
     parser.add_argument(
         "--source", action="append", default=[], metavar="NAME=URI",
-        help="a category and its raw log (folder, gs://, sample:DEPARTMENT); the first one replaces the run's sources",
+        help="a category and its raw log (folder, gs://, s3://, sample:DEPARTMENT); the first replaces the run's",
     )  # fmt: skip
     parser.add_argument(
         "--target",

@@ -19,7 +19,7 @@ class Source:
     domain: str
     """Name of the category; the key of every later table, metric and model."""
     uri: str
-    """`sample:DEPARTMENT`, or folders, files and globs, local, gs:// or https://, separated by commas."""
+    """`sample:DEPARTMENT`, or folders, files and globs, local, gs://, s3:// or https://, separated by commas."""
     snapshot: str = ""
     """Version of the data behind the URI (date or hash). Part of the cache key: a new value reads the log again."""
 

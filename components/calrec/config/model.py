@@ -22,7 +22,7 @@ class ModelConfig:
     """The base model and which of its weights are trained."""
 
     name: str = "scratch"
-    """scratch, a Hugging Face name, a local folder or a gs:// URI."""
+    """scratch, a Hugging Face name, a local folder, a gs:// or an s3:// URI."""
     size: str = "small"
     """Size of a scratch model: tiny, small or base (calrec.model.scratch.SIZES)."""
     vocab_size: int = 4096
@@ -43,7 +43,9 @@ class ModelConfig:
     """Seed of a scratch model's first weights and of the adapters'."""
 
     def __post_init__(self) -> None:
-        check(bool(self.name), "model.name is empty; give scratch, a Hugging Face name, a folder or a gs:// URI")
+        check(
+            bool(self.name), "model.name is empty; give scratch, a Hugging Face name, a folder, a gs:// or an s3:// URI"
+        )
         one_of("model.size", self.size, ("tiny", "small", "base"))
         one_of("model.tuning", self.tuning, ("full", "lora"))
         check(self.vocab_size >= 300, f"model.vocab_size must be >= 300 (256 bytes and merges), got {self.vocab_size}")

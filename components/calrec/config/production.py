@@ -52,8 +52,8 @@ class BatchConfig:
     """Recommendations for all users of a log, from the champion."""
 
     destination: str = ""
-    """gs://BUCKET/FOLDER, or a folder of a mounted volume, into which a category's lists are copied, as the partition
-    target=NAME/date=TODAY/content=HASH; empty: they are an artifact of the run alone."""
+    """gs://BUCKET/FOLDER, s3://BUCKET/FOLDER or a folder of a mounted volume, into which a category's lists are copied,
+    as the partition target=NAME/date=TODAY/content=HASH; empty: they are an artifact of the run alone."""
     k: int = 0
     """Items per user; 0: as many as the champion was judged by."""
     min_length: int = 1

@@ -20,7 +20,7 @@ def ingest(
 
     Args:
         domain: name of the category.
-        uri: sample:DEPARTMENT, or folders, files and globs, local, gs:// or https://, separated by commas.
+        uri: sample:DEPARTMENT, or folders, files and globs, local, gs://, s3:// or https://, separated by commas.
         snapshot: version of the data behind the URI; only there to be part of the cache key.
         data: the data section of the configuration.
         interactions: the cleaned log.

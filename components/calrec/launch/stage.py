@@ -68,8 +68,8 @@ def finetune(
     """The finetune step (calrec.finetune.step.finetune, which explains the other arguments) where `launch` wants it.
 
     `launch` says where, `train` is that function, and `asked` are stage, tuning, name and domains, as in :class:`Job`.
-    `checkpoints` is the URI to which checkpoints are mirrored, gs:// or a mounted folder, empty for none; a TrainJob
-    needs one that all of its machines reach, and passes its inputs and its model through it.
+    `checkpoints` is the URI to which checkpoints are mirrored, gs://, s3:// or a mounted folder, empty for none; a
+    TrainJob needs one that all of its machines reach, and passes its inputs and its model through it.
 
     Returns:
         what was made; None in a process of torchrun other than the first.

@@ -16,15 +16,16 @@ from calrec.config import IMAGE, LaunchConfig
 from calrec.launch.kubernetes import GROUP, VERSION, Cluster, UnseenError
 from calrec.launch.pod_logs import PodLogs, selector
 from calrec.launch.shared_folder import ERROR, INTERRUPTED, JOB, RESULT, STOPPED, SharedFolder, TrainingError
+from calrec.storage import s3
 from calrec.system.printing import redact
 
 _SECRET = "calrec"  # the Secret that the pipeline's pods read, too; a TrainJob must not show what is in it
-_SECRETS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+_SECRETS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", *s3.KEYS)
 # All else that its processes need: they write points of curves to a run of MLflow, and read and write CHECKPOINTS.
 _SETTINGS = (
     "CALREC_IMAGE", "CALREC_TRACKING", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_TRACKING_AUTH", "MLFLOW_TRACKING_URI",
-    "MLFLOW_WORKSPACE",
+    "MLFLOW_WORKSPACE", *s3.SETTINGS,
 )  # fmt: skip
 _OF_THE_STEP = (
     "CALREC_CACHE", "CALREC_CHECKPOINTS", "CALREC_COMMIT", "CALREC_PARENT_RUN", "CALREC_TIME_LIMIT",
@@ -58,7 +59,8 @@ def run(
     if not job["checkpoints"]:
         raise ValueError(
             "launch.launcher = trainjob needs a place that all of its machines reach; give --checkpoints "
-            "gs://BUCKET/FOLDER or a folder that is mounted in all pods (in the pipeline: CALREC_CHECKPOINTS)"
+            "gs://BUCKET/FOLDER, s3://BUCKET/FOLDER or a folder that is mounted in all pods (in the pipeline: "
+            "CALREC_CHECKPOINTS)"
         )
     cluster, name = Cluster(sleep), _name(job, inputs, launch)
     exchange = SharedFolder(f"{job['checkpoints'].rstrip('/')}/{name}")

@@ -53,7 +53,7 @@ def load_from_hub(name: str, revision: str | None = None) -> tuple[Any, Any]:
         first = _first_line(error)
         raise ValueError(
             f"model.name={name!r} is neither a local folder nor a model that can be fetched ({first}); give a folder, "
-            "a gs:// URI, or a Hugging Face name with safetensors weights that this machine can reach"
+            "a gs:// or s3:// URI, or a Hugging Face name with safetensors weights that this machine can reach"
         ) from None
     return load(folder)
 

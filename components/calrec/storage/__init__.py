@@ -1,1 +1,1 @@
-"""Local paths, gs:// and https://: files and folders wherever they lie."""
+"""Local paths, gs://, s3:// and https://: files and folders wherever they lie."""

@@ -1,14 +1,22 @@
 """The client of Google's buckets, and its errors in Python's words; storage.py is the only user."""
 
+import base64
+import functools
+import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, BinaryIO
 from urllib.parse import SplitResult, urlsplit
 
+from calrec.storage import http
+from calrec.storage.files import File
 from calrec.system.printing import redact
 
 PATIENCE_S = 45.0  # how long one request is tried again; the client's own default is 120 s
+_PAID_CHUNK = 1 << 20  # the least of one request at random
 BILLING = "CALREC_BILLING_PROJECT"
 """Variable with the project that pays for requests, which a bucket may ask for ("requester pays")."""
 # words of Google's answer → what it means, and the remedy; the first that fits. Most come as 403, some as 400.
@@ -71,8 +79,31 @@ def retry() -> Any:
     return DEFAULT_RETRY.with_timeout(PATIENCE_S)
 
 
+def below(name: str, prefix: str) -> dict[str, Any]:
+    """The objects of a bucket whose names begin with a prefix, by name."""
+    listed = bucket(name).list_blobs(prefix=prefix, timeout=http.TIMEOUT_S, retry=retry())
+    return {blob.name: blob for blob in listed if not blob.name.endswith("/")}
+
+
+def one(name: str, key: str) -> Any:
+    """One object of a bucket; None: it is not there."""
+    return bucket(name).get_blob(key, timeout=http.TIMEOUT_S, retry=retry())
+
+
+def put(name: str, key: str, path: Path) -> None:
+    """Upload a file to one object, which appears when all of it is there and has the crc32c of the file."""
+    bucket(name).blob(key, chunk_size=http.CHUNK).upload_from_filename(
+        str(path), "application/octet-stream", checksum="crc32c", timeout=http.TIMEOUT_S, retry=retry()
+    )
+
+
+def delete(name: str, key: str) -> None:
+    """Remove one object, which must be there."""
+    bucket(name).blob(key).delete(timeout=http.TIMEOUT_S, retry=retry())
+
+
 @contextmanager
-def translate_errors(uri: str, role: str = "storage.objectViewer") -> Iterator[None]:
+def translate_errors(uri: str, write: bool = False) -> Iterator[None]:
     """Turns errors of Google's libraries into Python's, with the URI and the remedy."""
     import urllib3
     from google.api_core import exceptions as api
@@ -96,7 +127,7 @@ def translate_errors(uri: str, role: str = "storage.objectViewer") -> Iterator[N
         if isinstance(last, api.Forbidden | api.Unauthorized | auth.DefaultCredentialsError | auth.RefreshError):
             usual = (
                 "run `gcloud auth application-default login`, or give the step's service account the role "
-                f"{role} on this bucket"
+                f"storage.object{'User' if write else 'Viewer'} on this bucket"
             )
             raise PermissionError(f"{said}; {meaning or usual}") from error
         if isinstance(last, api.PreconditionFailed):
@@ -108,3 +139,59 @@ def translate_errors(uri: str, role: str = "storage.objectViewer") -> Iterator[N
         if isinstance(last, DataCorruption):
             raise ConnectionError(f"{uri}: damaged on its way ({last}); run again") from error
         raise ConnectionError(f"{uri}: no answer ({redact(str(last))}); check the network and run again") from error
+
+
+def file(uri: str, name: str, blob: Any) -> File:
+    """The file of an object that was listed: this generation of it, checked against its crc32c."""
+    # Copied here: reading through a Blob overwrites its fields with the headers of the answer.
+    size, generation, crc = blob.size, blob.generation, blob.crc32c
+    ask = functools.partial(_ask, uri, functools.partial(blob.bucket.blob, blob.name, generation=generation), size)
+
+    def opened() -> BinaryIO:
+        import google_crc32c
+
+        digest, remedy = base64.b64decode(crc or "").hex(), "the object was replaced or damaged on its way: run again"
+        expected = http.Expected("crc32c", digest, google_crc32c.Checksum, remedy) if digest else None
+        return http.stream(uri, size, ask, expected)
+
+    def seekable() -> Any:
+        return _paid(blob.bucket.blob(blob.name, generation=generation)) if payer() else _seekable(uri, generation)
+
+    return File(name, size, str(generation), opened, seekable)
+
+
+@contextmanager
+def _ask(uri: str, blob: Callable[[], Any], size: int, offset: int) -> Iterator[tuple[Any, int]]:
+    """The next chunk of stored bytes, gzipped or not, of the generation that was listed; http.stream tries again."""
+    chunk = io.BytesIO()
+    options = {"raw_download": True, "checksum": None, "retry": None, "timeout": http.TIMEOUT_S}
+    try:
+        with translate_errors(uri):
+            blob().download_to_file(chunk, start=offset, end=offset + http.CHUNK - 1, **options)
+    except FileNotFoundError as error:
+        raise http.changed_error(uri, "was deleted or replaced") from error
+    except ConnectionError:
+        if not chunk.tell():
+            raise
+    chunk.seek(0)
+    yield chunk, size
+
+
+def _paid(blob: Any) -> Any:
+    """The same for a bucket that asks who pays, which pyarrow cannot tell it."""
+    import pyarrow as pa
+
+    return pa.PythonFile(blob.open("rb", chunk_size=_PAID_CHUNK, retry=retry(), raw_download=True), mode="r")
+
+
+def _seekable(uri: str, generation: int) -> Any:
+    from pyarrow import fs
+
+    options: dict[str, Any] = {}
+    if host := emulator():
+        options = {"anonymous": True, "scheme": host.scheme, "endpoint_override": host.netloc}
+    system = fs.GcsFileSystem(retry_time_limit=timedelta(seconds=PATIENCE_S), **options)
+    file = system.open_input_file(uri[len("gs://") :])
+    if file.metadata()["generation"] != str(generation).encode():
+        raise http.changed_error(uri, "was replaced")
+    return file

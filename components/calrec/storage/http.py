@@ -28,6 +28,7 @@ TIMEOUT_S = 15.0  # to connect, and to wait for the next bytes
 TRIES = 6  # in a row without a new byte
 BACKOFF_S = 0.5  # before the second try; doubles: 15 s in all
 _PART = 1 << 20
+CHUNK = 32 << 20  # bytes of one ranged request to a bucket
 _BY_HAND = "download the file by hand and name its path"
 
 Ask = Callable[[int], AbstractContextManager[tuple[Any, int]]]
