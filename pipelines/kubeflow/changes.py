@@ -4,7 +4,7 @@ A change makes a new one and deletes the old one; no single call does both, so k
 next time, or, in the other order, none ever. Therefore the newest of a name is the schedule and is never deleted, and
 the successor of one that fires is first made with a start time at that one's next firing: until the old one is deleted
 it alone fires next (left so, both would the time after), and afterwards the new one alone does. Then the final one,
-without a start time, takes its place so that no firing is lost; and whoever looks next, this apply or another, goes on
+without a start time, takes its place so that no firing is lost; and the next apply, of this process or another, goes on
 from what the server has.
 """
 

@@ -66,7 +66,7 @@ def test_strings_with_one_hash_keep_apart(monkeypatch):
     """Every string in one chain of the table, told apart by its bytes alone."""
     v = Vocabulary()
     same = lambda text, start, stop: np.uint64(7)  # noqa: E731
-    for name in ("_fill", "_find", "_settle", "_probe", "_entry", "_code", "_equal"):
+    for name in ("_fill", "_find", "_find_or_add", "_probe", "_entry", "_code", "_equal"):
         monkeypatch.setattr(vocabulary, name, getattr(vocabulary, name).py_func)
     monkeypatch.setattr(vocabulary, "_hash", same)
     rows = [f"word{n % 40}" for n in range(200)]

@@ -126,11 +126,15 @@ def test_only_steps_of_large_networks_keep_memory(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(device, "LARGE", 1000)
     monkeypatch.setenv("MALLOC_ARENA_MAX", "8")  # somebody said otherwise: this process is left as it is
-    assert not device.settle(torch.nn.Linear(99, 10)) and not device.settle(torch.nn.Linear(100, 10))
+    assert not device.keep_memory(torch.nn.Linear(99, 10)) and not device.keep_memory(torch.nn.Linear(100, 10))
     monkeypatch.delenv("MALLOC_ARENA_MAX")
     kept: list[bool] = []
     monkeypatch.setattr(machine, "keep_memory", lambda: kept.append(True) or True)
-    assert not device.settle(torch.nn.Linear(98, 10)) and device.settle(torch.nn.Linear(99, 10)) and kept == [True]
+    assert (
+        not device.keep_memory(torch.nn.Linear(98, 10))
+        and device.keep_memory(torch.nn.Linear(99, 10))
+        and kept == [True]
+    )
 
 
 KEEP = """

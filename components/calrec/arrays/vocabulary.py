@@ -184,7 +184,7 @@ def _code(slot: Any) -> Any:
 
 
 @compiled
-def _settle(
+def _find_or_add(
     text: Bytes, start: int, stop: int, arena: Bytes, ends: Offsets, slots: Slots, h: Any, size: int, add: bool
 ) -> int:
     """Code of text[start:stop], found by comparing bytes; `size`, the next code, when it was added, -1 when unknown."""
@@ -232,7 +232,7 @@ def _find(
         for k in range(rows):
             start, stop, code = offsets[first + k], offsets[first + k + 1], _code(slot[k])
             if code < 0 or not _equal(text, start, stop, arena, begin[k], end[k]):
-                code = _settle(text, start, stop, arena, ends, slots, hashes[k], size, add)
+                code = _find_or_add(text, start, stop, arena, ends, slots, hashes[k], size, add)
                 size = max(size, code + 1)
             codes[first + k] = code
     return size

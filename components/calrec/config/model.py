@@ -79,7 +79,7 @@ class GenerateConfig:
     memory_gb: float = 1.0
     """Memory for the users that are decoded together: keys, values and logits. It changes speed, not samples."""
     seed: int = 0
-    """Each user draws from numbers of his own, made from this seed and his id."""
+    """Each user draws from random numbers made from this seed and the user's id."""
     threads: int = 0
     """CPU threads; 0: all that the container may use."""
 

@@ -22,7 +22,7 @@ from calrec.finetune.towers import Towers
 from calrec.finetune.trainer import PRECISIONS, Data, Trainer
 from calrec.finetune.tuning import add_adapters, merge_adapters
 from calrec.model import checkpoint
-from calrec.model.device import fast_bf16, settle, use_threads
+from calrec.model.device import fast_bf16, keep_memory, use_threads
 from calrec.model.loading import load_model, load_users, saw_validation
 from calrec.model.origin import origin_of
 from calrec.storage.files import Remote
@@ -77,7 +77,7 @@ def finetune(
     label = f"{name} {'+'.join(domains)}" if domains else name
     users = load_users(texts, domains).trained_until(stage.until)
     network, tokenizer, cache, of_model = load_model(model, tokens, texts)
-    settle(network)
+    keep_memory(network)
     of_texts = artifacts.read_manifest(texts, "texts")
     data = Data(users, cache, artifacts.read_table(texts, "items.parquet", "texts")["group"].to_numpy())
     config = {"stage": name, "domains": list(domains), name: to_dict(stage), "model": to_dict(tuning)}

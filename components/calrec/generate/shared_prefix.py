@@ -28,7 +28,7 @@ Decode = Callable[[Decoder, Sequence[Prompt]], list[list[Sample]]]
 def sample(network: Any, prompts: Sequence[Prompt], end: int, config: GenerateConfig) -> Iterator[list[Sample]]:
     """`config.samples` independent continuations of each prompt, equal ones with their count, in the order given.
 
-    A user's samples depend on the seed and his name alone, up to rounding where a number falls onto a border.
+    A user's samples depend on the seed and the user's id alone, up to rounding where a number falls onto a border.
 
     Raises:
         FloatingPointError: the model's logits are not finite; names the user.

@@ -15,7 +15,7 @@ from calrec.artifacts import Manifest
 from calrec.config import GenerateConfig
 from calrec.config.overrides import to_dict
 from calrec.generate.samples import Generation, Prompt
-from calrec.model.device import peak_memory, place_network, settle, use_threads
+from calrec.model.device import keep_memory, peak_memory, place_network, use_threads
 from calrec.model.loading import Users, load_model, load_users, saw_validation
 from calrec.report.progress import Progress
 
@@ -45,7 +45,7 @@ def generate(texts: Path, tokens: Path, model: Path, out: Path, domain: str, con
     users = load_users(texts, [domain])
     chosen, cut_at = choose_users(users, config)
     network, tokenizer, cache, of_model = load_model(model, tokens, texts)
-    settle(network)
+    keep_memory(network)
     if config.split == "valid" and saw_validation(of_model):
         raise ValueError(
             f"{model} was trained on the validation items (until = test), so generate.split=valid would judge what it "

@@ -43,7 +43,7 @@ class Generator:
         self._new = int(items.lengths().max()) if config.trie != "off" else config.max_new_tokens
 
     def batches(self, prompts: Sequence[Prompt]) -> Iterator[Sequence[Prompt]]:
-        """The prompts in parts that are decoded together, so that a caller can say how far he is."""
+        """The prompts in parts that are decoded together, so that a caller can show the progress."""
         at = 0
         while at < len(prompts):
             size = self._together(prompts[at:])

@@ -16,9 +16,10 @@ _CHUNK = 1024  # prompts that are handed over at once, so that results stream
 def sample(network: Any, prompts: Sequence[Prompt], end: int, config: GenerateConfig) -> Iterator[list[Sample]]:
     """`config.samples` independent continuations of each prompt, equal ones with their count, in the order given.
 
-    vLLM reads the folder that the network was loaded from. Each user has a seed of his own, but vLLM's results still
-    depend a little on what is decoded beside him, as its kernels do. Where a text cannot begin with the end token, the
-    log-probabilities of a user's texts are all lower by one number here: their first tokens compete with the end too.
+    vLLM reads the folder that the network was loaded from. Each user has an own seed, but vLLM's results still
+    depend a little on what is decoded at the same time, as its kernels do. Where a text cannot begin with the end
+    token, the log-probabilities of a user's texts are all lower by one number here: their first tokens compete with the
+    end too.
 
     Raises:
         ValueError: vLLM is not installed, or the network was not loaded from a folder of a whole model.

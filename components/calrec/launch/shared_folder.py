@@ -1,4 +1,4 @@
-"""The folder that who waits for a training and the processes that train share: a local one, or one of a bucket."""
+"""The folder through which a step and its training processes talk: a local one, or one of a bucket."""
 
 import os
 import tempfile

@@ -132,7 +132,7 @@ def _deadline() -> dict[str, int]:
 
 
 def _environment() -> list[dict[str, Any]]:
-    """What the pods are told, by a list of names: whoever may look at TrainJobs reads it."""
+    """What the pods are told, by a list of names: all who may look at TrainJobs read it."""
     for name in _SETTINGS:
         _plain(name, os.environ.get(name, ""))
     secret = [name for name in _SECRETS if os.environ.get(name)]

@@ -43,7 +43,7 @@ def use_threads(threads: int) -> int:
     return threads
 
 
-def settle(network: Any) -> bool:
+def keep_memory(network: Any) -> bool:
     """Have the process keep freed memory where its steps are large enough; whether it does.
 
     Steps of 135M parameters gain by it, those of 10M hardly, and with two threads those of 1M lose: `make bench

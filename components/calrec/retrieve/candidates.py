@@ -42,7 +42,7 @@ class Asked:
         generations: Sequence[Generation],
         banned: frozenset[int],
     ) -> "Asked":
-        """A user by the codes of his known items and the texts of his newest RECENT ones, both oldest first."""
+        """A user by the codes of the known items and the texts of the newest RECENT ones, both oldest first."""
         return Asked(user, generations, newest[-1] if newest else "", " ".join(newest), history, banned, prompt)
 
 

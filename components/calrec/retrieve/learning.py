@@ -40,7 +40,7 @@ def learn_fusion(
     """Learn on a fixed random sample of `config.fusion_users` validation users how much each piece of evidence weighs.
 
     Everything is counted in what precedes the validation items, which the model was not trained on either. Candidates
-    are those of a user who is ranked for, what the model writes for him among them.
+    are those of a user who is ranked for, what the model writes among them.
 
     Args:
         users: of the category.
@@ -53,7 +53,7 @@ def learn_fusion(
         asked: ids of users who may teach nothing, since they will be ranked for by their validation items.
 
     Raises:
-        ValueError: no validation user is left, or none whose next item is among his candidates.
+        ValueError: no validation user is left, or none whose next item is among the candidates.
     """
     able = np.array([at for at in np.flatnonzero(users.valid_at >= 0) if users.user_id[at] not in asked], np.int64)
     if not len(able):

@@ -103,7 +103,7 @@ def retrieve(
 def _asked(
     generations: Path, users: Users, split: str, catalogue: Catalogue, cache: TokenCache | None, exclude_seen: bool
 ) -> Iterator[list[Asked]]:
-    """Who has generations, and what is known of him, some users at a time."""
+    """Users that have generations, and what is known of each, some users at a time."""
     row_of = {user: row for row, user in enumerate(users.user_id)}
     generated = by_user(generations)
     while some := list(itertools.islice(generated, _USERS)):

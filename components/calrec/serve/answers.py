@@ -83,20 +83,20 @@ class Answers:
     def _work_until(self, last: _Waiting) -> None:
         """Answer what waits, first come, first served; perhaps `last` was answered with others."""
         while last.answer is None and last.error is None:
-            self._settle([self._waiting.popleft() for _ in range(min(_TOGETHER, len(self._waiting)))])
+            self._try_batch([self._waiting.popleft() for _ in range(min(_TOGETHER, len(self._waiting)))])
 
-    def _settle(self, batch: Sequence[_Waiting]) -> None:
+    def _try_batch(self, batch: Sequence[_Waiting]) -> None:
         """Answer a batch; when that fails each query alone, since one client's failure is not another's."""
         try:
-            self._answer(batch)
+            self._answer_batch(batch)
         except Exception as error:
             if len(batch) == 1:
                 batch[0].error = error
                 return
             for one in batch:
-                self._settle([one])
+                self._try_batch([one])
 
-    def _answer(self, batch: Sequence[_Waiting]) -> None:
+    def _answer_batch(self, batch: Sequence[_Waiting]) -> None:
         asked, _ = self._recommender.queries([one.query.history() for one in batch])
         alike = defaultdict[Hashable, list[tuple[_Waiting, Asked]]](list)
         for one, its in zip(batch, asked, strict=True):

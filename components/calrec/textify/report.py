@@ -22,7 +22,7 @@ _LEGEND = "Test users as the model sees them; what follows -> is the text that i
 
 @dataclass(frozen=True)
 class Preview:
-    """A test user as the model sees him, before the oldest items of a long history are dropped."""
+    """A test user as the model sees it, before the oldest items of a long history are dropped."""
 
     domain: str
     user_id: str
@@ -110,7 +110,7 @@ class Report:
         if of.unit == "basket":
             few = self.totals["users_of_too_few_baskets"]
             return (
-                "One item of each user's last basket (his events of one time) is the test target, one of the basket "
+                "One item of each user's last basket (the events of one time) is the test target, one of the basket "
                 f"before it the validation target; a history ends before the basket. {few:,} of "
                 f"{self.totals['users']:,} users have fewer than {FEWEST} baskets and are training only."
             )

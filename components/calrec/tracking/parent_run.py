@@ -1,7 +1,7 @@
 """The run of a whole pipeline in MLflow, the parent of its steps' runs: found, given a status, and described by them.
 
 Several processes write to a parent at once, and none of them is the last. So each writes what it sees, looks again, and
-writes again until it sees what it wrote: then whoever wrote last has seen everything.
+writes again until it sees what it wrote: then the last writer has seen everything.
 """
 
 import re

@@ -20,12 +20,12 @@ _REST = "report.md, among the artifacts"
 class Run:
     """One step's run; after the first failure of the server it stays silent."""
 
-    def __init__(self, mlflow: Any | None, run_id: str = "", parent: str | None = None, settles: bool = False):
+    def __init__(self, mlflow: Any | None, run_id: str = "", parent: str | None = None, owns_parent: bool = False):
         self._mlflow = mlflow
         self._failed = False
         self._id = run_id
         self._parent = parent
-        self._settles = settles  # whether nobody but its steps gives the parent a status
+        self._owns_parent = owns_parent  # no pipeline sets the parent's status, so this step does
         self._notes: list[str] = []
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
@@ -133,11 +133,11 @@ class Run:
                 self._failed = False
         else:
             self.attempt(lambda mlflow: mlflow.end_run(status))
-        self.settle()
+        self.update_parent()
 
-    def settle(self) -> None:
+    def update_parent(self) -> None:
         """Give the parent the status of its steps, when nobody else does."""
-        if self._settles:
+        if self._owns_parent:
             self._at_parent(lambda _: parent_run.update_status(client(), str(self._parent)))
 
     def _at_parent(self, log: Callable[[Any], None]) -> None:

@@ -151,13 +151,13 @@ def _start(name: str, domain: str) -> Run:
                 parent_run_id=parent,
                 tags=mlflow_client.tags(tags),
             )
-        run = Run(mlflow, active(), parent, settles=not given and not os.environ.get("CALREC_PARENT_RUN"))
+        run = Run(mlflow, active(), parent, owns_parent=not given and not os.environ.get("CALREC_PARENT_RUN"))
     except Exception as error:
         warn(error)
         return Run(None)
     if parent:
         run.attempt(lambda _: parent_run.end(client(), parent, active(), tags))
-    run.settle()
+    run.update_parent()
     return run
 
 

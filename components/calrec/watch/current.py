@@ -24,7 +24,7 @@ _ENOUGH = 3  # targets without an answer, after which the others are not asked a
 
 @dataclass(frozen=True)
 class Seen:
-    """Plain values, as they pass between the steps of a pipeline."""
+    """What the watch step tells a training: train or skip, sources with their snapshots, today's champions."""
 
     decision: Decision
     sources: list[dict[str, str]]
@@ -34,7 +34,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Found:
-    """Plain values, as they pass between the steps of a pipeline."""
+    """What the watch step tells a batch: sources with their snapshots, and the champions to recommend with."""
 
     sources: list[dict[str, str]]
     champions: dict[str, str]

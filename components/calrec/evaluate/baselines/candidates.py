@@ -40,7 +40,7 @@ class Audience:
     """With `places`: who may not be recommended what."""
     places: Ints
     depth: int
-    """So many distinct candidates of a user surely hold all that his list needs."""
+    """So many distinct candidates of a user surely hold all that the list needs."""
 
     def __len__(self) -> int:
         return len(self.histories)
@@ -110,7 +110,7 @@ class Shelf:
         return Audience(known, rows, places, min(len(self), k + most))
 
     def lists(self, candidates: Candidates, audience: Audience, k: int) -> Lists:
-        """The first k candidates of each user that may be recommended to him; shorter where there are no more."""
+        """The first k candidates of each user that may be recommended; shorter where there are no more."""
         keys = candidates.rows * len(self) + candidates.places
         may = np.isin(keys, audience.rows * len(self) + audience.places, invert=True)
         rows, places, scores = candidates.rows[may], candidates.places[may], candidates.scores[may]

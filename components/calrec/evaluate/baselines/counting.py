@@ -1,4 +1,4 @@
-"""Baselines that count: what was bought most, lately most, by the user himself, and after his last item."""
+"""Baselines that count: what was bought most, lately most, by the user before, and after the user's last item."""
 
 from collections.abc import Callable
 
@@ -42,7 +42,7 @@ def _by_count(counts: Ints) -> Method:
 
 
 def repeat_last(shelf: Shelf) -> Method:
-    """The user's own items, newest first; score: the number of the event, his first is 1."""
+    """The user's own items, newest first; score: the number of the event, the first is 1."""
 
     def propose(audience: Audience) -> Candidates:
         histories = audience.histories

@@ -24,7 +24,7 @@ def item_knn(shelf: Shelf, k: int) -> Method:
 def matrix_factorisation(shelf: Shelf, k: int, seed: int) -> Method:
     """Alternating least squares on what was bought; score: the product with a factor made from the decayed history.
 
-    Every user's factor is made anew, so that whoever is asked for, and whatever he did since, is treated alike.
+    Every user's factor is made anew, so that all users are treated alike, whatever they did since the training.
     """
     with one_thread():
         model = AlternatingLeastSquares(

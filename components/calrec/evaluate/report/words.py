@@ -39,7 +39,7 @@ EXPLANATIONS: Mapping[str, tuple[str, str]] = {
     ),
     "targets_in_the_history": (
         "Targets that are in the history",
-        "For so many users the held-out item is one that they had before; whoever repeats the history can find it.",
+        "For so many users the held-out item is one that they had before; repeating the history can find it.",
     ),
     "bm25_margin": (
         "Margin of the best BM25 match",
