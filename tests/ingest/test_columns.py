@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from calrec import artifacts
 from calrec.config import Columns, DataConfig
 from calrec.ingest.step import ingest
 from calrec.reading.plan import Plan, plan
@@ -232,6 +233,23 @@ def test_a_german_log_is_read_and_a_price_is_no_time(tmp_path: Path):
     )
     assert columns[1]["time"] == "Tag"
     assert "Betrag" not in columns[0].warnings[0]
+
+
+@pytest.mark.parametrize(("user", "known"), [("müşteri", True), ("şahıs", False)])
+def test_a_turkish_log_is_read_or_the_guess_of_its_encoding_is_named(user: str, known: bool, tmp_path: Path):
+    rows = [
+        f"m{u};u{(u + k) % 9};2026-0{k + 1}-11;Güneş gözlüğü {(u + k) % 9};4,50" for u in range(9) for k in range(6)
+    ]
+    text = "\n".join([f"{user};ürün;tarih;ürün adı;fiyat", *rows]) + "\n"
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw/satış.csv").write_bytes(text.encode("cp1254"))
+    if known:
+        ingest("x", str(tmp_path / "raw"), tmp_path / "out", DataConfig(encoding="cp1254"))
+        table = artifacts.read_table(tmp_path / "out", "items.parquet", "interactions")
+        assert "Güneş gözlüğü 3" in table["title"].to_pylist()
+    else:
+        with pytest.raises(ValueError, match=r"(?s)no column that looks like the user.*is not UTF-8; it is read as"):
+            ingest("x", str(tmp_path / "raw"), tmp_path / "out", DataConfig())
 
 
 def test_negative_numbers_are_no_times():

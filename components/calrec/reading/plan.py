@@ -78,7 +78,10 @@ def _refuse(
     _refuse_apart(shapes)
     if (likely or full) and not data.events:
         first = (likely or full)[0]
-        Reader("table", data, has_items=True).events(first, looks[first.name])  # says which column is missing
+        try:
+            Reader("table", data, has_items=True).events(first, looks[first.name])  # says which column is missing
+        except ValueError as error:  # of names in a guessed encoding, perhaps
+            raise ValueError("; ".join([str(error), *looks[first.name].warnings])) from None
     endings = ", ".join((*formats.ENDINGS, *formats.WORKBOOKS, ".zip"))
     raise FileNotFoundError(
         f"{source} holds no file of events (data.format={data.format}, data.events={data.events or 'all'}); it "

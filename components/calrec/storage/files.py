@@ -1,4 +1,4 @@
-"""Files and folders, wherever they lie; this module knows the local ones, storage.py the others."""
+"""Files and folders, wherever they lie; this module knows the local ones, uris.py the others."""
 
 import itertools
 import os
@@ -142,7 +142,7 @@ def private(name: str) -> Path:
 
 def is_data(part: str, pattern: str = "*") -> bool:
     """Whether a file or folder of this name counts; a hidden one does only when the pattern begins with a dot too."""
-    points = part in (".", "..")  # storage.py refuses these
+    points = part in (".", "..")  # uris.py refuses these
     hidden = part.startswith((".", "~$")) and not pattern.startswith(".") and not points  # ~$: Excel's locks
     return not hidden and part not in _NOT_DATA and not part.endswith(_CHECKSUMS)
 

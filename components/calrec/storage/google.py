@@ -1,4 +1,4 @@
-"""The client of Google's buckets, and its errors in Python's words; storage.py is the only user."""
+"""The client of Google's buckets, and its errors in Python's words; uris.py is the only user."""
 
 import base64
 import functools

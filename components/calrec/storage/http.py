@@ -1,4 +1,4 @@
-"""Streams over a network that survive broken connections, and files by https; storage.py is the only user."""
+"""Streams over a network that survive broken connections, and files by https; uris.py is the only user."""
 
 import functools
 import hashlib
