@@ -65,7 +65,7 @@ def test_every_step_from_raw_log_to_decision(tmp_path: Path, capsys: pytest.Capt
             ["ingest", "--source", "sample:DELI", "--out", "OUT", "--set", "data.dedupe=first"],
             "unknown key of data 'dedupe'; did you mean dedup?",
         ),
-        (["ingest", "--source", "s3://x/y", "--out", "OUT"], "s3:// is not supported"),
+        (["ingest", "--source", "hdfs://x/y", "--out", "OUT"], "hdfs:// is not supported"),
         (["textify", "--data", "nowhere", "--out", "OUT"], "nowhere: no such folder; run the step that makes it first"),
         (["inspect", "nowhere"], "nowhere: no such folder"),
     ],

@@ -110,6 +110,7 @@ def test_what_is_kept_are_the_averaged_best_weights(world: SimpleNamespace, tmp_
     assert_same_network(loaded(one, world.base), checkpoint.load(one)[0])
 
 
+@pytest.mark.long
 def test_what_two_processes_share_out_is_kept_whole(world: SimpleNamespace, tmp_path: Path):
     launch = LaunchConfig(launcher="torchrun", processes=2, sharding="fsdp")
     launched(

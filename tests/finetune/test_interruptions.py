@@ -23,7 +23,8 @@ from calrec.finetune.trainer import Trainer
 from tests.finetune.test_training import STAGE, equal, run, weights
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("kills", [3, 10])
 def test_killed_at_random_moments_a_stage_ends_with_identical_weights(
     small: SimpleNamespace, tmp_path: Path, kills: int
 ):
@@ -104,6 +105,7 @@ def test_a_stage_goes_on_from_a_checkpoint_by_time(small: SimpleNamespace, tmp_p
     assert equal(tmp_path / "whole", tmp_path / "parts")
 
 
+@pytest.mark.long
 def test_the_first_ranks_clock_decides_for_both(small: SimpleNamespace, tmp_path: Path):
     done = torchrun(small, tmp_path / "m", "timed", "ddp")
     assert done.returncode == 0, done.stderr[-3000:]
@@ -185,7 +187,7 @@ def torchrun(small: SimpleNamespace, out: Path, *options: str) -> subprocess.Com
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
-@pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
+@pytest.mark.parametrize("sharding", ["ddp", pytest.param("fsdp", marks=pytest.mark.long)])
 def test_two_processes_have_the_loss_and_gradients_of_one(small: SimpleNamespace, tmp_path: Path, sharding: str):
     done = torchrun(small, tmp_path / "seen.json", "gradients", sharding)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -195,7 +197,7 @@ def test_two_processes_have_the_loss_and_gradients_of_one(small: SimpleNamespace
         assert loss < 1e-6 and gradient < 1e-5, (case, loss, gradient)
 
 
-@pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
+@pytest.mark.parametrize("sharding", ["ddp", pytest.param("fsdp", marks=pytest.mark.long)])
 def test_two_processes_learn_what_one_does_and_one_goes_on_from_two(
     small: SimpleNamespace, tmp_path: Path, sharding: str
 ):
@@ -214,6 +216,7 @@ def test_two_processes_learn_what_one_does_and_one_goes_on_from_two(
     assert steps[0] == steps[1] == steps[2] and len(steps[0]) == 8 + 3  # one of the two writes; validation at 0, 4, 8
 
 
+@pytest.mark.long
 def test_more_processes_than_users_are_refused(small: SimpleNamespace, tmp_path: Path):
     done = torchrun(small, tmp_path / "m", "odd", "ddp")
     assert done.returncode != 0

@@ -263,7 +263,6 @@ def test_it_serves_a_registered_version_without_a_network(
     version = made.version(tmp_path / "version")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}/mlflow.db")
     monkeypatch.setenv("CALREC_TRACKING", "required")
-    mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
     store.mkdir()
     mlflow.MlflowClient().create_experiment("calrec", (store / "files").as_uri())
     with runs.step("promote", "home"):

@@ -64,6 +64,7 @@ def test_an_error_in_a_process_is_the_error_one_sees(small: SimpleNamespace, tmp
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.long
 def test_sigterm_is_passed_on_and_the_same_command_goes_on(small: SimpleNamespace, tmp_path: Path):
     """The second attempt runs on another machine: of the first one only the mirror is left."""
     settings = {"steps": 60, "batch_size": 8, "valid_every": 0, "checkpoint_every": 5, "threads": 1, "patience": 0}

@@ -229,6 +229,7 @@ def test_a_failed_job_whose_output_was_shown_is_deleted(
     assert job["metadata"]["deletionTimestamp"] and api.requests[-1] == f"delete {job['metadata']['name']}"
 
 
+@pytest.mark.long
 def test_the_error_of_a_process_is_quoted_and_shown(
     api: Api, small: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -238,6 +239,7 @@ def test_the_error_of_a_process_is_quoted_and_shown(
     assert re.search(r"node-0 \| .*users can train, fewer than batch_size", capsys.readouterr().out)
 
 
+@pytest.mark.long
 def test_a_step_that_was_killed_after_the_training_only_takes_the_model(
     api: Api, small: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

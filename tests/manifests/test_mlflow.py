@@ -167,7 +167,7 @@ def local_with_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cl
         yield stack.enter_context(deployed(here("local", work, where)))
 
 
-@pytest.fixture(params=["gke_with_sqlite", "local_with_postgres"])
+@pytest.fixture(params=["gke_with_sqlite", pytest.param("local_with_postgres", marks=pytest.mark.long)])
 def cluster(request: pytest.FixtureRequest) -> Cluster:
     return request.getfixturevalue(request.param)
 
@@ -208,9 +208,7 @@ def test_a_step_logs_a_run_and_a_champion_that_comes_back_whole(
     monkeypatch.setenv("CALREC_TRACKING", "required")
     for name, value in {"MLFLOW_EXPERIMENT_NAME": "calrec", **secret}.items():
         monkeypatch.setenv(name, value)
-    import mlflow
 
-    mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
     monkeypatch.setenv("KFP_RUN_ID", "0b1c2d3e")
     request = example(made.index)
     with runs.step("promote", "home") as run:

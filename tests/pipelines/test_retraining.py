@@ -51,6 +51,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
     return root, given, locally(root, "training", given)
 
 
+@pytest.mark.long
 def test_the_first_run_trains_and_its_model_is_the_champion(world: tuple[Path, dict[str, Any], str]):
     root, _, shown = world
     assert "watch: train; home: no model yet" in shown
@@ -59,6 +60,7 @@ def test_the_first_run_trains_and_its_model_is_the_champion(world: tuple[Path, d
     assert aliases(root) == {"champion": 1, "challenger": 1}
 
 
+@pytest.mark.long
 def test_every_step_shows_itself_in_the_run_view(world: tuple[Path, dict[str, Any], str]):
     run = min((world[0] / "artifacts").glob("calrec-training-*"))
     summaries = {path.parent.name: path.read_text() for path in run.rglob("summary")}
@@ -85,6 +87,7 @@ def test_every_step_shows_itself_in_the_run_view(world: tuple[Path, dict[str, An
     }
 
 
+@pytest.mark.long
 def test_nothing_new_ends_early(world: tuple[Path, dict[str, Any], str]):
     root, given, _ = world
     shown = locally(root, "training", given)
@@ -113,6 +116,7 @@ def test_new_data_are_trained_on_and_the_champion_is_judged_by_the_same_fresh_us
     assert finished(locally(root, "training", given)) == ["watch"]  # whatever the gate said, these data are done
 
 
+@pytest.mark.long
 def test_a_batch_recommends_to_everybody_with_the_champion(world: tuple[Path, dict[str, Any], str]):
     root, given, _ = world
     batch = {**given, "settings": [*SETTINGS, f"batch.destination={root}/lists", "batch.k=7"]}

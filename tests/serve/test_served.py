@@ -429,7 +429,8 @@ def test_a_damaged_version_is_refused(model: Path, tmp_path: Path):
         mlflow.pyfunc.load_model(str(damaged))
 
 
-def test_the_signature_says_what_can_be_asked(model: Path):
+def test_the_signature_says_what_can_be_asked(model: Path, mlflow_server: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server)
     signature = mlflow.models.get_model_info(str(model)).signature
     asked, answered = (next(iter(side)).to_dict()["properties"] for side in (signature.inputs, signature.outputs))
     fields = ["attributes", "categories", "exclude", "in_stock", "items", "k", "titles", "user_id"]

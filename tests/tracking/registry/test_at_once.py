@@ -30,7 +30,8 @@ def finish(me: int, tries: int, uri: str, versions: Versions, barrier: Any, said
         said.put((at, words, registry.champion(versions.target).number))
 
 
-@pytest.mark.parametrize("tries", [2, pytest.param(20, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("tries", [2, 20])
 def test_one_becomes_the_champion_and_the_other_says_that_it_did_not(
     versions: Versions, target: str, server: str, tries: int
 ):

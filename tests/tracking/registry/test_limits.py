@@ -12,13 +12,14 @@ from tests.tracking.registry.world import Versions, numbers
 NAMES = ["men's", 'say "hi" to men\'s #1?', "книги и журналы", "本 100%", "x" * 100, "a@b", "50 % off"]
 
 
-@pytest.fixture(params=[pytest.param("mlflow_server", marks=pytest.mark.long), "mlflow_on_postgres"])
+@pytest.fixture(params=["mlflow_server", "mlflow_on_postgres"])
 def both(request: pytest.FixtureRequest, server: str, monkeypatch: pytest.MonkeyPatch) -> str:
     uri = str(request.getfixturevalue(request.param))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     return uri
 
 
+@pytest.mark.long
 def test_every_name_works_from_the_first_version_to_a_rollback(versions: Versions, both: str, tmp_path: Path):
     for at, target in enumerate(NAMES):
         one = Versions(versions.made, target, tmp_path / str(at))

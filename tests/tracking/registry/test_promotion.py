@@ -189,6 +189,7 @@ def test_a_promotion_that_is_killed_at_any_change_leaves_one_champion(
         assert registry.newest(target).tags[registry.STATE] == "s"
 
 
+@pytest.mark.long
 def test_a_rollback_that_is_killed_at_any_change_leaves_one_champion(
     versions: Versions, target: str, proxy: killing.Proxy
 ):

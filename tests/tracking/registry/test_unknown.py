@@ -92,6 +92,7 @@ def test_one_that_was_not_compared_is_not_promoted_and_not_taken_for_judged(vers
     assert registry.newest(target).tags[registry.STATE] == "new"
 
 
+@pytest.mark.long
 def test_one_that_missed_the_newest_champion_is_not_taken_for_judged(versions: Versions, target: str):
     versions.settle()
     versions.settle(4, rival=None, state="new")
@@ -114,6 +115,7 @@ def leave_an_alias(model: str, tmp_path_factory: pytest.TempPathFactory) -> None
             store.commit()
 
 
+@pytest.mark.long
 def test_an_alias_on_a_deleted_version_is_no_champion_and_hides_no_other(
     versions: Versions,
     target: str,
@@ -136,6 +138,7 @@ def test_an_alias_on_a_deleted_version_is_no_champion_and_hides_no_other(
     assert numbers(target) == (2, 2)
 
 
+@pytest.mark.long
 def test_the_place_of_a_deleted_champion_is_taken_by_the_next_that_passes(versions: Versions, target: str):
     versions.settle()
     gone = registry.champion(target).uri
