@@ -180,7 +180,6 @@ def test_curves_of_another_machine_reach_the_run_that_waits(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server)
     import mlflow
 
-    mlflow.set_tracking_uri(mlflow_server)
     with runs.step("stage1"):
         run = runs.active()
         code = f"from calrec.tracking import runs; runs.join_run({run!r}).metrics(3, {{'loss': 1.5}})"
