@@ -40,9 +40,11 @@ create_server("127.0.0.1", int(sys.argv[1]), in_memory=True, default_bucket="sho
 """
 
 
-# What a file of tests mentions when it starts a process or a server, or speaks to a store.
+# What a file of tests mentions when it starts a process or a server, speaks to a store, reads a real data set, draws
+# samples until their distribution can be told, or compares with another program.
 _STARTS = re.compile(
     r"subprocess|multiprocessing|socket|tests\.(web|database|killing)|mlflow|kfp|kubernetes|docker|launcher=|hypothesis"
+    r"|nbclient|nbformat|shared\(|p_value|implicit"
 )
 _SLOW_TO_MAKE = {
     "small",
@@ -61,7 +63,7 @@ _SLOW_TO_MAKE = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as quick what needs no server, no store, no child process and no trained model: `make quick`."""
+    """Mark as quick what needs no server, store, child process, trained model or large data: `make quick`."""
     texts: dict[Path, bool] = {}
     for item in items:
         if item.path not in texts:
