@@ -53,7 +53,10 @@ def test_a_store_that_does_not_answer_is_said(s3: Any, monkeypatch: pytest.Monke
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free.getsockname()[1]}")
-    with pytest.raises(ConnectionError, match="s3://shop/logs: NETWORK_CONNECTION .*; check AWS_ENDPOINT_URL and the"):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+    with pytest.raises(
+        ConnectionError, match="s3://shop/logs: NETWORK_CONNECTION during ListObjects.*; check AWS_ENDPOINT_URL and the"
+    ):
         uris.files("s3://shop/logs")
 
 

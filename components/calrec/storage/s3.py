@@ -20,6 +20,7 @@ from calrec.system.printing import redact
 
 KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 SETTINGS = ("AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION")
+_KEY = 5  # letters, the least of a key that is blanked out: "a" as a key would blank out all of a message
 _AT_RANDOM = 1 << 20  # bytes, the least of one request
 _ERROR = re.compile(r"AWS Error (\w+)(?: \(HTTP status (\d+)\))?(.*?)(?: \(Request ID.*)?$", re.DOTALL)
 _GONE = ("NO_SUCH_BUCKET", "NO_SUCH_KEY", "RESOURCE_NOT_FOUND")
@@ -103,8 +104,9 @@ def translate_errors(uri: str, write: bool = False) -> Iterator[None]:
 
 def _translated(uri: str, write: bool, code: str, status: str, text: str) -> Exception:
     said = redact(" ".join(f"{uri}: {code} {status} {text}".split()))
-    for key in filter(None, map(os.environ.get, KEYS)):
-        said = said.replace(key, "…")
+    for key in (os.environ.get(name, "") for name in KEYS):
+        if len(key) >= _KEY:
+            said = said.replace(key, "…")
     if code in _GONE or (not code and "not found" in text):  # the second: whose region was asked for
         return FileNotFoundError(f"{said}; check the names of bucket and object")
     if code in _REFUSED or status in ("401", "403"):
