@@ -185,7 +185,7 @@ def logs(draw) -> list[Row]:
     return [(n % users, n // users % 6, n // users // 6 % 9 - 2, WEIGHTS[n // users // 54]) for n in numbers]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(
     logs(),
     configs,
